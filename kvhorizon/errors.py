@@ -1,0 +1,15 @@
+"""The one error for bad input: field, value and rule in one line."""
+
+
+class InputError(ValueError):
+    """Bad input at an edge (config, wire, trace, CLI argument).
+
+    Printed as ``field=value, rule``, e.g. ``horizon_steps=0, must be >= 1``; the edges turn it into
+    exit status 2 or INVALID_ARGUMENT, never into a traceback.
+    """
+
+    def __init__(self, field: str, value: object, rule: str) -> None:
+        super().__init__(f"{field}={value!r}, {rule}" if value is not None else f"{field}: {rule}")
+        self.field = field
+        self.value = value
+        self.rule = rule
