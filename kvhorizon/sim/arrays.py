@@ -1,0 +1,118 @@
+"""The simulator's state: arrays and named places in them, so that compiled code can carry it.
+
+One entry per request (N), in order of arrival, so that the smaller index is the older request.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kvhorizon.solver.columns import Columns
+
+Int32Array = NDArray[np.int32]
+FloatArray = NDArray[np.float64]
+NOBODY = -1
+
+# Places in `Engine.counters` (int64).
+FREE, RUNNING, WAITING, HEAD, TAIL, ARRIVED, DONE, STEPS, SAMPLES, PREEMPTED, COUNTS = range(11)
+# Places in `Engine.clock` (float64).
+NOW, BUSY, RECOMPUTE, STEP, TOKENS, PAIRS, NEXT_SAMPLE, SAMPLE_EVERY, CLOCKS = range(9)
+
+TIMELINE_ROWS = 4096
+PREEMPTION_ROWS = 32768
+
+
+class Live(NamedTuple):
+    """What changes per request and no rule reads, (N,) each."""
+
+    output: Int32Array  # the truth [tokens]; read only to end a request, never to decide
+    high_water: Int32Array  # tokens whose KV was present at some preemption
+    recompute_tokens: Int32Array
+    recompute_pairs: FloatArray  # (query, context) pairs of attention computed again
+    first_token_s: FloatArray
+    finish_s: FloatArray
+    newer: Int32Array  # the next in the waiting queue, or NOBODY
+    older: Int32Array  # the previous in the waiting queue, or NOBODY
+
+
+class Lists(NamedTuple):
+    """Who runs, and scratch space."""
+
+    running: Int32Array  # (max_num_seqs,) request indices in engine order
+    scheduled: Int32Array  # (max_num_seqs,) tokens of this step
+    finished: Int32Array  # (N,) in order of finish
+    timeline: FloatArray  # (TIMELINE_ROWS, 4) time, blocks in use, running, waiting
+    preempted_at: FloatArray  # (PREEMPTION_ROWS, 2) time, request
+
+
+class Limits(NamedTuple):
+    """The engine's configuration."""
+
+    total_blocks: int
+    block_size: int  # tokens
+    max_seqs: int
+    max_tokens: int  # per step
+    long_prefill_tokens: int  # largest chunk of one prefill, 0: no limit
+    chunked: bool
+    watermark_blocks: int  # kept free from admissions while anything runs
+    free_recompute: bool  # a reference: recomputed tokens take neither time nor budget
+    concurrency: int  # closed loop: so many requests are under way, the next arrives when one finishes; 0: open loop
+
+
+class Engine(NamedTuple):
+    """Everything compiled code needs, in one argument."""
+
+    columns: Columns
+    live: Live
+    lists: Lists
+    limits: Limits
+    counters: NDArray[np.int64]  # (COUNTS,)
+    clock: FloatArray  # (CLOCKS,)
+
+
+def new_columns(arrival_s: FloatArray, prompt: Int32Array, limit: Int32Array) -> Columns:
+    """Columns of requests that have not run yet; all (N,)."""
+    n = len(arrival_s)
+    return Columns(
+        arrival_s=arrival_s,
+        prompt=prompt,
+        generated=np.zeros(n, np.int32),
+        computed=np.zeros(n, np.int32),
+        blocks=np.zeros(n, np.int32),
+        limit=limit,
+        preemptions=np.zeros(n, np.int32),
+        overtaker=np.zeros(n, np.uint8),
+        remaining=np.ones(n),
+    )
+
+
+def new_engine(columns: Columns, output: Int32Array, limits: Limits) -> Engine:
+    """An empty engine at time 0 with every request still to come, sorted by arrival."""
+    n = len(output)
+    live = Live(
+        output=output,
+        high_water=np.zeros(n, np.int32),
+        recompute_tokens=np.zeros(n, np.int32),
+        recompute_pairs=np.zeros(n),
+        first_token_s=np.full(n, np.nan),
+        finish_s=np.full(n, np.nan),
+        newer=np.full(n, NOBODY, np.int32),
+        older=np.full(n, NOBODY, np.int32),
+    )
+    lists = Lists(
+        running=np.zeros(limits.max_seqs, np.int32),
+        scheduled=np.zeros(limits.max_seqs, np.int32),
+        finished=np.zeros(n, np.int32),
+        timeline=np.zeros((TIMELINE_ROWS, 4)),
+        preempted_at=np.zeros((PREEMPTION_ROWS, 2)),
+    )
+    count = np.zeros(COUNTS, np.int64)
+    count[FREE] = limits.total_blocks
+    count[HEAD] = count[TAIL] = NOBODY
+    clock = np.zeros(CLOCKS)
+    clock[SAMPLE_EVERY] = 0.05
+    clock[STEP] = 0.02
+    return Engine(columns, live, lists, limits, count, clock)

@@ -1,0 +1,69 @@
+"""Policies by name: what the engine is configured to, and what a guest adds.
+
+Adding one: a function from the text after the colon to a `Policy`, and its name in `POLICIES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kvhorizon.errors import InputError
+from kvhorizon.solver.greedy import GREEDY, Greedy, Knob
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How one contender schedules."""
+
+    name: str
+    watermark_share: float = 0.0  # vLLM's --watermark: share of the pool kept free from admissions
+    free_recompute: bool = False  # a reference in which recomputation costs nothing
+    rule: Greedy | None = None  # a guest's rules; None: the engine's own first-come-first-served
+    planned: bool = False  # the guest follows plans of the solver service
+
+
+def _knob(policy: str, text: str) -> Knob:
+    try:
+        return Knob(text or Knob.BALANCED)
+    except ValueError:
+        raise InputError("policy", policy, f"the part after '/' must be one of {', '.join(Knob)}") from None
+
+
+def _fcfs(policy: str, option: str, knob: str) -> Policy:
+    if option not in ("", "free-recompute") or knob:
+        raise InputError("policy", policy, "must be fcfs or fcfs:free-recompute")
+    return Policy(policy, free_recompute=option == "free-recompute")
+
+
+def _watermark(policy: str, option: str, knob: str) -> Policy:
+    try:
+        share = float(option)
+    except ValueError:
+        share = -1.0
+    if not 0.0 <= share < 1.0 or knob:
+        raise InputError("policy", policy, "watermark:F needs a share 0 <= F < 1 of the pool")
+    return Policy(policy, watermark_share=share)
+
+
+def _kvhorizon(policy: str, option: str, knob: str) -> Policy:
+    if option not in ("", "greedy"):
+        raise InputError("policy", policy, "must be kvhorizon[/KNOB] or kvhorizon:greedy[/KNOB]")
+    return Policy(policy, rule=GREEDY[_knob(policy, knob)], planned=option == "")
+
+
+POLICIES: dict[str, Callable[[str, str, str], Policy]] = {
+    "fcfs": _fcfs,
+    "watermark": _watermark,
+    "kvhorizon": _kvhorizon,
+}
+DEFAULT_POLICIES = ("fcfs", "watermark:0.02", "kvhorizon:greedy", "kvhorizon", "fcfs:free-recompute")
+
+
+def parse_policy(text: str) -> Policy:
+    """`NAME[:OPTION][/KNOB]` to a policy. Raises InputError naming the known ones."""
+    head, _, knob = text.partition("/")
+    name, _, option = head.partition(":")
+    if name not in POLICIES:
+        raise InputError("policy", text, f"must begin with one of {', '.join(sorted(POLICIES))}")
+    return POLICIES[name](text, option, knob)

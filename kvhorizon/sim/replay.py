@@ -1,0 +1,137 @@
+"""Replay a trace through the simulated engine under one policy.
+
+The compiled loop runs until something outside it is due: requests that finished are to be learned from, a snapshot
+is to be sent to the solver, or a plan is to be applied. The solver answers in real time, but its plan takes effect
+`delay_s` later in *virtual* time, so that results do not depend on this machine's speed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from kvhorizon.models.forecast import Forecast, make_forecast
+from kvhorizon.sim.advance import FINISHED, LEARN, advance
+from kvhorizon.sim.arrays import (
+    ARRIVED,
+    BUSY,
+    DONE,
+    NOW,
+    PAIRS,
+    PREEMPTED,
+    PREEMPTION_ROWS,
+    RECOMPUTE,
+    SAMPLES,
+    STEPS,
+    TOKENS,
+    Engine,
+    Limits,
+    new_columns,
+    new_engine,
+)
+from kvhorizon.sim.outcome import Outcome
+from kvhorizon.sim.planned import PlanFollower
+from kvhorizon.sim.policies import Policy
+from kvhorizon.sim.setup import Setup, Solver
+from kvhorizon.sim.steer import collect_waiting
+from kvhorizon.solver.greedy import GREEDY, Knob
+from kvhorizon.solver.select import Desk, new_desk, refresh_remaining
+
+LEARN_EVERY = 32  # finished requests between two lessons of the forecast
+
+
+def _limits(setup: Setup, policy: Policy) -> Limits:
+    facts = setup.facts
+    return Limits(
+        total_blocks=facts.total_blocks,
+        block_size=facts.block_size,
+        max_seqs=facts.max_num_seqs,
+        max_tokens=facts.max_num_batched_tokens,
+        long_prefill_tokens=0,
+        chunked=True,
+        watermark_blocks=int(policy.watermark_share * (facts.total_blocks + 1)),
+        free_recompute=policy.free_recompute,
+        concurrency=setup.concurrency,
+    )
+
+
+def start(setup: Setup, policy: Policy) -> tuple[Engine, Forecast]:
+    """An engine at time 0 and the forecast of its requests' lengths."""
+    trace, facts = setup.trace, setup.facts
+    prompt = trace.prompt_tokens.astype(np.int32)
+    limit = np.maximum(facts.max_model_len - prompt, 1).astype(np.int32)
+    arrival_s = np.full(len(trace), np.inf) if setup.concurrency else trace.arrival_s
+    columns = new_columns(arrival_s, prompt, limit)
+    engine = new_engine(columns, trace.output_tokens.astype(np.int32), _limits(setup, policy))
+    forecast = make_forecast(
+        setup.forecast if policy.rule else "history",
+        prompt_tokens=trace.prompt_tokens,
+        key=trace.key,
+        output_limit=limit.astype(np.int64),
+        true_output_tokens=trace.output_tokens,
+        seed=setup.seed,
+    )
+    return engine, forecast
+
+
+def _learn(engine: Engine, forecast: Forecast, desk: Desk, since: int) -> int:
+    """Tell the forecast who finished; returns how many have by now."""
+    done = int(engine.counters[DONE])
+    finished = engine.lists.finished[since:done].astype(np.int64)
+    if forecast.learn(finished, engine.columns.generated[finished].astype(np.int64), float(engine.clock[NOW])):
+        size, _ = collect_waiting(engine, desk.waiting)
+        refresh_remaining(engine.columns, forecast.curves, desk.waiting, size)
+    return done
+
+
+def replay(
+    setup: Setup, policy: Policy, solver: Solver | None = None, progress: Callable[[float], None] | None = None
+) -> Outcome:
+    """Run every request of the trace to its end.
+
+    `progress` is called now and then with the share of requests done. The solver is asked only by planned policies;
+    without one, or while it fails, they fall back to their greedy rule.
+    """
+    engine, forecast = start(setup, policy)
+    desk = new_desk(len(setup.trace), setup.facts.max_num_seqs)
+    rule = policy.rule or GREEDY[Knob.BALANCED]
+    steered = policy.rule is not None
+    follower = PlanFollower(setup, engine, forecast, desk, solver) if policy.planned else None
+    total = len(setup.trace)
+    report_every = max(1, total // 200)
+    learned = 0
+    while True:
+        until_s = follower.due_s if follower else np.inf
+        learn_at = learned + LEARN_EVERY if steered else int(engine.counters[DONE]) + report_every
+        reason = advance(engine, forecast.curves, steered, rule, setup.facts.cost, desk, until_s, learn_at, True)
+        if progress:
+            progress(float(engine.counters[DONE]) / total)
+        if reason == FINISHED:
+            return _outcome(setup, engine, follower.plans if follower else {})
+        if reason == LEARN and steered:
+            learned = _learn(engine, forecast, desk, learned)
+        elif follower:
+            follower.tick()
+
+
+def _outcome(setup: Setup, engine: Engine, plans: dict[str, int]) -> Outcome:
+    live, count, clock = engine.live, engine.counters, engine.clock
+    cost = setup.facts.cost
+    wasted = cost.flops_per_token * live.recompute_tokens + cost.flops_per_pair * live.recompute_pairs
+    events = engine.lists.preempted_at[: min(int(count[PREEMPTED]), PREEMPTION_ROWS)]
+    return Outcome(
+        first_token_s=live.first_token_s,
+        finish_s=live.finish_s,
+        preemptions=engine.columns.preemptions.astype(np.int64),
+        recompute_tokens=live.recompute_tokens.astype(np.int64),
+        wasted_flops=wasted,
+        steps=int(count[STEPS]),
+        busy_s=float(clock[BUSY]),
+        makespan_s=float(np.nanmax(live.finish_s)) if count[ARRIVED] else 0.0,
+        recompute_s=float(clock[RECOMPUTE]),
+        flops=float(cost.flops_per_token * clock[TOKENS] + cost.flops_per_pair * clock[PAIRS]),
+        timeline=engine.lists.timeline[: int(count[SAMPLES])].copy(),
+        preempted_at=events.copy(),
+        plans=plans,
+    )

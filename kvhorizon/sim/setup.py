@@ -1,0 +1,28 @@
+"""What one replay needs besides the policy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from kvhorizon.sim.trace import Trace
+from kvhorizon.state import EngineFacts, Plan, Snapshot
+
+
+class Solver(Protocol):
+    """Answers a snapshot with a plan, or None where it cannot."""
+
+    def plan(self, snapshot: Snapshot) -> Plan | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """The trace, the engine, and what is known of lengths."""
+
+    trace: Trace
+    facts: EngineFacts
+    forecast: str = "history"
+    seed: int = 0
+    delay_s: float = 0.012  # from snapshot to applied plan: p90 of budget and transport, as once measured
+    tick_s: float = 0.1
+    concurrency: int = 0  # closed loop with so many requests under way; 0: the trace's own arrivals

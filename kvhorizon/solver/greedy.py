@@ -1,0 +1,125 @@
+"""The greedy's rules: whom to admit first, how much memory to keep in reserve, whom to give up.
+
+Notation: c context [tokens], R predicted output to come [tokens], age time since arrival [s].
+
+* Order: least KV·time  v = R·(c + R/2) [token·steps], the area under the request's own KV, divided by
+  w = 1 + age / (a + b·predicted output), so that waiting counts relative to size.
+* Reserve: candidate r leaves  clip(max_h S_r(h)·(Σ_m E m(h) + z·σ(h) − occupied − c_r), min, cap)  free: it pays only
+  for horizons at which it will itself still be there.
+* Victim: greatest  v / [(recompute seconds + half a step) · (1 + times preempted)]: much future memory for little
+  lost work, so a request near its end (R small) is the last to go.
+* Reordering budget (`budgeted`): requests admitted before an older one may hold at most a share of the pool; the oldest
+  request otherwise goes first, and memory that it waits for is only partly lent out.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from typing import NamedTuple
+
+from numba import njit
+
+from kvhorizon.models.step_time import recompute_seconds
+
+HORIZONS = (16, 48, 112, 240, 496, 1008, 2032, 4080, 8176, 16368)  # steps ahead, geometric
+HALF_BLOCK = 8.0  # tokens by which rounding up to blocks exceeds the context on average
+
+
+class Knob(enum.StrEnum):
+    """How much later than first-come-first-served the slowest requests may be, in exchange for the mean."""
+
+    MEANS = "means"
+    BALANCED = "balanced"
+    STRICT = "strict"
+
+
+class Greedy(NamedTuple):
+    """Every parameter of the greedy. Shares are of the pool."""
+
+    budgeted: bool
+    reserve_min_share: float = 0.02
+    reserve_cap_share: float = 0.07
+    reserve_oldest_share: float = 0.02  # cap for the oldest request, if budgeted
+    reserve_unplanned_share: float = 0.05  # for requests that the present plan does not name
+    size_scaled: bool = False  # cap grows with R relative to the queue's mean
+    z: float = 2.0
+    aging_s: float = 2.0
+    aging_share: float = 0.2  # seconds per token of predicted output
+    tries: int = 16  # candidates that may fail to fit before admission stops
+    overtake_share: float = 0.2
+    backfill_share: float = 0.6  # while the oldest request does not fit
+    overtaker_factor: float = 2.0  # overtakers are the better victims
+    protect_s: float = 5.0
+    protect_share: float = 0.5  # of the age of the oldest waiting request
+
+
+GREEDY: dict[Knob, Greedy] = {
+    Knob.MEANS: Greedy(budgeted=False, reserve_cap_share=0.07, size_scaled=True),
+    Knob.BALANCED: Greedy(
+        budgeted=True,
+        reserve_cap_share=0.05,
+        reserve_oldest_share=0.035,
+        tries=8,
+        overtake_share=0.2,
+        backfill_share=0.6,
+    ),
+    Knob.STRICT: Greedy(
+        budgeted=True,
+        reserve_cap_share=0.05,
+        reserve_oldest_share=0.02,
+        tries=8,
+        overtake_share=0.2,
+        backfill_share=0.4,
+    ),
+}
+
+
+@njit(cache=True)
+def kv_time(context, remaining):  # type: ignore[no-untyped-def]
+    """Area under a request's KV until its end [token·steps]: R·(c + R/2)."""
+    return remaining * (context + 0.5 * remaining)
+
+
+@njit(cache=True)
+def aging(age_s, predicted_output, rule):  # type: ignore[no-untyped-def]
+    """Weight of a request's delay [-]: 1 + age / (a + b·predicted output)."""
+    return 1.0 + age_s / (rule.aging_s + rule.aging_share * predicted_output)
+
+
+@njit(cache=True)
+def victim_score(cost, rule, context, generated, remaining, age_s, preemptions, overtaker, oldest_age_s):  # type: ignore[no-untyped-def]
+    """How good a victim a running request is; the greatest goes first."""
+    lost_s = recompute_seconds(cost, 0, context) + 0.5 * (cost.fixed_s + cost.weights_s)
+    score = kv_time(context, remaining) / (lost_s * (1.0 + preemptions))
+    if not rule.budgeted:
+        return score / aging(age_s, remaining + generated, rule)
+    if overtaker:
+        score *= rule.overtaker_factor
+    return score / (1.0 + age_s / (rule.protect_s + rule.protect_share * oldest_age_s)) ** 2
+
+
+@njit(cache=True)
+def reserve_cap(rule, oldest, remaining, mean_remaining):  # type: ignore[no-untyped-def]
+    """Largest share of the pool that a candidate must leave free [-]."""
+    if rule.budgeted and oldest:
+        return rule.reserve_oldest_share
+    if rule.size_scaled:
+        scale = min(1.0, remaining / max(mean_remaining, 1.0))
+        return rule.reserve_min_share + (rule.reserve_cap_share - rule.reserve_min_share) * scale
+    return rule.reserve_cap_share
+
+
+@njit(cache=True)
+def own_horizon_excess(survival, mean, variance, z, context, occupied):  # type: ignore[no-untyped-def]
+    """max_h S_r(h)·(E m(h) + z·σ(h) − occupied − c) [tokens]; all arrays (H,), tokens; own part not yet in the sums."""
+    excess = 0.0
+    for h in range(len(HORIZONS)):
+        s = survival[h]
+        own = context + HORIZONS[h] + HALF_BLOCK
+        spread = math.sqrt(variance[h] + s * (1.0 - s) * own * own)
+        over = mean[h] + s * own + z * spread - occupied - context
+        excess = max(excess, over if h == 0 else s * over)
+        if s <= 0.01:
+            break
+    return excess

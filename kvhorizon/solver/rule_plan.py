@@ -1,0 +1,100 @@
+"""The greedy on a snapshot: which waiting requests it would admit now, and whom it would give up first."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from kvhorizon.models.survival import Curves, mean_remaining
+from kvhorizon.solver.columns import Columns, Room
+from kvhorizon.solver.greedy import Greedy, victim_score
+from kvhorizon.solver.select import choose_admissions, new_desk, refresh_remaining
+from kvhorizon.state import Snapshot
+
+IntArray = NDArray[np.int64]
+
+
+def columns_of(snapshot: Snapshot) -> Columns:
+    """The snapshot's requests as the columns that the compiled rules read."""
+    requests = snapshot.requests
+    return Columns(
+        arrival_s=requests.arrival_s,
+        prompt=requests.prompt_tokens.astype(np.int32),
+        generated=requests.generated_tokens.astype(np.int32),
+        computed=requests.computed_tokens.astype(np.int32),
+        blocks=requests.blocks_held.astype(np.int32),
+        limit=requests.output_limit_tokens.astype(np.int32),
+        preemptions=requests.preemptions.astype(np.int32),
+        overtaker=requests.overtaker,
+        remaining=np.ones(len(requests)),
+    )
+
+
+def room_of(snapshot: Snapshot) -> Room:
+    """What the snapshot's engine has left for admissions, if its running requests take one step's tokens first."""
+    facts, requests = snapshot.facts, snapshot.requests
+    running = slice(0, snapshot.num_running)
+    known = requests.prompt_tokens[running] + requests.generated_tokens[running]
+    owed = np.maximum(-(-known // facts.block_size) - requests.blocks_held[running], 0)
+    step_tokens = np.minimum(np.cumsum(known - requests.computed_tokens[running]), facts.max_num_batched_tokens)
+    return Room(
+        free_blocks=snapshot.free_blocks,
+        owed_blocks=int(owed.sum()),
+        total_blocks=facts.total_blocks,
+        block_size=facts.block_size,
+        seats=facts.max_num_seqs - snapshot.num_running,
+        token_budget=facts.max_num_batched_tokens - (int(step_tokens[-1]) if snapshot.num_running else 0),
+        now_s=snapshot.now_s,
+    )
+
+
+def admissions(snapshot: Snapshot, rule: Greedy, curves: Curves) -> IntArray:
+    """Indices (a,) of the waiting requests that the rule admits now, in order."""
+    size = len(snapshot.requests)
+    room = room_of(snapshot)
+    if room.seats <= 0 or size == snapshot.num_running:
+        return np.zeros(0, np.int64)
+    desk = new_desk(size, room.seats)
+    num_waiting = size - snapshot.num_running
+    desk.waiting[:num_waiting] = np.arange(snapshot.num_running, size)
+    columns = columns_of(snapshot)
+    refresh_remaining(columns, curves, desk.waiting, num_waiting)
+    running = np.arange(snapshot.num_running, dtype=np.int32)
+    chosen = choose_admissions(columns, curves, rule, running, snapshot.num_running, room, desk, num_waiting)
+    return desk.chosen[:chosen].astype(np.int64)
+
+
+@njit(cache=True)
+def _victim_scores(columns, curves, rule, cost, num_running, now_s, oldest_age_s, out):  # type: ignore[no-untyped-def]
+    for n in range(num_running):
+        generated = columns.generated[n]
+        out[n] = victim_score(
+            cost,
+            rule,
+            columns.prompt[n] + generated,
+            generated,
+            mean_remaining(curves, n, generated, columns.limit[n]),
+            now_s - columns.arrival_s[n],
+            columns.preemptions[n],
+            columns.overtaker[n],
+            oldest_age_s,
+        )
+
+
+def victims(snapshot: Snapshot, rule: Greedy, curves: Curves) -> IntArray:
+    """Indices (r,) of the running requests, the best victim first."""
+    scores = np.zeros(snapshot.num_running)
+    waiting = snapshot.requests.arrival_s[snapshot.num_running :]
+    oldest_age_s = snapshot.now_s - float(waiting.min()) if len(waiting) else 0.0
+    _victim_scores(
+        columns_of(snapshot),
+        curves,
+        rule,
+        snapshot.facts.cost,
+        snapshot.num_running,
+        snapshot.now_s,
+        oldest_age_s,
+        scores,
+    )
+    return np.argsort(-scores, kind="stable")

@@ -1,0 +1,226 @@
+"""Choosing admissions for one step: candidates in order of the rule, each tested against the forecast.
+
+Used by the simulator each step, by the service on a snapshot, and beside a live engine.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from kvhorizon.models.survival import mean_remaining, survive
+from kvhorizon.solver.greedy import HALF_BLOCK, HORIZONS, aging, kv_time, own_horizon_excess, reserve_cap
+
+TRIED = np.inf
+FIRST = -1e30  # keys of planned requests lie below all others
+
+
+class Desk(NamedTuple):
+    """Scratch and result of `choose_admissions`; `waiting[:W]` is the input."""
+
+    waiting: NDArray[np.int32]  # (N,) in: request indices
+    keys: NDArray[np.float64]  # (N,) order keys, TRIED once tried
+    chosen: NDArray[np.int32]  # (max_num_seqs,) out: in order of admission
+    overtakes: NDArray[np.uint8]  # (max_num_seqs,) out: 1 where it goes before an older request
+    mean: NDArray[np.float64]  # (H,) expected tokens of the batch at each horizon
+    variance: NDArray[np.float64]  # (H,)
+    survival: NDArray[np.float64]  # (H,)
+    rank: NDArray[np.int32]  # (N,) place in the present plan from 1; 0 if it names the request not
+
+
+def new_desk(requests: int, seats: int) -> Desk:
+    """Empty scratch for `requests` requests and at most `seats` admissions a step."""
+    horizons = len(HORIZONS)
+    return Desk(
+        waiting=np.zeros(requests, np.int32),
+        keys=np.zeros(requests),
+        chosen=np.zeros(seats, np.int32),
+        overtakes=np.zeros(seats, np.uint8),
+        mean=np.zeros(horizons),
+        variance=np.zeros(horizons),
+        survival=np.zeros(horizons),
+        rank=np.zeros(requests, np.int32),
+    )
+
+
+@njit(cache=True)
+def survival_of(columns, curves, n, out):  # type: ignore[no-untyped-def]
+    """S(h) of request n at each horizon, (H,)."""
+    generated = columns.generated[n]
+    gone = False
+    for h in range(len(HORIZONS)):
+        out[h] = 0.0 if gone else survive(curves, n, generated, HORIZONS[h], columns.limit[n])
+        gone = out[h] <= 0.0
+
+
+@njit(cache=True)
+def add_to_profile(columns, curves, n, desk):  # type: ignore[no-untyped-def]
+    """Count request n into the batch's expected tokens and their variance."""
+    survival_of(columns, curves, n, desk.survival)
+    context = columns.prompt[n] + columns.generated[n]
+    for h in range(len(HORIZONS)):
+        s = desk.survival[h]
+        if s <= 0.0:
+            break
+        size = context + HORIZONS[h] + HALF_BLOCK
+        desk.mean[h] += s * size
+        desk.variance[h] += s * (1.0 - s) * size * size
+
+
+@njit(cache=True)
+def build_profile(columns, curves, running, num_running, chosen, desk):  # type: ignore[no-untyped-def]
+    """Expected tokens of the running requests and of those just chosen, at each horizon."""
+    desk.mean[:] = 0.0
+    desk.variance[:] = 0.0
+    for i in range(num_running):
+        add_to_profile(columns, curves, running[i], desk)
+    for i in range(chosen):
+        add_to_profile(columns, curves, desk.chosen[i], desk)
+
+
+@njit(cache=True)
+def rank_waiting(columns, rule, room, desk, num_waiting):  # type: ignore[no-untyped-def]
+    """Fill the order keys; returns (mean R, mean v) of the queue."""
+    total_remaining = 0.0
+    total_work = 0.0
+    for i in range(num_waiting):
+        n = desk.waiting[i]
+        remaining = columns.remaining[n]
+        work = kv_time(columns.prompt[n] + columns.generated[n], remaining)
+        total_remaining += remaining
+        total_work += work
+        if rule.budgeted:
+            desk.keys[i] = work
+        else:
+            desk.keys[i] = work / aging(room.now_s - columns.arrival_s[n], remaining + columns.generated[n], rule)
+    mean_work = total_work / max(num_waiting, 1)
+    for i in range(num_waiting):
+        if desk.rank[desk.waiting[i]] > 0:
+            desk.keys[i] = FIRST + 1e20 * desk.rank[desk.waiting[i]]
+        elif rule.budgeted and desk.keys[i] > mean_work:
+            desk.keys[i] = TRIED  # too large to overtake; still admitted when it is the oldest
+    return total_remaining / max(num_waiting, 1)
+
+
+@njit(cache=True)
+def best_place(desk, num_waiting):  # type: ignore[no-untyped-def]
+    """Place of the least key, or -1."""
+    best = -1
+    least = TRIED
+    for i in range(num_waiting):
+        if desk.keys[i] < least:
+            least = desk.keys[i]
+            best = i
+    return best
+
+
+@njit(cache=True)
+def oldest_place(columns, desk, num_waiting):  # type: ignore[no-untyped-def]
+    """Place of the oldest waiting request that is not chosen yet, or -1."""
+    best = -1
+    earliest = np.inf
+    for i in range(num_waiting):
+        n = desk.waiting[i]
+        if n >= 0 and columns.arrival_s[n] < earliest:
+            earliest = columns.arrival_s[n]
+            best = i
+    return best
+
+
+@njit(cache=True)
+def overtaking_tokens(columns, running, num_running, block_size):  # type: ignore[no-untyped-def]
+    """Tokens of room that running overtakers hold."""
+    blocks = 0
+    for i in range(num_running):
+        if columns.overtaker[running[i]]:
+            blocks += columns.blocks[running[i]]
+    return blocks * block_size
+
+
+@njit(cache=True)
+def leaves_reserve(columns, curves, rule, desk, n, oldest, occupied, pool, average, profile):  # type: ignore[no-untyped-def]
+    """Whether request n fits besides the reserve; `profile` holds (running, num_running, chosen) for lazy building.
+
+    The forecast is only consulted between the least and the greatest reserve; outside it cannot matter.
+    """
+    running, num_running, chosen, ready = profile
+    context = columns.prompt[n] + columns.generated[n]
+    spare = pool - occupied - context
+    if spare < rule.reserve_min_share * pool:
+        return False, ready
+    planned = desk.rank[n] > 0
+    if planned:
+        return True, ready
+    cap = reserve_cap(rule, oldest, columns.remaining[n], average) * pool
+    if spare >= cap:
+        return True, ready
+    if not ready:
+        build_profile(columns, curves, running, num_running, chosen, desk)
+    survival_of(columns, curves, n, desk.survival)
+    return spare >= own_horizon_excess(desk.survival, desk.mean, desk.variance, rule.z, context, occupied), True
+
+
+@njit(cache=True)
+def choose_admissions(columns, curves, rule, running, num_running, room, desk, num_waiting):  # type: ignore[no-untyped-def]
+    """Fill `desk.chosen` and `desk.overtakes`; returns how many were chosen.
+
+    Never leaves an idle engine idle: with nothing running, the first candidate that fits is taken.
+    """
+    pool = float(room.total_blocks * room.block_size)
+    average = rank_waiting(columns, rule, room, desk, num_waiting)
+    free = room.free_blocks - room.owed_blocks
+    budget = room.token_budget
+    lent = float(overtaking_tokens(columns, running, num_running, room.block_size)) if rule.budgeted else 0.0
+    chosen = 0
+    failures = 0
+    oldest_waits = False  # the oldest request did not fit: memory is being kept for it
+    ready = False
+    while budget > 0 and chosen < room.seats and failures <= rule.tries:
+        place = best_place(desk, num_waiting)
+        overtakes = False
+        oldest = -1
+        if rule.budgeted:
+            oldest = -1 if oldest_waits else oldest_place(columns, desk, num_waiting)
+            share = max(rule.overtake_share, rule.backfill_share) if oldest_waits else rule.overtake_share
+            if place >= 0 and place != oldest:
+                n = desk.waiting[place]
+                overtakes = lent + columns.prompt[n] + columns.generated[n] <= share * pool
+            if not overtakes:
+                place = oldest
+        if place < 0:
+            break
+        n = desk.waiting[place]
+        context = columns.prompt[n] + columns.generated[n]
+        wanted = (context + room.block_size - 1) // room.block_size
+        fits = wanted <= free
+        if fits and num_running + chosen > 0:
+            occupied = float((room.total_blocks - free) * room.block_size)
+            profile = (running, num_running, chosen, ready)
+            fits, ready = leaves_reserve(
+                columns, curves, rule, desk, n, place == oldest, occupied, pool, average, profile
+            )
+        desk.keys[place] = TRIED
+        if not fits:
+            failures += 1
+            oldest_waits = oldest_waits or place == oldest
+            continue
+        desk.waiting[place] = -1
+        desk.chosen[chosen] = n
+        desk.overtakes[chosen] = 1 if overtakes else 0
+        chosen += 1
+        free -= wanted
+        budget -= min(context, budget)
+        if overtakes:
+            lent += context
+        if ready:
+            add_to_profile(columns, curves, n, desk)
+    return chosen
+
+
+@njit(cache=True)
+def refresh_remaining(columns, curves, waiting, num_waiting):  # type: ignore[no-untyped-def]
+    """Predict anew how much output the waiting requests will still give [tokens]."""
+    for i in range(num_waiting):
+        n = waiting[i]
+        columns.remaining[n] = mean_remaining(curves, n, columns.generated[n], columns.limit[n])

@@ -1,0 +1,138 @@
+"""Run the solver service as a process: `python -m kvhorizon.solver.serve_main --listen localhost:50051`."""
+
+import argparse
+import logging
+import os
+import select
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from kvhorizon.errors import InputError
+from kvhorizon.solver.server import Server, serve
+from kvhorizon.solver.service import PlannerLike
+from kvhorizon.solver.warm_up import warm_up
+from kvhorizon.wire.channel import unix_path
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_BUDGET_S = 0.05
+_PARENT_CHECK_S = 0.5
+
+
+def run_service(
+    listen: str,
+    budget: Any,
+    metrics_port: int | None = None,
+    exit_on_stdin_eof: bool = False,
+    make_planner: Callable[[], PlannerLike] | None = None,
+) -> None:
+    """Serve on `listen` until SIGTERM or SIGINT, then finish the plans under way. Call it from the main thread.
+
+    Prints the bound address once the planner is warm and health checks succeed. `budget` is a `planner.Budget`;
+    `make_planner` defaults to the real planner. With `exit_on_stdin_eof` the service belongs to its parent: when
+    standard input ends or the parent dies, it removes its socket and exits at once. Raises InputError where an
+    address cannot be bound.
+    """
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    if exit_on_stdin_eof:
+        threading.Thread(target=_follow_parent, args=(listen, os.getppid()), daemon=True).start()
+    make_planner = make_planner or default_planner
+    with serve(listen, make_planner, budget, metrics_port) as server:
+        warm_up(make_planner(), budget)
+        server.serving()
+        _announce(server)
+        stopping.wait()
+        logger.info("stopping")
+
+
+def default_planner() -> PlannerLike:
+    """The real planner, one per session."""
+    import time
+
+    from kvhorizon.solver.planner import Planner, PlannerSettings
+
+    return Planner(PlannerSettings(), time.perf_counter)
+
+
+def _announce(server: Server) -> None:
+    print(f"kvhorizon solver listening on {server.address}", flush=True)
+    if server.metrics_port is not None:
+        print(f"metrics on port {server.metrics_port}", flush=True)
+
+
+def _follow_parent(listen: str, parent: int) -> None:
+    """Exit with the parent. The pipe tells at once; the parent's number tells where a fork of it holds the pipe."""
+    while os.getppid() == parent:
+        readable, _, _ = select.select([0], [], [], _PARENT_CHECK_S)
+        if readable and not os.read(0, 4096):
+            break
+    path = unix_path(listen)
+    if path is not None:
+        _remove(path)
+    os._exit(0)  # nobody is left to finish anything for
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    try:
+        path.parent.rmdir()
+    except OSError:  # other files are in it
+        logger.info("left %s in place", path.parent)
+
+
+def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    """The command line; exits with status 2 and one line where it is wrong."""
+    parser = argparse.ArgumentParser(prog="kvhorizon-solver", description="The kvhorizon solver service")
+    parser.add_argument("--listen", default="localhost:50051", help="host:port or unix:/path (default: %(default)s)")
+    effort = parser.add_mutually_exclusive_group()
+    effort.add_argument("--budget-s", type=float, help=f"seconds per plan (default: {DEFAULT_BUDGET_S})")
+    effort.add_argument("--work", type=int, help="work units per plan, for results that repeat")
+    parser.add_argument("--metrics-port", type=int, help="serve Prometheus metrics there (0: any free port)")
+    parser.add_argument("--exit-on-stdin-eof", action="store_true", help="exit when standard input ends")
+    parser.add_argument("--nice", type=int, default=0, help="lower the priority by this much")
+    return parser.parse_args(argv)
+
+
+def budget_of(arguments: argparse.Namespace) -> Any:
+    """The planner's budget from the command line; raises InputError where it is not positive."""
+    from kvhorizon.solver.planner import Budget
+
+    if arguments.work is not None:
+        if arguments.work < 1:
+            raise InputError("work", arguments.work, "must be >= 1")
+        return Budget(work=arguments.work)
+    seconds = DEFAULT_BUDGET_S if arguments.budget_s is None else arguments.budget_s
+    if not 0.0 < seconds < float("inf"):
+        raise InputError("budget_s", seconds, "must be > 0")
+    return Budget(seconds=seconds)
+
+
+def main(argv: list[str], make_planner: Callable[[], PlannerLike] | None = None) -> int:
+    """Exit status 0 after a stop by signal, 2 for bad arguments."""
+    arguments = parse_arguments(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    os.nice(arguments.nice)
+    try:
+        run_service(
+            arguments.listen,
+            budget_of(arguments),
+            arguments.metrics_port,
+            arguments.exit_on_stdin_eof,
+            make_planner,
+        )
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    status = main(sys.argv[1:])
+    sys.stdout.flush()
+    os._exit(status)  # a planner that ignores its budget inside native code must not keep the process

@@ -1,0 +1,137 @@
+"""The Planner service: decode, plan, encode. Planning is the planner's, transport is `server`'s."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn, Protocol
+
+import grpc
+
+from kvhorizon.errors import InputError
+from kvhorizon.solver.explain import explain
+from kvhorizon.solver.service_metrics import ServiceMetrics
+from kvhorizon.solver.session import End, Inbox, Resync, read_snapshot
+from kvhorizon.state import Plan, Snapshot
+from kvhorizon.wire.channel import SERVICE
+from kvhorizon.wire.convert import encode_plan
+from kvhorizon.wire.v1 import scheduler_pb2 as pb
+from kvhorizon.wire.validate import parse
+
+logger = logging.getLogger(__name__)
+
+
+class PlannerLike(Protocol):
+    """What makes plans. One serves one session, so it may keep what helps its next plan; it is never shared."""
+
+    def plan(self, snapshot: Snapshot, budget: Any) -> Plan:
+        """A plan for `snapshot` within `budget`."""
+        ...
+
+
+class PlannerService:
+    """The three calls of the contract, on raw messages, so that what is malformed gets a proper answer."""
+
+    def __init__(
+        self, make_planner: Callable[[], PlannerLike], budget: Any, metrics: ServiceMetrics, max_sessions: int
+    ) -> None:
+        self._make_planner = make_planner
+        self._budget = budget
+        self._metrics = metrics
+        self._max_sessions = max_sessions
+        self._inboxes: set[Inbox] = set()
+        self._lock = threading.Lock()  # over the inboxes
+
+    def PlanOnce(self, raw: bytes, context: Any) -> pb.Plan:
+        """One plan for one snapshot, by a planner that knows nothing else."""
+        snapshot = self._read(context, lambda: read_snapshot(parse(pb.Snapshot, raw)))
+        return encode_plan(self._plan(self._make_planner(), snapshot, context))
+
+    def Explain(self, raw: bytes, context: Any) -> pb.ExplainReply:
+        """One plan, and what it means for the requests asked for."""
+        request = self._read(context, lambda: parse(pb.ExplainRequest, raw))
+        snapshot = self._read(context, lambda: read_snapshot(request.snapshot))
+        plan = self._plan(self._make_planner(), snapshot, context)
+        reasons = self._read(context, lambda: explain(snapshot, plan, list(request.handle)))
+        return pb.ExplainReply(
+            plan=encode_plan(plan), explanations=[pb.Explanation(**reason._asdict()) for reason in reasons]
+        )
+
+    def Session(self, messages: Iterator[bytes], context: Any) -> Iterator[pb.Plan]:
+        """Plans for the newest state of one engine, until either side ends it."""
+        inbox = self._open(context)
+        try:
+            context.add_callback(lambda: inbox.end(End.CLIENT))
+            threading.Thread(target=inbox.read, args=(messages,), name="kvhorizon-session", daemon=True).start()
+            planner = self._make_planner()
+            while not isinstance(item := self._read(context, inbox.take), End):
+                yield self._answer(planner, item, context)
+            if item is not End.CLIENT:
+                context.abort(grpc.StatusCode.UNAVAILABLE, item.value)
+        finally:
+            self._close(inbox)
+
+    def stop(self) -> None:
+        """End all sessions, each after the plan it is making."""
+        with self._lock:
+            inboxes = list(self._inboxes)
+        for inbox in inboxes:
+            inbox.end(End.STOPPING)
+
+    def _answer(self, planner: PlannerLike, item: Snapshot | Resync, context: Any) -> pb.Plan:
+        if isinstance(item, Resync):
+            self._metrics.resyncs.inc()
+            return pb.Plan(resync=pb.Resync(**item._asdict()))
+        return encode_plan(self._plan(planner, item, context))
+
+    def _plan(self, planner: PlannerLike, snapshot: Snapshot, context: Any) -> Plan:
+        start_s = time.perf_counter()
+        try:
+            plan = planner.plan(snapshot, self._budget)
+        except InputError as error:
+            self._refuse(context, error)
+        except Exception as error:
+            self._metrics.failures.inc()
+            logger.exception("the planner failed")
+            context.abort(grpc.StatusCode.INTERNAL, f"the planner failed: {type(error).__name__}")
+        self._metrics.planned(plan, time.perf_counter() - start_s)
+        return plan
+
+    def _read(self, context: Any, read: Callable[[], Any]) -> Any:
+        try:
+            return read()
+        except InputError as error:
+            self._refuse(context, error)
+
+    def _refuse(self, context: Any, error: InputError) -> NoReturn:
+        self._metrics.invalid.inc()
+        context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        raise AssertionError("abort returned")
+
+    def _open(self, context: Any) -> Inbox:
+        inbox = Inbox(self._metrics.dropped.inc)
+        with self._lock:
+            room = len(self._inboxes) < self._max_sessions
+            if room:
+                self._inboxes.add(inbox)
+        if not room:
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"sessions={self._max_sessions} already, must be fewer")
+        self._metrics.sessions.inc()
+        return inbox
+
+    def _close(self, inbox: Inbox) -> None:
+        inbox.end(End.CLIENT)
+        with self._lock:
+            self._inboxes.discard(inbox)
+        self._metrics.sessions.dec()
+
+
+def handlers(service: PlannerService) -> Any:
+    """The calls under their names in the contract. Requests stay bytes: gRPC would answer malformed ones INTERNAL."""
+    unary, stream = grpc.unary_unary_rpc_method_handler, grpc.stream_stream_rpc_method_handler
+    methods = {
+        "PlanOnce": unary(service.PlanOnce, None, pb.Plan.SerializeToString),
+        "Explain": unary(service.Explain, None, pb.ExplainReply.SerializeToString),
+        "Session": stream(service.Session, None, pb.Plan.SerializeToString),
+    }
+    return grpc.method_handlers_generic_handler(SERVICE, methods)

@@ -1,0 +1,48 @@
+"""Addresses and channels: how the two ends of the contract find each other."""
+
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from kvhorizon.errors import InputError
+from kvhorizon.wire.validate import MAX_MESSAGE_BYTES
+
+SERVICE = "kvhorizon.v1.Planner"
+_MAX_UNIX_PATH = 107  # bytes; the size of sockaddr_un on Linux
+_KEEPALIVE_MS = 10_000
+_SIZES = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+)
+_CHANNEL_OPTIONS = (
+    *_SIZES,
+    ("grpc.enable_http_proxy", 0),  # a solver is a neighbour; a proxy meant for the web must not see it
+    ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 5_000),
+)
+SERVER_OPTIONS = (
+    *_SIZES,
+    ("grpc.so_reuseport", 0),  # a second service on the same port must fail, not share it
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", _KEEPALIVE_MS // 2),
+)
+
+
+def unix_path(address: str) -> Path | None:
+    """The socket's path in `unix:/path`, None for `host:port`; raises InputError for anything else."""
+    if address.startswith("unix:"):
+        path = address.removeprefix("unix:")
+        if not path.startswith("/") or len(path.encode()) > _MAX_UNIX_PATH:
+            raise InputError("address", address, f"must be unix: and an absolute path of <= {_MAX_UNIX_PATH} bytes")
+        return Path(path)
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isdecimal() or int(port) > 65_535:
+        raise InputError("address", address, "must be host:port or unix:/path")
+    return None
+
+
+def connect(address: str) -> Any:
+    """A channel to `address`; it connects by itself when first used. Raises InputError for an unusable address."""
+    unix_path(address)
+    return grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)

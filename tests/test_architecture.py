@@ -1,0 +1,79 @@
+"""Imports go one way: each package may use only what stands before it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "kvhorizon"
+
+# part -> parts it may import. Parts are top-level modules and folders of the package.
+ALLOWED: dict[str, set[str]] = {
+    "__init__": set(),
+    "errors": set(),
+    "state": set(),
+    "models": {"errors", "state"},
+    "wire": {"errors", "state"},
+    "solver": {"errors", "state", "models"},
+    "sim": {"errors", "state", "models", "solver", "wire"},
+    "report": {"errors", "state", "models", "solver", "sim"},
+    "config": {"errors"},
+    "cli": {"__init__", "errors", "state", "config", "models", "solver", "sim", "report", "wire"},
+    "__main__": {"cli"},
+}
+# Files at an edge of their part that reach further.
+EXTRA: dict[str, set[str]] = {
+    "solver/service.py": {"wire"},
+    "solver/session.py": {"wire"},
+    "solver/serve_main.py": {"wire", "config"},
+}
+FORBIDDEN_OUTSIDE = {"vllm": set(), "highspy": {"solver/core.py"}, "pulp": {"solver/reference.py"}}
+
+
+def parts_imported(path: Path) -> set[str]:
+    """Parts of the package that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for steps in (name.split(".") for name in names):
+            if steps[0] == "kvhorizon":
+                found.add(steps[1] if len(steps) > 1 and is_part(steps[1]) else "__init__")
+    return found
+
+
+def is_part(name: str) -> bool:
+    return (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").exists()
+
+
+def sources() -> list[Path]:
+    return [path for path in sorted(PACKAGE.rglob("*.py")) if "_pb2" not in path.name]
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_one_way(path: Path) -> None:
+    inside = path.relative_to(PACKAGE)
+    part = inside.parts[0] if len(inside.parts) > 1 else inside.stem
+    allowed = ALLOWED[part] | EXTRA.get(str(inside), set()) | {part, "__init__"}
+    assert parts_imported(path) <= allowed
+
+
+@pytest.mark.parametrize(("package", "where"), FORBIDDEN_OUTSIDE.items())
+def test_heavy_packages_stay_in_their_file(package: str, where: set[str]) -> None:
+    users = set()
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text())):
+            module = getattr(node, "module", None) if isinstance(node, ast.ImportFrom) else None
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [module or ""]
+            if any(name.split(".")[0] == package for name in names):
+                users.add(str(path.relative_to(PACKAGE)))
+    assert users <= where
+
+
+def test_every_part_is_named() -> None:
+    parts = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in sources()}
+    assert parts <= set(ALLOWED)
