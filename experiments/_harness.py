@@ -5,8 +5,8 @@ An experiment is a module with `measure(options) -> (figures, targets)` that end
     if __name__ == "__main__":
         main("step_time", SEED, measure)
 
-`python -m experiments.NAME` prints a table, `--json` one JSON object; both add the run to `results/NAME.json`. `--quick`
-is a smoke run: smaller where the experiment says so, and not kept.
+`python -m experiments.NAME` prints a table, `--json` one JSON object; both add the run to `results/NAME.json`.
+`--quick` is a smoke run: smaller where the experiment says so, and not kept.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """How well does the step-time model predict steps it was not fitted to?
 
 Half of the grid points (batch compositions) are held out, the same for every model and GPU; the physical form is fitted
-to the others. `transfer_mape` predicts a dense model with the median coefficients of the *other* dense models on the GPU.
-The engine overhead is fitted to half of the vLLM runs (Qwen3-32B, H100, TP 2, 4, 8; steady runs of long outputs) as
-measured time per output token less the kernel sums, and tested on the other half.
+to the others. `transfer_mape` predicts a dense model with the median coefficients of the *other* dense models on the
+GPU. The engine overhead is fitted to half of the vLLM runs (Qwen3-32B, H100, TP 2, 4, 8; steady, with long outputs)
+as measured time per output token less the kernel sums, and tested on the other half.
 """
 
 from __future__ import annotations
@@ -72,13 +72,15 @@ def transfer_mape(samples: list[Samples], fitted: list[Coefficients], test: list
             if other.gpu == s.gpu and other.shape != s.shape and not other.shape.experts
         ]
         if others and not s.shape.experts:
-            median = Coefficients(*(float(np.median([getattr(c, f.name) for c in others])) for f in fields(Coefficients)))
+            median = Coefficients(
+                *(float(np.median([getattr(c, f.name) for c in others])) for f in fields(Coefficients))
+            )
             errors.append(np.abs(relative_error(s, median))[out])
     return float(np.concatenate(errors).mean())
 
 
 def engine_overhead(rng: np.random.Generator) -> dict[str, float]:
-    """What the engine adds to its kernels, a + b · sequences [ms], and the held-out error of TPOT with and without it."""
+    """What the engine adds to its kernels, a + b · sequences [ms]; held-out error of TPOT with and without it."""
     runs = pd.read_csv(data() / "calibration" / "silicon_vllm_h100_h200.csv")
     steady = (runs.osl >= STEADY_OUTPUT_TOKENS) & (runs.ttft < STEADY_TTFT_MS)
     runs = runs[steady & (runs.model == "Qwen/Qwen3-32B") & (runs.isl.isin([1024, 4096]))]

@@ -2,8 +2,9 @@
 
 `data/step_time.csv` is written by `python -m experiments.step_time_fit`; the measured kernel times behind it are
 aiconfigurator's for vLLM (github.com/ai-dynamo/aiconfigurator). A model that was not measured takes the median of the
-nearest group that was, in this order: the same model at any TP; the same family and kind (dense or mixture of experts);
-the same family. TP adds no communication term of its own: it is within the factors of the TP that was measured.
+nearest group that was, in this order: the same model (by its dimensions) at any TP; the same family and kind (dense or
+mixture of experts); the same family. TP adds no communication term of its own: the factors of the TP that was measured
+hold it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from importlib.resources import files
 from statistics import median
 
 from kvhorizon.models.gpu import Gpu
-from kvhorizon.models.shape import ModelShape
+from kvhorizon.models.shape import ModelShape, builtin
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +64,17 @@ def _row(row: dict[str, str]) -> Calibration:
 def _groups(shape: ModelShape, gpu: Gpu, tp: int) -> Iterator[list[Coefficients]]:
     """Candidates, the nearest group first."""
     family = [row for row in table() if row.family == gpu.family]
-    model = [row for row in family if row.model == shape.name]
+    model = [row for row in family if _like(builtin(row.model)) == _like(shape)]
     yield [row.coefficients for row in model if row.tp == tp]
     yield [row.coefficients for row in model]
     yield [row.coefficients for row in family if row.moe == bool(shape.experts)]
     yield [row.coefficients for row in family]
     yield [row.coefficients for row in table()]
+
+
+def _like(shape: ModelShape) -> tuple[int, ...]:
+    """What fine-tuned models share with their base, whatever their name."""
+    return shape.layers, shape.hidden, shape.heads, shape.intermediate, shape.experts
 
 
 def _median(group: list[Coefficients]) -> Coefficients:

@@ -40,7 +40,7 @@ def flops_per_token(shape: ModelShape) -> float:
 
 
 def attention_pairs(start: int, tokens: int, window: int | None = None) -> float:
-    """Causal pairs of queries at positions start … start + tokens − 1, each with min(position + 1, window) keys [pairs]."""
+    """Pairs of the queries at start … start + tokens − 1; the one at i attends min(i + 1, window) tokens [pairs]."""
     end = start + tokens
     if window is None or end <= window:
         return tokens * (start + 0.5 * (tokens + 1))

@@ -1,10 +1,10 @@
 """How many KV blocks fit beside the weights.
 
-    blocks = floor((utilization · memory − weights / tp − overhead − windows) / (block_size · KV bytes per token and GPU))
+    blocks = floor((utilization · memory − weights / tp − overhead − windows) / (block_size · KV bytes per token))
 
     overhead = 1.2 GB (CUDA context, communicators, CUDA graphs)
-               + batched tokens · 2 bytes · (3 · feed-forward width / tp + 4 · hidden)     activations of one layer
-               + max_num_seqs · vocab · 10 bytes                                           logits: bf16, and float32 twice
+               + batched tokens · 2 bytes · (3 · feed-forward width / tp + 4 · hidden)    activations of a layer
+               + max_num_seqs · vocab · 10 bytes                                          logits: bf16, float32 twice
     windows  = max_num_seqs · KV of a full short window, where layers have one
 
 in bytes per GPU. Source: the accounting of vLLM's memory profiling (`vllm/v1/worker/gpu_worker.py`); the constants

@@ -109,7 +109,7 @@ class ModelShape:
 
     @property
     def linear_params_per_token(self) -> int:
-        """Parameters multiplied for every token: no embedding (a look-up), no LM head (only where a token is sampled)."""
+        """Parameters multiplied for every token: no embedding (a look-up), no LM head (only for sampled tokens)."""
         routed = self.expert_params * self.top_k // self.experts if self.experts else 0
         return self.dense_layer_params + routed
 
@@ -155,7 +155,7 @@ class ModelShape:
         return (self.layers - self.growing_layers) * (self.sliding_window or 0) * self.kv_layer_bytes(dtype_bytes)
 
     def kv_share(self, tp: int) -> float:
-        """Share of the KV that one of `tp` GPUs holds: KV heads are split and then repeated; MLA's latent is repeated."""
+        """Share of the KV on each of `tp` GPUs: KV heads are split, then repeated; MLA's latent is repeated."""
         return 1.0 if self.kv_lora_rank else max(1.0, self.kv_heads / tp) / self.kv_heads
 
 
@@ -165,7 +165,7 @@ def builtin_names() -> tuple[str, ...]:
 
 
 def builtin(name: str) -> ModelShape:
-    """A model by its short name, in any case and with or without its owner; raises InputError listing the known ones."""
+    """A model by its name, in any case, with or without its owner; raises InputError listing the known ones."""
     wanted = name.lower().rsplit("/", 1)[-1]
     for shape in _builtins():
         if shape.name == wanted:

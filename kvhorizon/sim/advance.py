@@ -32,7 +32,7 @@ REEVALUATE_STEPS = 16  # a guest with a queue looks again after so many steps in
 
 
 @njit(cache=True)
-def take_arrivals(engine, curves, steered):  # type: ignore[no-untyped-def]
+def take_arrivals(engine, curves, guest):  # type: ignore[no-untyped-def]
     """Requests that have arrived by now join the queue; in a closed loop, those that may arrive do so now."""
     columns, count = engine.columns, engine.counters
     while count[ARRIVED] < len(columns.arrival_s):
@@ -42,7 +42,7 @@ def take_arrivals(engine, curves, steered):  # type: ignore[no-untyped-def]
         if columns.arrival_s[n] > engine.clock[NOW]:
             break
         push_back(engine, n)
-        if steered:
+        if guest.steers:
             columns.remaining[n] = mean_remaining(curves, n, 0, columns.limit[n])
         count[ARRIVED] += 1
 
@@ -87,25 +87,25 @@ def forecast_preempted(engine, curves, preempted):  # type: ignore[no-untyped-de
 
 
 @njit(cache=True)
-def schedule(engine, curves, steered, rule, cost, desk):  # type: ignore[no-untyped-def]
+def schedule(engine, curves, guest, cost, desk):  # type: ignore[no-untyped-def]
     """Decide one step; returns whether the next step would decide the same, should nobody finish or arrive."""
-    if steered:
-        put_victims_last(engine, curves, rule, cost, desk)
+    if guest.steers:
+        put_victims_last(engine, curves, guest, cost, desk)
     budget, preempted = schedule_running(engine)
     if preempted > 0:
-        if steered:
+        if guest.steers:
             forecast_preempted(engine, curves, preempted)
         return False
     decodes_only = budget == engine.limits.max_tokens - engine.counters[RUNNING]
     if engine.counters[WAITING] == 0:
         return True
-    if steered:
-        return admit_chosen(engine, curves, rule, desk, budget) == 0 and decodes_only
+    if guest.steers:
+        return admit_chosen(engine, curves, guest, desk, budget) == 0 and decodes_only
     return admit_in_order(engine, budget) == 0 and decodes_only
 
 
 @njit(cache=True)
-def quiet_steps(engine, steered):  # type: ignore[no-untyped-def]
+def quiet_steps(engine, guest):  # type: ignore[no-untyped-def]
     """How many further steps can only decode: until the first finish, or a guest's next look at its queue."""
     columns, lists, count = engine.columns, engine.lists, engine.counters
     if count[RUNNING] == 0 or count[RUNNING] > engine.limits.max_tokens:
@@ -116,7 +116,7 @@ def quiet_steps(engine, steered):  # type: ignore[no-untyped-def]
         if columns.computed[n] + 1 != columns.prompt[n] + columns.generated[n]:
             return 0
         steps = min(steps, int(engine.live.output[n] - columns.generated[n] - 1))
-    if steered and count[WAITING] > 0 and count[RUNNING] < engine.limits.max_seqs:
+    if guest.steers and count[WAITING] > 0 and count[RUNNING] < engine.limits.max_seqs:
         steps = min(steps, REEVALUATE_STEPS)
     return steps
 
@@ -165,7 +165,7 @@ def skip_decodes(engine, cost, most, watch_arrivals, until_s, growth):  # type: 
 
 
 @njit(cache=True)
-def advance(engine, curves, steered, rule, cost, desk, until_s, learn_at, skip):  # type: ignore[no-untyped-def]
+def advance(engine, curves, guest, cost, desk, until_s, learn_at, skip):  # type: ignore[no-untyped-def]
     """Run until all requests are done (FINISHED), time `until_s` is reached (TICK) or `learn_at` have finished (LEARN).
 
     Without `skip` every step is taken singly; only tests, to show that skipping changes nothing, have a use for that.
@@ -174,18 +174,18 @@ def advance(engine, curves, steered, rule, cost, desk, until_s, learn_at, skip):
     total = len(columns.arrival_s)
     growth = np.zeros(engine.limits.block_size, np.int64)
     while count[DONE] < total:
-        take_arrivals(engine, curves, steered)
+        take_arrivals(engine, curves, guest)
         if count[RUNNING] == 0 and count[WAITING] == 0:
             clock[NOW] = columns.arrival_s[count[ARRIVED]]
             continue
         if clock[NOW] >= until_s:
             return TICK
-        unchanged = schedule(engine, curves, steered, rule, cost, desk)
+        unchanged = schedule(engine, curves, guest, cost, desk)
         finished = execute(engine, cost)
         sample(engine)
         if count[DONE] >= learn_at and count[DONE] < total:
             return LEARN
         if skip and (count[WAITING] == 0 or (unchanged and finished == 0)):
-            watch = steered or count[WAITING] == 0
-            skip_decodes(engine, cost, quiet_steps(engine, steered), watch, until_s, growth)
+            watch = guest.steers or count[WAITING] == 0
+            skip_decodes(engine, cost, quiet_steps(engine, guest), watch, until_s, growth)
     return FINISHED

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kvhorizon.errors import InputError
-from kvhorizon.solver.greedy import GREEDY, Greedy, Knob
+from kvhorizon.sim.steer import Guest
+from kvhorizon.solver.greedy import GREEDY, Knob
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,7 @@ class Policy:
     name: str
     watermark_share: float = 0.0  # vLLM's --watermark: share of the pool kept free from admissions
     free_recompute: bool = False  # a reference in which recomputation costs nothing
-    rule: Greedy | None = None  # a guest's rules; None: the engine's own first-come-first-served
+    guest: Guest = Guest(steers=False)  # else the engine's own first-come-first-served
     planned: bool = False  # the guest follows plans of the solver service
 
 
@@ -49,7 +50,7 @@ def _watermark(policy: str, option: str, knob: str) -> Policy:
 def _kvhorizon(policy: str, option: str, knob: str) -> Policy:
     if option not in ("", "greedy"):
         raise InputError("policy", policy, "must be kvhorizon[/KNOB] or kvhorizon:greedy[/KNOB]")
-    return Policy(policy, rule=GREEDY[_knob(policy, knob)], planned=option == "")
+    return Policy(policy, guest=Guest(True, GREEDY[_knob(policy, knob)]), planned=option == "")
 
 
 POLICIES: dict[str, Callable[[str, str, str], Policy]] = {

@@ -35,7 +35,6 @@ from kvhorizon.sim.planned import PlanFollower
 from kvhorizon.sim.policies import Policy
 from kvhorizon.sim.setup import Setup, Solver
 from kvhorizon.sim.steer import collect_waiting
-from kvhorizon.solver.greedy import GREEDY, Knob
 from kvhorizon.solver.select import Desk, new_desk, refresh_remaining
 
 LEARN_EVERY = 32  # finished requests between two lessons of the forecast
@@ -65,7 +64,7 @@ def start(setup: Setup, policy: Policy) -> tuple[Engine, Forecast]:
     columns = new_columns(arrival_s, prompt, limit)
     engine = new_engine(columns, trace.output_tokens.astype(np.int32), _limits(setup, policy))
     forecast = make_forecast(
-        setup.forecast if policy.rule else "history",
+        setup.forecast if policy.guest.steers else "history",
         prompt_tokens=trace.prompt_tokens,
         key=trace.key,
         output_limit=limit.astype(np.int64),
@@ -95,21 +94,20 @@ def replay(
     """
     engine, forecast = start(setup, policy)
     desk = new_desk(len(setup.trace), setup.facts.max_num_seqs)
-    rule = policy.rule or GREEDY[Knob.BALANCED]
-    steered = policy.rule is not None
+    guest = policy.guest
     follower = PlanFollower(setup, engine, forecast, desk, solver) if policy.planned else None
     total = len(setup.trace)
     report_every = max(1, total // 200)
     learned = 0
     while True:
         until_s = follower.due_s if follower else np.inf
-        learn_at = learned + LEARN_EVERY if steered else int(engine.counters[DONE]) + report_every
-        reason = advance(engine, forecast.curves, steered, rule, setup.facts.cost, desk, until_s, learn_at, True)
+        learn_at = learned + LEARN_EVERY if guest.steers else int(engine.counters[DONE]) + report_every
+        reason = advance(engine, forecast.curves, guest, setup.facts.cost, desk, until_s, learn_at, True)
         if progress:
             progress(float(engine.counters[DONE]) / total)
         if reason == FINISHED:
             return _outcome(setup, engine, follower.plans if follower else {})
-        if reason == LEARN and steered:
+        if reason == LEARN and guest.steers:
             learned = _learn(engine, forecast, desk, learned)
         elif follower:
             follower.tick()

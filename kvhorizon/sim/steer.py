@@ -1,13 +1,22 @@
 """What a guest scheduler does around the engine's own step: put victims last, show only the admissions it chose."""
 
+from typing import NamedTuple
+
 from numba import njit
 
 from kvhorizon.models.survival import mean_remaining
 from kvhorizon.sim.arrays import FREE, HEAD, NOBODY, NOW, RUNNING
 from kvhorizon.sim.step import admit, blocks_for, blocks_wanted, fits_now, known_tokens, next_chunk
 from kvhorizon.solver.columns import Room
-from kvhorizon.solver.greedy import victim_score
+from kvhorizon.solver.greedy import GREEDY, Greedy, Knob, victim_score
 from kvhorizon.solver.select import choose_admissions
+
+
+class Guest(NamedTuple):
+    """Who steers, if anyone; compiled code takes it as one argument."""
+
+    steers: bool  # False: the engine is left alone
+    rule: Greedy = GREEDY[Knob.BALANCED]
 
 
 @njit(cache=True)
@@ -25,7 +34,7 @@ def collect_waiting(engine, waiting):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def best_victim(engine, curves, rule, cost, candidates, oldest_age_s):  # type: ignore[no-untyped-def]
+def best_victim(engine, curves, guest, cost, candidates, oldest_age_s):  # type: ignore[no-untyped-def]
     """Place in the running list, among the first `candidates`, of the best victim."""
     columns = engine.columns
     best = 0
@@ -35,7 +44,7 @@ def best_victim(engine, curves, rule, cost, candidates, oldest_age_s):  # type: 
         generated = columns.generated[n]
         score = victim_score(
             cost,
-            rule,
+            guest.rule,
             known_tokens(engine, n),
             generated,
             mean_remaining(curves, n, generated, columns.limit[n]),
@@ -51,7 +60,7 @@ def best_victim(engine, curves, rule, cost, candidates, oldest_age_s):  # type: 
 
 
 @njit(cache=True)
-def put_victims_last(engine, curves, rule, cost, desk):  # type: ignore[no-untyped-def]
+def put_victims_last(engine, curves, guest, cost, desk):  # type: ignore[no-untyped-def]
     """Where this step will lack blocks, move the victims to the end of the running list, the first one last.
 
     The others keep their order, since that is also the order in which prefills share the token budget.
@@ -63,7 +72,7 @@ def put_victims_last(engine, curves, rule, cost, desk):  # type: ignore[no-untyp
     oldest_age_s = collect_waiting(engine, desk.waiting)[1]
     end = engine.counters[RUNNING]
     while lacking > 0 and end > 1:
-        place = best_victim(engine, curves, rule, cost, end, oldest_age_s)
+        place = best_victim(engine, curves, guest, cost, end, oldest_age_s)
         n = lists.running[place]
         for i in range(place, end - 1):
             lists.running[i] = lists.running[i + 1]
@@ -85,7 +94,7 @@ def owed_blocks(engine):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def admit_chosen(engine, curves, rule, desk, budget):  # type: ignore[no-untyped-def]
+def admit_chosen(engine, curves, guest, desk, budget):  # type: ignore[no-untyped-def]
     """Choose admissions by the rule and let the engine take them by its own; returns how many it took."""
     limits = engine.limits
     seats = limits.max_seqs - engine.counters[RUNNING]
@@ -102,7 +111,7 @@ def admit_chosen(engine, curves, rule, desk, budget):  # type: ignore[no-untyped
         engine.clock[NOW],
     )
     running, num_running = engine.lists.running, engine.counters[RUNNING]
-    chosen = choose_admissions(engine.columns, curves, rule, running, num_running, room, desk, num_waiting)
+    chosen = choose_admissions(engine.columns, curves, guest.rule, running, num_running, room, desk, num_waiting)
     for i in range(chosen):
         n = desk.chosen[i]
         if not fits_now(engine, n, budget):

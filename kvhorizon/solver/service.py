@@ -9,7 +9,7 @@ from typing import Any, NoReturn, Protocol
 import grpc
 
 from kvhorizon.errors import InputError
-from kvhorizon.solver.explain import explain
+from kvhorizon.solver.service_explain import explain
 from kvhorizon.solver.service_metrics import ServiceMetrics
 from kvhorizon.solver.session import End, Inbox, Resync, read_snapshot
 from kvhorizon.state import Plan, Snapshot

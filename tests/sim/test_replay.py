@@ -14,7 +14,6 @@ from kvhorizon.sim.arrays import DONE, FREE, NOW, RUNNING, WAITING
 from kvhorizon.sim.policies import parse_policy
 from kvhorizon.sim.replay import replay, start
 from kvhorizon.sim.setup import Setup
-from kvhorizon.solver.greedy import GREEDY, Knob
 from kvhorizon.solver.select import new_desk
 
 POLICIES = ["fcfs", "watermark:0.05", "fcfs:free-recompute", "kvhorizon:greedy/means", "kvhorizon:greedy", "kvhorizon"]
@@ -94,12 +93,9 @@ def run_to_end(setup: Setup, name: str, skip: bool = True, check_every_s: float 
     policy = parse_policy(name)
     engine, forecast = start(setup, policy)
     desk = new_desk(len(setup.trace), setup.facts.max_num_seqs)
-    rule = policy.rule or GREEDY[Knob.BALANCED]
     until_s = check_every_s
     while True:
-        reason = advance(
-            engine, forecast.curves, policy.rule is not None, rule, setup.facts.cost, desk, until_s, 1 << 40, skip
-        )
+        reason = advance(engine, forecast.curves, policy.guest, setup.facts.cost, desk, until_s, 1 << 40, skip)
         assert engine.columns.blocks.sum() + engine.counters[FREE] == setup.facts.total_blocks
         assert engine.counters[RUNNING] <= setup.facts.max_num_seqs
         if reason == FINISHED:
