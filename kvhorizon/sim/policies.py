@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kvhorizon.errors import InputError
-from kvhorizon.sim.steer import Guest
+from kvhorizon.sim.steer import UNSTEERED, Guest
 from kvhorizon.solver.greedy import GREEDY, Knob
 
 
@@ -20,7 +20,7 @@ class Policy:
     name: str
     watermark_share: float = 0.0  # vLLM's --watermark: share of the pool kept free from admissions
     free_recompute: bool = False  # a reference in which recomputation costs nothing
-    guest: Guest = Guest(steers=False)  # else the engine's own first-come-first-served
+    guest: Guest = UNSTEERED  # else the engine's own first-come-first-served
     planned: bool = False  # the guest follows plans of the solver service
 
 

@@ -19,6 +19,9 @@ class Guest(NamedTuple):
     rule: Greedy = GREEDY[Knob.BALANCED]
 
 
+UNSTEERED = Guest(steers=False)
+
+
 @njit(cache=True)
 def collect_waiting(engine, waiting):  # type: ignore[no-untyped-def]
     """Write the waiting queue into `waiting`; returns (how many, age of the oldest [s])."""
