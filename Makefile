@@ -6,7 +6,10 @@ BIN := $(VENV)/bin
 export KVHORIZON_DATA ?= $(abspath $(wildcard ../shared))
 export PYTHONHASHSEED := 0
 
-.PHONY: setup demo test lint bench proto lock clean
+ENGINE := .venv-engine
+NOW_WITHOUT = kvhorizon: vLLM could not be installed here: the tests against the real engine are SKIPPED
+
+.PHONY: setup engine demo test test-product test-engine lint bench proto lock clean
 
 setup: $(VENV)/.ready
 
@@ -20,8 +23,25 @@ $(VENV)/.ready: pyproject.toml requirements/lock.txt
 demo: setup
 	$(BIN)/kvhorizon what-if synthetic:mixed --gpu a100-40gb --load 1.3 --limit 600 --out out/demo
 
-test: setup
-	$(BIN)/pytest -n 2 tests
+test: test-product test-engine
+
+test-product: setup
+	$(BIN)/pytest -n 2 tests --ignore tests/engine
+
+# The real engine pins versions of its own, so it lives in an environment of its own.
+engine: $(ENGINE)/.ready
+
+$(ENGINE)/.ready: pyproject.toml requirements/engine.txt
+	$(PYTHON) -m venv $(ENGINE)
+	$(ENGINE)/bin/pip install --quiet --disable-pip-version-check 'torch==2.13.0+cpu'
+	$(ENGINE)/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements/engine.txt
+	$(ENGINE)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+test-engine:
+	@if $(MAKE) --no-print-directory engine; then $(ENGINE)/bin/pytest tests/engine; \
+	elif [ "$(REQUIRE_ENGINE)" = 1 ]; then echo "kvhorizon: vLLM could not be installed, and REQUIRE_ENGINE=1" >&2; exit 1; \
+	else printf '\n%s\n\n' "!!! $(NOW_WITHOUT)" >&2; fi
 
 lint: setup
 	$(BIN)/ruff check .
@@ -40,5 +60,5 @@ lock: setup
 	  --custom-compile-command 'make lock' --extra dev pyproject.toml -o requirements/lock.txt
 
 clean:
-	rm -rf $(VENV) out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(ENGINE) out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -12,8 +12,7 @@ Source: textbook survival analysis (Kleinbaum & Klein, Survival Analysis, ch. 1)
 """
 
 import math
-from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -56,20 +55,25 @@ def residual_of(survival: FloatArray) -> FloatArray:
     return residual
 
 
-@lru_cache(maxsize=64)
-def _lognormal(log_sigma: float) -> FloatArray:
-    curve = np.array([0.5 * math.erfc(math.log(x) / (log_sigma * math.sqrt(2.0))) for x in grid()])
-    curve.setflags(write=False)
+@njit(cache=True)
+def _lognormal(x, log_sigma, median):  # type: ignore[no-untyped-def]
+    curve = np.empty(x.size)
+    for i in range(x.size):
+        curve[i] = 0.5 * math.erfc(math.log(x[i] / median) / (log_sigma * math.sqrt(2.0)))
     return curve
 
 
-def lognormal_curve(log_sigma: float) -> FloatArray:
-    """Survival (G,) of a log-normal length: median `scale`, `log_sigma` > 0 the standard deviation of its log."""
-    return _lognormal(float(log_sigma))
+def lognormal_curve(log_sigma: float, median: float = 1.0) -> FloatArray:
+    """Survival (G,) of a log-normal length with that `median`, in units of the scale.
+
+    `log_sigma` > 0 is the standard deviation of its log.
+    """
+    curve: FloatArray = _lognormal(grid(), float(log_sigma), float(median))
+    return curve
 
 
-def empirical_curve(lengths: NDArray[np.integer]) -> FloatArray:
-    """Survival (G,) of the lengths seen [tokens], for scale 1: share that exceeds x_i."""
+def empirical_curve(lengths: NDArray[Any]) -> FloatArray:
+    """Survival (G,) of the (n,) lengths seen, n >= 1, in units of the scale: the share that exceeds x_i."""
     ordered = np.sort(lengths).astype(np.float64)
     exceed = len(ordered) - np.searchsorted(ordered, grid(), side="right")
     curve: FloatArray = exceed / len(ordered)

@@ -113,7 +113,7 @@ def quiet_steps(engine, guest):  # type: ignore[no-untyped-def]
     steps = 1 << 40
     for i in range(count[RUNNING]):
         n = lists.running[i]
-        if columns.computed[n] + 1 != columns.prompt[n] + columns.generated[n]:
+        if columns.generated[n] == 0 or columns.computed[n] + 1 != columns.prompt[n] + columns.generated[n]:
             return 0
         steps = min(steps, int(engine.live.output[n] - columns.generated[n] - 1))
     if guest.steers and count[WAITING] > 0 and count[RUNNING] < engine.limits.max_seqs:

@@ -48,7 +48,6 @@ def run_service(
         server.serving()
         _announce(server)
         stopping.wait()
-        logger.info("stopping")
 
 
 def default_planner() -> PlannerLike:
@@ -113,15 +112,19 @@ def budget_of(arguments: argparse.Namespace) -> Any:
     return Budget(seconds=seconds)
 
 
-def main(argv: list[str], make_planner: Callable[[], PlannerLike] | None = None) -> int:
-    """Exit status 0 after a stop by signal, 2 for bad arguments."""
+def main(
+    argv: list[str],
+    make_planner: Callable[[], PlannerLike] = default_planner,
+    make_budget: Callable[[argparse.Namespace], Any] = budget_of,
+) -> int:
+    """Exit status 0 after a stop by signal, 2 for bad arguments. What plans, and for how long, are seams for tests."""
     arguments = parse_arguments(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     os.nice(arguments.nice)
     try:
         run_service(
             arguments.listen,
-            budget_of(arguments),
+            make_budget(arguments),
             arguments.metrics_port,
             arguments.exit_on_stdin_eof,
             make_planner,

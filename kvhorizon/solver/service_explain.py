@@ -29,7 +29,7 @@ def explain(snapshot: Snapshot, plan: Plan, handles: list[int]) -> list[Explanat
         raise InputError("handle", unknown[0], "must be a live request")
     evicted = {int(handle) for handle in plan.evictions}
     victim_rank = {int(handle): rank for rank, handle in enumerate(plan.victims)}
-    admission = {int(h): (rank, float(s)) for rank, (h, s) in enumerate(zip(plan.admissions, plan.admit_at_steps))}
+    admission = {int(h): (rank, float(plan.admit_at_steps[rank])) for rank, h in enumerate(plan.admissions)}
     price = float(plan.block_prices[0]) if len(plan.block_prices) else 0.0
     return [
         _running(snapshot, row_of[handle], handle in evicted, victim_rank.get(handle), price)

@@ -15,15 +15,23 @@ class ServiceMetrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        here = {"registry": self.registry}
-        self.plans = Counter("kvhorizon_plans", "Plans made, by who decided", ["source"], **here)
-        self.plan_seconds = Histogram("kvhorizon_plan_seconds", "Time to make a plan", buckets=_SECONDS, **here)
-        self.gap = Histogram("kvhorizon_plan_gap", "(objective - bound) / bound, where proven", buckets=_GAPS, **here)
-        self.sessions = Gauge("kvhorizon_sessions", "Sessions open now", **here)
-        self.resyncs = Counter("kvhorizon_resyncs", "Full states asked for", **here)
-        self.dropped = Counter("kvhorizon_snapshots_dropped", "Snapshots overtaken before they were planned for", **here)
-        self.invalid = Counter("kvhorizon_invalid_messages", "Messages refused as malformed or out of range", **here)
-        self.failures = Counter("kvhorizon_planner_failures", "Plans not made because the planner failed", **here)
+        here = self.registry
+        self.plans = Counter("kvhorizon_plans", "Plans made, by who decided", ["source"], registry=here)
+        self.plan_seconds = Histogram("kvhorizon_plan_seconds", "Time to make a plan", buckets=_SECONDS, registry=here)
+        self.gap = Histogram(
+            "kvhorizon_plan_gap", "(objective - bound) / bound, where proven", buckets=_GAPS, registry=here
+        )
+        self.sessions = Gauge("kvhorizon_sessions", "Sessions open now", registry=here)
+        self.resyncs = Counter("kvhorizon_resyncs", "Full states asked for", registry=here)
+        self.dropped = Counter(
+            "kvhorizon_snapshots_dropped", "Snapshots overtaken before they were planned for", registry=here
+        )
+        self.invalid = Counter(
+            "kvhorizon_invalid_messages", "Messages refused as malformed or out of range", registry=here
+        )
+        self.failures = Counter(
+            "kvhorizon_planner_failures", "Plans not made because the planner failed", registry=here
+        )
 
     def planned(self, plan: Plan, seconds: float) -> None:
         """Count one plan and the seconds it took to make."""
@@ -33,5 +41,5 @@ class ServiceMetrics:
             self.gap.observe(plan.gap)
 
     def expose(self, host: str, port: int) -> Any:
-        """Serve `/metrics` on `host:port` from a thread; returns the HTTP server, whose `server_port` is the real one."""
+        """Serve `/metrics` on `host:port` from a thread; the server returned knows its real `server_port`."""
         return start_http_server(port, addr=host, registry=self.registry)[0]

@@ -55,7 +55,7 @@ def _requests(count: int) -> Requests:
     computed = np.where(runs, prompt + generated, 0)
     return Requests(
         handle=n.astype(np.uint64) + np.uint64(1),
-        arrival_s=0.5 * n,
+        arrival_s=0.5 * n.astype(np.float64),
         prompt_tokens=prompt,
         generated_tokens=generated,
         computed_tokens=computed,

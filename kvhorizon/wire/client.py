@@ -1,10 +1,10 @@
 """The client of the solver service, for engines, tools and notebooks.
 
-    from kvhorizon.wire.client import Client
-    with Client("localhost:50051") as client:
-        plan = client.plan_once(snapshot)
-        with client.session() as session:
-            plan = session.plan(snapshot)
+from kvhorizon.wire.client import Client
+with Client("localhost:50051") as client:
+    plan = client.plan_once(snapshot)
+    with client.session() as session:
+        plan = session.plan(snapshot)
 """
 
 from types import TracebackType

@@ -4,7 +4,7 @@ Decoding refuses only what cannot become columns: missing parts, or columns of d
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -157,7 +157,7 @@ def encode_plan(plan: Plan) -> pb.Plan:
     return pb.Plan(
         engine_epoch=plan.engine_epoch,
         based_on_revision=plan.based_on_revision,
-        source=int(plan.source),
+        source=cast("pb.Source", int(plan.source)),
         admissions=plan.admissions.tolist(),
         admit_at_steps=plan.admit_at_steps.tolist(),
         evictions=plan.evictions.tolist(),
@@ -174,12 +174,13 @@ def encode_plan(plan: Plan) -> pb.Plan:
 
 def decode_plan(message: pb.Plan) -> Plan:
     """Plan of `message`; raises InputError for an unknown source."""
-    if message.source not in list(Source):
-        raise InputError("plan.source", message.source, "must be 1 (program) to 4 (native)")
+    source = int(message.source)
+    if source not in (known.value for known in Source):
+        raise InputError("plan.source", source, "must be 1 (program) to 4 (native)")
     return Plan(
         engine_epoch=message.engine_epoch,
         based_on_revision=message.based_on_revision,
-        source=Source(message.source),
+        source=Source(source),
         admissions=column(message.admissions, np.uint64),
         admit_at_steps=column(message.admit_at_steps, np.float64),
         evictions=column(message.evictions, np.uint64),

@@ -130,7 +130,9 @@ def _progress(table: _Table, message: pb.Progress) -> _Table:
     count = len(message.handle)
     for name in _PROGRESS:
         if len(getattr(message, name)) != count:
-            raise InputError(f"progress.{name}", len(getattr(message, name)), f"must have {count} entries, one per handle")
+            raise InputError(
+                f"progress.{name}", len(getattr(message, name)), f"must have {count} entries, one per handle"
+            )
     if count == 0:
         return table
     rows = _find_all(table, message.handle, "progress.handle")

@@ -4,6 +4,7 @@ Needs grpcio-tools (extra `dev`) and a source checkout. The path mapping turns `
 Python module `kvhorizon.wire.v1`, so that the imports inside the stubs come out right.
 """
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def generate(out: Path, root: Path = ROOT) -> list[Path]:
     if not (contract / "v1" / "scheduler.proto").is_file():
         raise InputError("root", str(root), "must be a source checkout with proto/kvhorizon/v1/scheduler.proto")
     try:
-        from grpc_tools import protoc
+        protoc = importlib.import_module("grpc_tools.protoc")
     except ImportError:
         raise InputError("grpcio-tools", None, "not installed; pip install 'kvhorizon[dev]'") from None
     outputs = [f"--{kind}={out}" for kind in ("python_out", "pyi_out", "grpc_python_out")]

@@ -1,4 +1,4 @@
-"""The client's end of a session: the newest snapshot goes out, as a delta where possible; the newest plan comes back."""
+"""The client's end of a session: the newest snapshot goes out, as a delta if possible; plans come back."""
 
 import threading
 from collections.abc import Callable, Iterator

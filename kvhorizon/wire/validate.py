@@ -20,7 +20,14 @@ CURVE_POINTS = 512  # the grid of `models.survival`
 MAX_COUNT = 2**31 - 1  # of tokens, blocks and preemptions
 MAX_ENGINE_ID = 256  # characters
 
-_COUNTS = ("prompt_tokens", "generated_tokens", "computed_tokens", "output_limit_tokens", "preemptions", "cached_tokens")
+_COUNTS = (
+    "prompt_tokens",
+    "generated_tokens",
+    "computed_tokens",
+    "output_limit_tokens",
+    "preemptions",
+    "cached_tokens",
+)
 _REALS = ("arrival_s", "weight", "forecast_scale", "forecast_log_sigma")
 
 
@@ -58,9 +65,19 @@ def check_facts(facts: EngineFacts) -> None:
     for name, value in facts.cost._asdict().items():
         _number(f"facts.cost.{name}", value)
     _rule(facts.cost.smooth >= 1.0, "facts.cost.smooth", facts.cost.smooth, "must be >= 1")
-    _rule(facts.cost.experts_per_token <= 1.0, "facts.cost.experts_per_token", facts.cost.experts_per_token, "must be <= 1")
+    _rule(
+        facts.cost.experts_per_token <= 1.0,
+        "facts.cost.experts_per_token",
+        facts.cost.experts_per_token,
+        "must be <= 1",
+    )
     _rule(facts.contract_version >= 1, "facts.contract_version", facts.contract_version, "must be >= 1")
-    _rule(len(facts.engine_id) <= MAX_ENGINE_ID, "facts.engine_id", len(facts.engine_id), f"must have <= {MAX_ENGINE_ID} characters")
+    _rule(
+        len(facts.engine_id) <= MAX_ENGINE_ID,
+        "facts.engine_id",
+        len(facts.engine_id),
+        f"must have <= {MAX_ENGINE_ID} characters",
+    )
 
 
 def check_curves(curves: FloatArray) -> None:
@@ -69,7 +86,9 @@ def check_curves(curves: FloatArray) -> None:
         return
     _within("curves.curves", curves.shape[0], 0, MAX_CURVES)
     _rule(curves.shape[1] == CURVE_POINTS, "curves.points", curves.shape[1], f"must be {CURVE_POINTS}")
-    _column("curves.survival", curves.ravel(), (curves >= 0.0).ravel() & (curves <= 1.0).ravel(), "must be within 0 ... 1")
+    _column(
+        "curves.survival", curves.ravel(), (curves >= 0.0).ravel() & (curves <= 1.0).ravel(), "must be within 0 ... 1"
+    )
     falls = (np.diff(curves, axis=1) <= 0.0).ravel()
     _column("curves.survival", curves[:, 1:].ravel(), falls, "must never rise along a curve")
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from snapshots import differences, plans, snapshots
+from wire_strategies import differences, plans, snapshots
 
 from kvhorizon.errors import InputError
 from kvhorizon.solver.warm_up import sample_snapshot

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from snapshots import differences, snapshots, successors
+from wire_strategies import differences, snapshots, successors
 
 from kvhorizon.errors import InputError
 from kvhorizon.solver.warm_up import sample_snapshot

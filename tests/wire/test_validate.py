@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from snapshots import snapshots
+from wire_strategies import snapshots
 
 from kvhorizon.errors import InputError
 from kvhorizon.models.survival import GRID_POINTS
@@ -81,7 +81,7 @@ def test_good_snapshots_pass(snapshot):
 
 def test_too_many_requests_are_refused_before_decoding():
     message = pb.Requests(handle=range(65_537))
-    with pytest.raises(InputError, match="requests.handle=65537, must have <= 65536 entries"):
+    with pytest.raises(InputError, match=r"requests.handle=65537, must have <= 65536 entries"):
         validate.check_size(message)
 
 

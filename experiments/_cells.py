@@ -1,0 +1,163 @@
+"""The cells of the scoreboard: a workload on an engine at a load, frozen in `cells.toml`."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from experiments._harness import data
+from kvhorizon.models.gpu import preset, tpot_target_s
+from kvhorizon.models.pool import pool_blocks
+from kvhorizon.models.shape import builtin
+from kvhorizon.models.step_time import step_cost
+from kvhorizon.sim.policies import parse_policy
+from kvhorizon.sim.replay import replay
+from kvhorizon.sim.setup import Setup
+from kvhorizon.sim.trace import Trace
+from kvhorizon.sim.traces import read_trace, with_poisson_arrivals
+from kvhorizon.sim.workloads import synthesize
+from kvhorizon.state import EngineFacts
+
+FILE = Path(__file__).parent / "cells.toml"
+MEASURED = {
+    "azure23_conv": "azure23_conv_h1.csv.gz",
+    "azure23_code": "azure23_code_h1.csv.gz",
+    "servegen_r1": "servegen_r1_am.csv.gz",
+    "servegen_mlarge": "servegen_mlarge_d2.csv.gz",
+    "servegen_bursty_mlarge": "servegen_bursty_mlarge_d3.csv.gz",
+    "mooncake_conversation": "mooncake_conversation_h1.csv.gz",
+    "mooncake_synthetic": "mooncake_synthetic_h1.csv.gz",
+}
+LENGTHS = {"sharegpt8k": "len_sharegpt8k.csv.gz", "arxiv_summ": "len_arxiv_summ.csv.gz"}
+SYNTHETIC = ("chat", "reasoning", "mixed", "bursty", "shift", "rollout", "agentic")
+SURGE_FROM_SHARE, SURGE_S, SURGE_FACTOR = 0.3, 60.0, 10.0
+FULL_PROMPT_TOKENS = 7936
+TINY_POOL_FACTOR = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One place of the scoreboard."""
+
+    workload: str
+    model: str
+    gpu: str
+    tp: int
+    load: float
+    requests: int
+    kind: str  # bound | free | stress
+    twist: str = ""  # stress: tiny_pool | surge | full_prompts
+
+    @property
+    def name(self) -> str:
+        engine = f"{self.model.split('-')[-1]}@{self.tp}x{self.gpu}"
+        return f"{self.workload}|{engine}|{self.load}" + (f"|{self.twist}" if self.twist else "")
+
+
+def frozen_cells() -> list[Cell]:
+    """All cells, as frozen."""
+    return [Cell(**row) for row in tomllib.loads(FILE.read_text(encoding="utf-8"))["cell"]]
+
+
+@lru_cache(maxsize=16)
+def _file(name: str) -> Trace:
+    return read_trace(data() / "traces" / name)
+
+
+def _lengths(name: str, requests: int, seed: int) -> Trace:
+    """A draw of a lengths-only trace, arriving as a Poisson process."""
+    whole = with_poisson_arrivals(data() / "traces" / name, rate_per_s=1.0, seed=seed)
+    rows = np.random.default_rng(seed).integers(0, len(whole), requests)
+    return dataclasses.replace(
+        whole,
+        arrival_s=whole.arrival_s[:requests],
+        prompt_tokens=whole.prompt_tokens[rows],
+        output_tokens=whole.output_tokens[rows],
+        key=whole.key[rows],
+    )
+
+
+def _first(trace: Trace, requests: int, seed: int) -> Trace:
+    """A window of a measured trace; each seed begins elsewhere."""
+    spare = max(len(trace) - requests, 0)
+    start = (seed * 997) % (spare + 1) if spare else 0
+    rows = slice(start, start + requests)
+    return dataclasses.replace(
+        trace,
+        arrival_s=trace.arrival_s[rows] - trace.arrival_s[start],
+        prompt_tokens=trace.prompt_tokens[rows],
+        output_tokens=trace.output_tokens[rows],
+        key=trace.key[rows],
+        prefix_hashes=None,
+        prefix_tokens=0,
+        session=None,
+    )
+
+
+def workload(name: str, requests: int, seed: int) -> Trace:
+    """`requests` requests of a workload, arrivals as they come."""
+    if name in MEASURED:
+        return _first(_file(MEASURED[name]), requests, seed)
+    if name in LENGTHS:
+        return _lengths(LENGTHS[name], requests, seed)
+    return _first(synthesize(name, requests, seed), requests, 0)
+
+
+def facts(cell: Cell, largest_tokens: int) -> EngineFacts:
+    """The engine of a cell."""
+    shape, gpu = builtin(cell.model), preset(cell.gpu)
+    blocks = pool_blocks(shape, gpu, cell.tp)
+    if cell.twist == "tiny_pool":
+        blocks = int(TINY_POOL_FACTOR * largest_tokens / 16)
+    return EngineFacts(
+        total_blocks=blocks,
+        block_size=16,
+        max_num_seqs=gpu.max_num_seqs,
+        max_num_batched_tokens=gpu.max_num_batched_tokens,
+        max_model_len=min(shape.max_position, blocks * 16),
+        cost=step_cost(shape, gpu, cell.tp),
+    )
+
+
+def tpot_target(cell: Cell) -> float:
+    """Goodput target of time per output token [s]."""
+    return tpot_target_s(preset(cell.gpu), builtin(cell.model))
+
+
+def _fitting(trace: Trace, engine: EngineFacts) -> Trace:
+    """Requests too large for the pool are cut to what fits, as a server with that context limit would."""
+    most = engine.max_model_len - 1
+    prompt = np.minimum(trace.prompt_tokens, int(0.75 * most))
+    return dataclasses.replace(
+        trace, prompt_tokens=prompt, output_tokens=np.minimum(trace.output_tokens, most - prompt)
+    )
+
+
+def _surge(arrival_s: np.ndarray) -> np.ndarray:
+    """Arrivals ×10 for a minute: what would have come in ten minutes comes in one, and the rest moves up."""
+    start = SURGE_FROM_SHARE * arrival_s[-1]
+    squeezed = np.clip(arrival_s - start, 0.0, SURGE_S * SURGE_FACTOR)
+    return arrival_s - squeezed * (1.0 - 1.0 / SURGE_FACTOR)
+
+
+def build(cell: Cell, seed: int, forecast: str = "noisy:0.6") -> Setup:
+    """The replay of a cell: arrivals scaled to its load, twist applied."""
+    trace = workload(cell.workload, cell.requests, seed)
+    if cell.twist == "full_prompts":
+        trace = dataclasses.replace(trace, prompt_tokens=np.full(len(trace), FULL_PROMPT_TOKENS))
+    engine = facts(cell, int((trace.prompt_tokens + trace.output_tokens).max()))
+    trace = _fitting(trace, engine)
+    at_once = dataclasses.replace(trace, arrival_s=np.zeros(len(trace)))
+    if cell.workload == "rollout":
+        return Setup(at_once, engine, forecast=forecast, seed=seed)
+    makespan_s = replay(Setup(at_once, engine), parse_policy("fcfs")).makespan_s
+    span_s = makespan_s / cell.load
+    arrival_s = trace.arrival_s * (span_s / max(float(trace.arrival_s[-1]), 1e-9))
+    if cell.twist == "surge":
+        arrival_s = _surge(arrival_s)
+    return Setup(dataclasses.replace(trace, arrival_s=arrival_s), engine, forecast=forecast, seed=seed)

@@ -1,0 +1,160 @@
+"""Forecasts of output length for the requests of a trace, as curves that compiled code reads.
+
+    history        learned online from the requests that finished; knows nothing of one request but its key
+    noisy:SIGMA    a predictor whose log error has standard deviation SIGMA, combined with what was learned online
+    oracle         the truth
+
+The last two stand for predictors that one might have, and so may read the true lengths; `history` never does.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kvhorizon.errors import InputError
+from kvhorizon.models.history import GLOBAL_WINDOW, UNIT_TOKENS, LengthHistory, Window, fit_lognormal
+from kvhorizon.models.survival import EXACT, GRID_POINTS, Curves, lognormal_curve, residual_of
+
+SPECS = "must be history, oracle, or noisy:SIGMA with SIGMA > 0"
+PROMPT_CLASS_BITS = 3  # classes of prompt length: below 8, 64, 512, 4096, … tokens
+MATERIAL = 0.05  # change of the prior, in log length, that is worth new tables
+UPDATE_EVERY = 64  # finished requests between two looks at the prior
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+
+class Forecast(Protocol):
+    """Survival curves of all N requests; the arrays of `curves` stay the same objects and are updated in place."""
+
+    curves: Curves
+    version: int  # of the tables; grows with every update
+
+    def learn(self, finished: IntArray, output_tokens: IntArray, now_s: float) -> bool:
+        """Take in (n,) request indices in order of finish, and their lengths; True if anything in `curves` changed."""
+        ...
+
+
+def make_forecast(
+    spec: str,
+    *,
+    prompt_tokens: IntArray,
+    key: IntArray,
+    output_limit: IntArray,
+    true_output_tokens: IntArray,
+    seed: int,
+) -> Forecast:
+    """The forecast that `spec` names for N requests; all arrays are (N,). Raises InputError for an unknown spec."""
+    kind, _, argument = spec.partition(":")
+    if spec == "history":
+        return HistoryForecast(prompt_tokens, key)
+    if spec == "oracle":
+        return OracleForecast(np.minimum(true_output_tokens, output_limit))
+    if kind == "noisy":
+        return NoisyForecast(true_output_tokens, _log_sigma(spec, argument), seed)
+    raise InputError("forecast", spec, SPECS)
+
+
+def _log_sigma(spec: str, text: str) -> float:
+    try:
+        log_sigma = float(text)
+    except ValueError:
+        raise InputError("forecast", spec, SPECS) from None
+    if not (math.isfinite(log_sigma) and log_sigma > 0.0):
+        raise InputError("forecast", spec, SPECS)
+    return log_sigma
+
+
+def length_key(tenant: IntArray, prompt_tokens: IntArray) -> IntArray:
+    """The history's key of each request (N,): its tenant and the class of its prompt length."""
+    bits = np.floor(np.log2(np.maximum(prompt_tokens, 1))).astype(np.int64)
+    return tenant.astype(np.int64) * 16 + np.minimum(bits // PROMPT_CLASS_BITS, 15)
+
+
+class HistoryForecast:
+    """What requests with the same key did before."""
+
+    def __init__(self, prompt_tokens: IntArray, tenant: IntArray) -> None:
+        self.version = 0
+        self._history = LengthHistory()
+        self._key = length_key(tenant, prompt_tokens)  # (N,)
+        self._distinct, self._which = np.unique(self._key, return_inverse=True)
+        self._mapping_version = 0
+        count = len(self._key)
+        self.curves = Curves(
+            self._history.survival,
+            self._history.residual,
+            np.zeros(count, dtype=np.int32),
+            np.full(count, UNIT_TOKENS),
+        )
+
+    def learn(self, finished: IntArray, output_tokens: IntArray, now_s: float) -> bool:
+        """See `Forecast.learn`."""
+        if not self._history.learn(self._key[finished], output_tokens):
+            return False
+        if self._mapping_version != self._history.mapping_version:
+            self._mapping_version = self._history.mapping_version
+            self.curves.curve[:] = self._history.rows_of(self._distinct)[self._which]
+        self.version += 1
+        return True
+
+
+class NoisyForecast:
+    """A predictor of log length with normal error, shrunk to the lengths seen so far.
+
+    With y the prediction, σ² its variance, and the population's log length N(μ, τ²), a request's is
+    N((τ² y + σ² μ) / (τ² + σ²), τ² σ² / (τ² + σ²)): the normal model (Gelman et al., Bayesian Data Analysis, § 2.5).
+    """
+
+    def __init__(self, true_output_tokens: IntArray, log_sigma: float, seed: int) -> None:
+        count = len(true_output_tokens)
+        noise = np.random.default_rng(seed).standard_normal(count)
+        self.version = 0
+        self._predicted = np.log(true_output_tokens) + log_sigma * noise  # (N,) log tokens
+        self._variance = log_sigma**2
+        self._window = Window(GLOBAL_WINDOW)
+        self._looked_at = 0
+        self._prior = fit_lognormal(self._window.lengths())
+        tables = np.zeros((2, 1, GRID_POINTS))
+        self.curves = Curves(tables[0], tables[1], np.zeros(count, dtype=np.int32), np.ones(count))
+        self._update()
+
+    def learn(self, finished: IntArray, output_tokens: IntArray, now_s: float) -> bool:
+        """See `Forecast.learn`."""
+        self._window.extend(output_tokens)
+        if self._window.seen - self._looked_at < min(UPDATE_EVERY, max(self._looked_at, 8)):
+            return False
+        self._looked_at = self._window.seen
+        mean, log_sigma = fit_lognormal(self._window.lengths())
+        if abs(mean - self._prior[0]) < MATERIAL and abs(math.log(log_sigma / self._prior[1])) < MATERIAL:
+            return False
+        self._prior = (mean, log_sigma)
+        self._update()
+        self.version += 1
+        return True
+
+    def _update(self) -> None:
+        mean, prior_variance = self._prior[0], self._prior[1] ** 2
+        trust = prior_variance / (prior_variance + self._variance)
+        np.exp(trust * self._predicted + (1.0 - trust) * mean, out=self.curves.scale)
+        self.curves.survival[0] = lognormal_curve(math.sqrt(trust * self._variance))
+        self.curves.residual[0] = residual_of(self.curves.survival[0])
+
+
+class OracleForecast:
+    """The true lengths."""
+
+    def __init__(self, true_output_tokens: IntArray) -> None:
+        count = len(true_output_tokens)
+        self.version = 0
+        tables = np.zeros((2, 1, GRID_POINTS))
+        exact = np.full(count, EXACT, dtype=np.int32)
+        self.curves = Curves(tables[0], tables[1], exact, true_output_tokens.astype(np.float64))
+
+    def learn(self, finished: IntArray, output_tokens: IntArray, now_s: float) -> bool:
+        """Nothing is left to learn."""
+        return False
