@@ -21,8 +21,8 @@ _COST = StepCost(
 )
 
 
-def warm_up(planner: PlannerLike, budget: Any, rounds: int = 3) -> None:
-    """Plan `rounds` times: compiling may use up the first budgets before the later stages have run."""
+def warm_up(planner: PlannerLike, budget: Any, rounds: int = 2) -> None:
+    """Plan `rounds` times, the later ones on what the planner kept from the first."""
     for revision in range(1, rounds + 1):
         planner.plan(sample_snapshot(revision), budget)
 

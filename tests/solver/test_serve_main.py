@@ -38,7 +38,7 @@ def test_it_prints_where_it_listens_and_ends_well_on_sigint():
 
 
 def test_an_address_that_cannot_be_bound_is_one_line_and_status_2(capsys):
-    assert main(["--listen", "nowhere"], StubPlanner, lambda arguments: None) == 2
+    assert main(["--listen", "nowhere"], StubPlanner) == 2
     assert capsys.readouterr().err.endswith("address='nowhere', must be host:port or unix:/path\n")
 
 
@@ -46,6 +46,11 @@ def test_two_budgets_are_refused(capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["--work", "3", "--budget-s", "1"], StubPlanner)
     assert re.search("not allowed with argument", capsys.readouterr().err)
+
+
+def test_a_budget_out_of_range_is_one_line_and_status_2(capsys):
+    assert main(["--budget-s", "-1"], StubPlanner) == 2
+    assert capsys.readouterr().err.endswith("budget=-1.0, must be > 0 and < 60 seconds\n")
 
 
 def test_the_engine_that_warms_up_is_a_valid_one():

@@ -1,0 +1,133 @@
+"""The planner: always feasible, never worse than the greedy, the same twice, and honest about who decided."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from problems import SMALL, random_snapshot
+
+from kvhorizon.errors import InputError
+from kvhorizon.models.resolve import resolve_curves
+from kvhorizon.solver.dual import ascend, no_prices
+from kvhorizon.solver.greedy import GREEDY, Knob
+from kvhorizon.solver.planner import Budget, Planner, PlannerSettings
+from kvhorizon.solver.problem import build
+from kvhorizon.solver.rule_plan import admissions
+from kvhorizon.solver.verify import plan_violations, violations
+from kvhorizon.state import Source
+
+
+def planner(**changes: object) -> Planner:
+    return Planner(PlannerSettings(**changes), lambda: 0.0)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    running=st.integers(0, 24),
+    waiting=st.integers(0, 40),
+    work=st.sampled_from([0, 30, 100]),
+    batched=st.sampled_from([16, 512, 8192]),
+    knob=st.sampled_from(list(Knob)),
+)
+def test_every_plan_can_be_carried_out(
+    seed: int, running: int, waiting: int, work: int, batched: int, knob: Knob
+) -> None:
+    snapshot = random_snapshot(seed, running, waiting, batched=batched)
+    plan = planner(knob=knob).plan(snapshot, Budget(work=work))
+    assert plan_violations(snapshot, plan) == []
+    assert plan.source == (Source.PROGRAM if work else Source.GREEDY)
+    assert plan.work_units <= work
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_program_is_never_worse_than_the_greedy(seed: int) -> None:
+    snapshot = random_snapshot(seed, 32, 64)
+    greedy = planner().plan(snapshot, Budget(work=0))
+    program = planner().plan(snapshot, Budget(work=100))
+    assert program.objective <= greedy.objective * (1.0 + 1e-12)
+    assert program.bound <= program.objective
+
+
+def test_it_improves_on_the_greedy_under_pressure() -> None:
+    """Over thirty loaded engines the program finds something better on at least a third."""
+    better = 0
+    for seed in range(30):
+        snapshot = random_snapshot(seed, 32, 64, use=0.9)
+        greedy, program = (planner().plan(snapshot, Budget(work=work)).objective for work in (0, 100))
+        better += program < greedy * 0.999
+    assert better >= 10
+
+
+def test_plans_repeat_exactly() -> None:
+    """Work-unit budgets: two planners, a sequence of snapshots, identical plans."""
+    first, second = planner(), planner()
+    for seed in range(5):
+        snapshot = random_snapshot(seed, 24, 48)
+        one, two = first.plan(snapshot, Budget(work=100)), second.plan(snapshot, Budget(work=100))
+        np.testing.assert_array_equal(one.admissions, two.admissions)
+        np.testing.assert_array_equal(one.block_prices, two.block_prices)
+        assert (one.objective, one.bound) == (two.objective, two.bound)
+
+
+def test_a_budget_that_ended_leaves_the_greedy() -> None:
+    """A clock that has run out at the second look."""
+    times = iter([0.0, 0.0] + [99.0] * 100)
+    plan = Planner(PlannerSettings(), lambda: next(times)).plan(random_snapshot(1, 16, 16), Budget(seconds=0.005))
+    assert plan.source == Source.GREEDY
+
+
+def test_an_idle_engine_admits() -> None:
+    """Nothing runs, everything fits: whoever comes first by the key is admitted now."""
+    snapshot = random_snapshot(2, 0, 5)
+    plan = planner().plan(snapshot, Budget(work=100))
+    assert len(plan.admissions) > 0
+    assert (plan.admit_at_steps == 0.0).any()
+
+
+def test_the_rules_admit_what_fits() -> None:
+    snapshot = random_snapshot(3, 16, 30, use=0.8)
+    chosen = admissions(snapshot, GREEDY[Knob.MEANS], resolve_curves(snapshot))
+    requests = snapshot.requests
+    blocks = -(-(requests.prompt_tokens[chosen] + requests.generated_tokens[chosen]) // 16)
+    assert 0 < len(chosen) == len(set(chosen.tolist()))
+    assert (chosen >= 16).all()
+    assert blocks.sum() <= snapshot.free_blocks
+
+
+def test_nobody_is_evicted_while_memory_is_plenty() -> None:
+    for seed in range(20):
+        plan = planner().plan(random_snapshot(seed, 24, 24, use=0.8), Budget(work=100))
+        assert len(plan.evictions) == 0
+
+
+@pytest.mark.parametrize(
+    ("budget", "field"),
+    [({"seconds": 1.0, "work": 3}, "budget"), ({}, "budget"), ({"seconds": -1.0}, "budget"), ({"work": -1}, "budget")],
+)
+def test_budgets_that_make_no_sense_are_refused(budget: dict[str, float], field: str) -> None:
+    with pytest.raises(InputError, match=field):
+        Budget(**budget)
+
+
+def test_verify_sees_each_violation() -> None:
+    """A choice that admits everyone now breaks the prefill budget; one out of range is named."""
+    snapshot = random_snapshot(4, 8, 40, batched=16)
+    problem = build(snapshot, resolve_curves(snapshot), SMALL)
+    everyone = np.zeros(problem.shape[0], np.int64)
+    assert any("prefills" in sentence for sentence in violations(problem, everyone))
+    everyone[0] = 99
+    assert violations(problem, everyone) == ["request 0 picks option 99, must be -1 or 0..2"]
+    assert violations(problem, everyone[1:]) != []
+
+
+def test_a_larger_pool_never_costs_more() -> None:
+    """The bound of the same requests falls, or stays, when blocks are added."""
+    snapshot = random_snapshot(6, 24, 40, use=0.95)
+    curves = resolve_curves(snapshot)
+    tight = build(snapshot, curves, PlannerSettings().program)
+    loose = dataclasses.replace(tight, capacity_blocks=tight.capacity_blocks * 1.2)
+    upper = float(tight.cost_never[24:].sum())
+    assert ascend(loose, no_prices(loose), upper, 100).value <= ascend(tight, no_prices(tight), upper, 100).value + 1e-6
