@@ -19,7 +19,7 @@ from kvhorizon.sim.policies import parse_policy
 from kvhorizon.sim.replay import replay
 from kvhorizon.sim.setup import Setup
 from kvhorizon.sim.trace import Trace
-from kvhorizon.sim.traces import read_trace, with_poisson_arrivals
+from kvhorizon.sim.traces import make_trace, read_lengths, read_trace, window
 from kvhorizon.sim.workloads import synthesize
 from kvhorizon.state import EngineFacts
 
@@ -71,32 +71,18 @@ def _file(name: str) -> Trace:
 
 def _lengths(name: str, requests: int, seed: int) -> Trace:
     """A draw of a lengths-only trace, arriving as a Poisson process."""
-    whole = with_poisson_arrivals(data() / "traces" / name, rate_per_s=1.0, seed=seed)
-    rows = np.random.default_rng(seed).integers(0, len(whole), requests)
-    return dataclasses.replace(
-        whole,
-        arrival_s=whole.arrival_s[:requests],
-        prompt_tokens=whole.prompt_tokens[rows],
-        output_tokens=whole.output_tokens[rows],
-        key=whole.key[rows],
-    )
+    prompt, output = read_lengths(data() / "traces" / LENGTHS[name])
+    rng = np.random.default_rng(seed)
+    rows = rng.integers(0, len(prompt), requests)
+    arrival_s = np.cumsum(rng.exponential(1.0, requests))
+    return make_trace(name, arrival_s - arrival_s[0], prompt[rows], output[rows])
 
 
 def _first(trace: Trace, requests: int, seed: int) -> Trace:
     """A window of a measured trace; each seed begins elsewhere."""
     spare = max(len(trace) - requests, 0)
-    start = (seed * 997) % (spare + 1) if spare else 0
-    rows = slice(start, start + requests)
-    return dataclasses.replace(
-        trace,
-        arrival_s=trace.arrival_s[rows] - trace.arrival_s[start],
-        prompt_tokens=trace.prompt_tokens[rows],
-        output_tokens=trace.output_tokens[rows],
-        key=trace.key[rows],
-        prefix_hashes=None,
-        prefix_tokens=0,
-        session=None,
-    )
+    cut = window(trace, (seed * 997) % (spare + 1), requests)
+    return dataclasses.replace(cut, prefix_hashes=None, prefix_tokens=0, session=None)
 
 
 def workload(name: str, requests: int, seed: int) -> Trace:
@@ -104,7 +90,7 @@ def workload(name: str, requests: int, seed: int) -> Trace:
     if name in MEASURED:
         return _first(_file(MEASURED[name]), requests, seed)
     if name in LENGTHS:
-        return _lengths(LENGTHS[name], requests, seed)
+        return _lengths(name, requests, seed)
     return _first(synthesize(name, requests, seed), requests, 0)
 
 

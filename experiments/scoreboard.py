@@ -1,6 +1,6 @@
 """The scoreboard: every policy on the frozen cells, as ratios to first-come-first-served and to the watermark.
 
-    python -m experiments.scoreboard [--cells SUBSTRING] [--policies P,P…] [--forecast F] [--seeds 0-4] [--from] [--json]
+    python -m experiments.scoreboard [--cells SUBSTRING] [--policies P,…] [--forecast F] [--seeds 0-4] [--from] [--json]
 
 Runs are kept one by one in `results/scoreboard.jsonl`, so that an interrupted run goes on where it stopped; `--from`
 only reads them. Ratios are geometric means over cells and seeds, each floored at 0.01; differences (goodput) are means;
@@ -20,9 +20,9 @@ from typing import Any
 from experiments._cells import Cell, build, frozen_cells, tpot_target
 from experiments._harness import RESULTS, Options, report
 from experiments._ratios import aggregate
-from kvhorizon.sim.alone import alone
 from kvhorizon import __version__
 from kvhorizon.errors import InputError
+from kvhorizon.sim.alone import alone
 from kvhorizon.sim.metrics import summarize
 from kvhorizon.sim.policies import parse_policy
 from kvhorizon.sim.replay import replay

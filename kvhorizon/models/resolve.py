@@ -1,33 +1,53 @@
-"""The forecasts of a snapshot as tables that compiled code reads."""
+"""The forecasts of a snapshot as the tables that compiled code reads."""
 
 from __future__ import annotations
 
-import numpy as np
+from functools import lru_cache
 
-from kvhorizon.models.survival import EXACT, GRID_POINTS, Curves, lognormal_curve, residual_of
+import numpy as np
+from numpy.typing import NDArray
+
+from kvhorizon.models.survival import EXACT, Curves, lognormal_curve, residual_of
 from kvhorizon.state import ForecastKind, Snapshot
 
 UNKNOWN_MEDIAN_TOKENS = 256.0
 UNKNOWN_LOG_SIGMA = 1.4
 SIGMA_STEP = 0.05  # log-normal spreads are rounded to this, so that few tables serve all points
+_MOST_STEPS = 100  # beyond e^5 either way nothing is known anyway
+
+FloatArray = NDArray[np.float64]
 
 
 def resolve_curves(snapshot: Snapshot) -> Curves:
-    """One table row per distinct forecast: those sent, then log-normal ones; nothing known is a wide log-normal."""
+    """Tables and the row of each of the N requests: those sent and in use, then log-normal ones.
+
+    Nothing known is a wide log-normal; a point without spread is `EXACT`.
+    """
     requests = snapshot.requests
-    kind, scale = requests.forecast_kind, requests.forecast_scale.copy()
-    unknown = kind == ForecastKind.NONE
+    unknown = requests.forecast_kind == ForecastKind.NONE
+    point = requests.forecast_kind == ForecastKind.POINT
+    sent = requests.forecast_kind == ForecastKind.CURVE
     sigma = np.where(unknown, UNKNOWN_LOG_SIGMA, requests.forecast_log_sigma)
-    scale[unknown] = UNKNOWN_MEDIAN_TOKENS
-    steps = np.maximum(np.rint(sigma / SIGMA_STEP).astype(np.int64), 1)
-    curve = requests.forecast_curve.astype(np.int32)
-    spread = unknown | ((kind == ForecastKind.POINT) & (sigma > 0.0))
-    curve[(kind == ForecastKind.POINT) & ~spread] = EXACT
-    sent = snapshot.curves if snapshot.curves.size else np.empty((0, GRID_POINTS))
-    needed = np.unique(steps[spread])
-    curve[spread] = len(sent) + np.searchsorted(needed, steps[spread])
-    tables = np.vstack([sent, *(lognormal_curve(step * SIGMA_STEP)[None] for step in needed)])
-    if not len(tables):
-        tables = lognormal_curve(UNKNOWN_LOG_SIGMA)[None].copy()
-    residual = np.stack([residual_of(table) for table in tables])
-    return Curves(tables, residual, curve, np.maximum(scale, 1e-6))
+    spread = unknown | (point & (sigma > 0.0))
+    steps = np.clip(np.rint(sigma / SIGMA_STEP), 1, _MOST_STEPS).astype(np.int64)
+    used, widths = np.unique(requests.forecast_curve[sent]), np.unique(steps[spread])
+    curve = np.full(len(requests), EXACT, np.int32)
+    curve[sent] = np.searchsorted(used, requests.forecast_curve[sent])
+    curve[spread] = len(used) + np.searchsorted(widths, steps[spread])
+    tables = [(snapshot.curves[row], residual_of(snapshot.curves[row])) for row in used]
+    tables += [_lognormal(int(width)) for width in widths]
+    tables = tables or [_lognormal(1)]  # compiled code wants a row, even if nobody reads it
+    scale = np.where(unknown, UNKNOWN_MEDIAN_TOKENS, requests.forecast_scale)
+    return Curves(
+        survival=np.stack([survival for survival, _ in tables]),
+        residual=np.stack([residual for _, residual in tables]),
+        curve=curve,
+        scale=np.maximum(scale, 1e-6),
+    )
+
+
+@lru_cache(maxsize=_MOST_STEPS)
+def _lognormal(steps: int) -> tuple[FloatArray, FloatArray]:
+    """Survival and mean residual life (G,) of a log-normal of median 1 and spread `steps`·SIGMA_STEP."""
+    curve = lognormal_curve(steps * SIGMA_STEP)
+    return curve, residual_of(curve)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from kvhorizon.sim.rivals.notes import Notes, new_notes
 from kvhorizon.solver.columns import Columns
 
 Int32Array = NDArray[np.int32]
@@ -17,7 +18,7 @@ FloatArray = NDArray[np.float64]
 NOBODY = -1
 
 # Places in `Engine.counters` (int64).
-FREE, RUNNING, WAITING, HEAD, TAIL, ARRIVED, DONE, STEPS, SAMPLES, PREEMPTED, COUNTS = range(11)
+FREE, RUNNING, WAITING, HEAD, TAIL, ARRIVED, DONE, STEPS, SAMPLES, PREEMPTED, NEAR_END, COUNTS = range(12)
 # Places in `Engine.clock` (float64).
 NOW, BUSY, RECOMPUTE, STEP, TOKENS, PAIRS, NEXT_SAMPLE, SAMPLE_EVERY, CLOCKS = range(9)
 
@@ -71,6 +72,7 @@ class Engine(NamedTuple):
     limits: Limits
     counters: NDArray[np.int64]  # (COUNTS,)
     clock: FloatArray  # (CLOCKS,)
+    notes: Notes  # what a rival policy remembers
 
 
 def new_columns(arrival_s: FloatArray, prompt: Int32Array, limit: Int32Array) -> Columns:
@@ -115,4 +117,4 @@ def new_engine(columns: Columns, output: Int32Array, limits: Limits) -> Engine:
     clock = np.zeros(CLOCKS)
     clock[SAMPLE_EVERY] = 0.05
     clock[STEP] = 0.02
-    return Engine(columns, live, lists, limits, count, clock)
+    return Engine(columns, live, lists, limits, count, clock, new_notes(n, limits.max_seqs))

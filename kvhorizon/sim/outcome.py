@@ -28,4 +28,5 @@ class Outcome:
     timeline: FloatArray  # (M, 4) time [s], blocks in use, running, waiting
     preempted_at: FloatArray  # (E, 2) time [s], request index
     plans: dict[str, int] = field(default_factory=dict)  # who decided: program, greedy, local, native, stale
+    near_end_preemptions: int = 0  # of requests that had given 80 % of their output
     wall_s: float = 0.0  # on a wall clock; kept out of everything that must repeat

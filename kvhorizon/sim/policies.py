@@ -1,6 +1,7 @@
 """Policies by name: what the engine is configured to, and what a guest adds.
 
-Adding one: a function from the text after the colon to a `Policy`, and its name in `POLICIES`.
+Adding one: a function from the text after the colon to a `Policy`, and its name in `POLICIES`. Other people's
+schedulers are in `rivals.named`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kvhorizon.errors import InputError
+from kvhorizon.sim.rivals.named import RIVALS
 from kvhorizon.sim.steer import UNSTEERED, Guest
 from kvhorizon.solver.greedy import GREEDY, Knob
 
@@ -53,10 +55,19 @@ def _kvhorizon(policy: str, option: str, knob: str) -> Policy:
     return Policy(policy, guest=Guest(True, GREEDY[_knob(policy, knob)]), planned=option == "")
 
 
+def _rival(policy: str, option: str, knob: str) -> Policy:
+    name = policy.partition("/")[0].partition(":")[0]
+    if knob and option != "ours":
+        raise InputError("policy", policy, "only parts of ours take a '/KNOB'")
+    rival = RIVALS[name](policy, option, _knob(policy, knob))
+    return Policy(policy, watermark_share=rival.watermark_share, guest=Guest(True, rival=rival.rules))
+
+
 POLICIES: dict[str, Callable[[str, str, str], Policy]] = {
     "fcfs": _fcfs,
     "watermark": _watermark,
     "kvhorizon": _kvhorizon,
+    **dict.fromkeys(RIVALS, _rival),
 }
 DEFAULT_POLICIES = ("fcfs", "watermark:0.02", "kvhorizon:greedy", "kvhorizon", "fcfs:free-recompute")
 

@@ -17,6 +17,7 @@ from kvhorizon.sim.arrays import (
     ARRIVED,
     BUSY,
     DONE,
+    NEAR_END,
     NOW,
     PAIRS,
     PREEMPTED,
@@ -30,11 +31,11 @@ from kvhorizon.sim.arrays import (
     new_columns,
     new_engine,
 )
+from kvhorizon.sim.look import collect_waiting
 from kvhorizon.sim.outcome import Outcome
 from kvhorizon.sim.planned import PlanFollower
 from kvhorizon.sim.policies import Policy
 from kvhorizon.sim.setup import Setup, Solver
-from kvhorizon.sim.steer import collect_waiting
 from kvhorizon.solver.select import Desk, new_desk, refresh_remaining
 
 LEARN_EVERY = 32  # finished requests between two lessons of the forecast
@@ -59,7 +60,7 @@ def start(setup: Setup, policy: Policy) -> tuple[Engine, Forecast]:
     """An engine at time 0 and the forecast of its requests' lengths."""
     trace, facts = setup.trace, setup.facts
     prompt = trace.prompt_tokens.astype(np.int32)
-    limit = np.maximum(facts.max_model_len - prompt, 1).astype(np.int32)
+    limit = np.clip(facts.max_model_len - prompt, 1, setup.output_limit_tokens()).astype(np.int32)
     arrival_s = np.full(len(trace), np.inf) if setup.concurrency else trace.arrival_s
     columns = new_columns(arrival_s, prompt, limit)
     engine = new_engine(columns, trace.output_tokens.astype(np.int32), _limits(setup, policy))
@@ -132,4 +133,5 @@ def _outcome(setup: Setup, engine: Engine, plans: dict[str, int]) -> Outcome:
         timeline=engine.lists.timeline[: int(count[SAMPLES])].copy(),
         preempted_at=events.copy(),
         plans=plans,
+        near_end_preemptions=int(count[NEAR_END]),
     )

@@ -26,3 +26,10 @@ class Setup:
     delay_s: float = 0.012  # from snapshot to applied plan: p90 of budget and transport, as once measured
     tick_s: float = 0.1
     concurrency: int = 0  # closed loop with so many requests under way; 0: the trace's own arrivals
+    max_tokens: int | None = None  # largest output a client asks for; None: the trace's largest, rounded up
+
+    def output_limit_tokens(self) -> int:
+        """Largest output that any request may give: `max_tokens`, else a power of two >= 1024 that covers the trace."""
+        if self.max_tokens is not None:
+            return self.max_tokens
+        return max(1024, 1 << (int(self.trace.output_tokens.max(initial=1)) - 1).bit_length())

@@ -7,7 +7,7 @@ import numpy as np
 from kvhorizon.models.forecast import Forecast
 from kvhorizon.models.survival import EXACT
 from kvhorizon.sim.arrays import FREE, NOW, RUNNING, STEP, Engine
-from kvhorizon.sim.steer import collect_waiting
+from kvhorizon.sim.look import collect_waiting
 from kvhorizon.solver.select import Desk
 from kvhorizon.state import EngineFacts, ForecastKind, Requests, Snapshot
 

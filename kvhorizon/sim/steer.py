@@ -5,7 +5,13 @@ from typing import NamedTuple
 from numba import njit
 
 from kvhorizon.models.survival import mean_remaining
-from kvhorizon.sim.arrays import FREE, HEAD, NOBODY, NOW, RUNNING
+from kvhorizon.sim.arrays import FREE, NOW, RUNNING
+from kvhorizon.sim.look import collect_waiting, owed_blocks
+from kvhorizon.sim.rivals.codes import LAST, OURS
+from kvhorizon.sim.rivals.evict import evict_for_better
+from kvhorizon.sim.rivals.loop import admit_by_rival, observe
+from kvhorizon.sim.rivals.rules import Rules
+from kvhorizon.sim.rivals.victim import rival_score
 from kvhorizon.sim.step import admit, blocks_for, blocks_wanted, fits_now, known_tokens, next_chunk
 from kvhorizon.solver.columns import Room
 from kvhorizon.solver.greedy import GREEDY, Greedy, Knob, victim_score
@@ -13,51 +19,68 @@ from kvhorizon.solver.select import choose_admissions
 
 
 class Guest(NamedTuple):
-    """Who steers, if anyone; compiled code takes it as one argument."""
+    """Who steers, if anyone; compiled code takes it as one argument.
+
+    With and without a rival it is compiled apart, so that what rivals need costs nobody else anything.
+    """
 
     steers: bool  # False: the engine is left alone
     rule: Greedy = GREEDY[Knob.BALANCED]
+    rival: Rules | None = None  # someone else's rules; None: ours
 
 
 UNSTEERED = Guest(steers=False)
 
 
 @njit(cache=True)
-def collect_waiting(engine, waiting):  # type: ignore[no-untyped-def]
-    """Write the waiting queue into `waiting`; returns (how many, age of the oldest [s])."""
-    n = engine.counters[HEAD]
-    size = 0
-    oldest = engine.clock[NOW]
-    while n != NOBODY:
-        waiting[size] = n
-        oldest = min(oldest, engine.columns.arrival_s[n])
-        size += 1
-        n = engine.live.newer[n]
-    return size, engine.clock[NOW] - oldest
+def score(engine, curves, rule, cost, n, oldest_age_s):  # type: ignore[no-untyped-def]
+    """Our victim score of running request n."""
+    columns = engine.columns
+    generated = columns.generated[n]
+    return victim_score(
+        cost,
+        rule,
+        known_tokens(engine, n),
+        generated,
+        mean_remaining(curves, n, generated, columns.limit[n]),
+        engine.clock[NOW] - columns.arrival_s[n],
+        columns.preemptions[n],
+        columns.overtaker[n],
+        oldest_age_s,
+    )
+
+
+@njit(cache=True)
+def score_by(engine, curves, rule, rival, cost, n, place, oldest_age_s):  # type: ignore[no-untyped-def]
+    """The victim score of whoever steers."""
+    if rival is None:
+        return score(engine, curves, rule, cost, n, oldest_age_s)
+    if rival.victim == OURS:
+        return score(engine, curves, rival.ours, cost, n, oldest_age_s)
+    return rival_score(engine, curves, rival, cost, n, place)
+
+
+@njit(cache=True)
+def prepare(engine, curves, rival, desk):  # type: ignore[no-untyped-def]
+    """What a rival does before each step; returns whether it leaves the victims to the engine."""
+    if rival is None:
+        return False
+    observe(engine, rival)
+    if rival.preempts:
+        evict_for_better(engine, curves, rival, desk)
+    return rival.victim == LAST
 
 
 @njit(cache=True)
 def best_victim(engine, curves, guest, cost, candidates, oldest_age_s):  # type: ignore[no-untyped-def]
     """Place in the running list, among the first `candidates`, of the best victim."""
-    columns = engine.columns
     best = 0
     greatest = -1.0
     for i in range(candidates):
         n = engine.lists.running[i]
-        generated = columns.generated[n]
-        score = victim_score(
-            cost,
-            guest.rule,
-            known_tokens(engine, n),
-            generated,
-            mean_remaining(curves, n, generated, columns.limit[n]),
-            engine.clock[NOW] - columns.arrival_s[n],
-            columns.preemptions[n],
-            columns.overtaker[n],
-            oldest_age_s,
-        )
-        if score > greatest:
-            greatest = score
+        value = score_by(engine, curves, guest.rule, guest.rival, cost, n, i, oldest_age_s)
+        if value > greatest:
+            greatest = value
             best = i
     return best
 
@@ -69,6 +92,8 @@ def put_victims_last(engine, curves, guest, cost, desk):  # type: ignore[no-unty
     The others keep their order, since that is also the order in which prefills share the token budget.
     """
     columns, lists = engine.columns, engine.lists
+    if prepare(engine, curves, guest.rival, desk):
+        return
     lacking = blocks_wanted(engine) - engine.counters[FREE]
     if lacking <= 0:
         return
@@ -87,18 +112,8 @@ def put_victims_last(engine, curves, guest, cost, desk):  # type: ignore[no-unty
 
 
 @njit(cache=True)
-def owed_blocks(engine):  # type: ignore[no-untyped-def]
-    """Blocks that prefills in flight will still take."""
-    owed = 0
-    for i in range(engine.counters[RUNNING]):
-        n = engine.lists.running[i]
-        owed += max(0, blocks_for(known_tokens(engine, n), engine.limits.block_size) - engine.columns.blocks[n])
-    return owed
-
-
-@njit(cache=True)
-def admit_chosen(engine, curves, guest, desk, budget):  # type: ignore[no-untyped-def]
-    """Choose admissions by the rule and let the engine take them by its own; returns how many it took."""
+def admit_by_ours(engine, curves, rule, desk, budget):  # type: ignore[no-untyped-def]
+    """Choose admissions by our rule and let the engine take them by its own; returns how many it took."""
     limits = engine.limits
     seats = limits.max_seqs - engine.counters[RUNNING]
     if seats <= 0 or budget <= 0:
@@ -114,7 +129,7 @@ def admit_chosen(engine, curves, guest, desk, budget):  # type: ignore[no-untype
         engine.clock[NOW],
     )
     running, num_running = engine.lists.running, engine.counters[RUNNING]
-    chosen = choose_admissions(engine.columns, curves, guest.rule, running, num_running, room, desk, num_waiting)
+    chosen = choose_admissions(engine.columns, curves, rule, running, num_running, room, desk, num_waiting)
     for i in range(chosen):
         n = desk.chosen[i]
         if not fits_now(engine, n, budget):
@@ -123,3 +138,17 @@ def admit_chosen(engine, curves, guest, desk, budget):  # type: ignore[no-untype
         engine.columns.overtaker[n] = desk.overtakes[i]
         desk.rank[n] = 0
     return chosen
+
+
+@njit(cache=True)
+def admit_by(engine, curves, rule, rival, desk, budget):  # type: ignore[no-untyped-def]
+    """Admissions of whoever steers; returns how many."""
+    if rival is None:
+        return admit_by_ours(engine, curves, rule, desk, budget)
+    return admit_by_rival(engine, curves, rival, desk, budget)
+
+
+@njit(cache=True)
+def admit_chosen(engine, curves, guest, desk, budget):  # type: ignore[no-untyped-def]
+    """Let in those whom the guest chooses; returns how many."""
+    return admit_by(engine, curves, guest.rule, guest.rival, desk, budget)

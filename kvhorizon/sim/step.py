@@ -13,6 +13,7 @@ from kvhorizon.sim.arrays import (
     BUSY,
     DONE,
     FREE,
+    NEAR_END,
     NOW,
     PAIRS,
     PREEMPTED,
@@ -24,6 +25,8 @@ from kvhorizon.sim.arrays import (
     TOKENS,
 )
 from kvhorizon.sim.queue import push_front, remove
+
+NEAR_END_SHARE = 0.8  # of the output: preemptions past it are counted apart
 
 
 @njit(cache=True)
@@ -83,6 +86,8 @@ def preempt_last(engine):  # type: ignore[no-untyped-def]
         lists.preempted_at[count[PREEMPTED], 0] = engine.clock[NOW]
         lists.preempted_at[count[PREEMPTED], 1] = n
     count[PREEMPTED] += 1
+    if columns.generated[n] >= NEAR_END_SHARE * live.output[n]:
+        count[NEAR_END] += 1
     push_front(engine, n)
     return n
 

@@ -1,139 +1,178 @@
 """The core program: HiGHS decides the requests nearest to break-even, everything else stays as the incumbent has it.
 
-The linear relaxation of the whole program is nearly integral, so that few requests are really in question: those whose
-two best options cost about the same at the dual prices, and those whose incumbent is not their cheapest option (the
-core concept: Balas & Zemel, Operations Research 28, 1980).
+The program's linear relaxation is nearly integral, so few requests are really in question: those whose two best options
+cost about the same at the dual prices, and those whose incumbent option is not their cheapest one (the core concept:
+Balas & Zemel, Operations Research 28, 1980). Without the package highspy the incumbent is the answer.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kvhorizon.solver.dual import Bound, option_of
+from kvhorizon.solver.dual import Bound
 from kvhorizon.solver.problem import NEVER, Problem
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
-OPTIONS = 3  # per core request, by reduced cost, besides the incumbent's
+OPTIONS = 3  # per core request, the cheapest at the prices; besides the incumbent's, and never
+REGRET = 10.0  # how much sooner a request in the wrong option is taken up than one merely near break-even
+TINY = 1e-9  # HiGHS refuses coefficients below it
+SIMPLEX_ITERATIONS = 20_000  # far beyond what a core needs; keeps work bounded where nodes do not
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much HiGHS may do; both kinds of limit at once are allowed."""
+    """How much HiGHS may do: always so many nodes, and so many seconds where the clock counts."""
 
-    nodes: int | None = None
+    nodes: int
     seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Core:
-    """What is left to decide."""
+    """The columns that are left to decide, and what the fixed requests leave them."""
 
-    requests: IntArray  # (C,) rows of the problem
-    columns: list[tuple[int, int]]  # (position in requests, option), NEVER included
-    capacity_blocks: FloatArray  # (K,) left by the fixed requests
-    sequences: FloatArray  # (K,) left
-    prefill: FloatArray  # (A,) left
-
-
-def pick(problem: Problem, bound: Bound, choice: IntArray, size: int) -> Core:
-    """The `size` requests nearest to break-even and what the others leave them."""
-    points = problem.shape[1]
-    ordered = np.sort(bound.reduced, axis=1)
-    margin = ordered[:, 1] - ordered[:, 0]
-    taken = np.array([option_of(a, points) for a in choice])
-    regret = bound.reduced[np.arange(len(choice)), taken] - ordered[:, 0]
-    chosen = np.sort(np.argsort(margin - 10.0 * regret, kind="stable")[:size])
-    fixed = np.setdiff1d(np.flatnonzero(choice != NEVER), chosen)
-    options = choice[fixed]
-    columns = []
-    for position, n in enumerate(chosen):
-        best = set(np.argsort(bound.reduced[n], kind="stable")[:OPTIONS].tolist()) | {int(taken[n]), points}
-        columns += [(position, NEVER if a == points else a) for a in sorted(best) if np.isfinite(bound.reduced[n, a])]
-    prefill = np.bincount(options, weights=problem.prefill_tokens[fixed, options], minlength=points)
-    return Core(
-        requests=chosen,
-        columns=columns,
-        capacity_blocks=problem.capacity_blocks - problem.blocks[fixed, options].sum(axis=0),
-        sequences=problem.max_sequences - problem.sequences[fixed, options].sum(axis=0),
-        prefill=problem.prefill_budget_tokens - prefill,
-    )
+    request: IntArray  # (C,) row of the problem
+    position: IntArray  # (C,) place of that request among the core's, ascending
+    option: IntArray  # (C,) A stands for never
+    capacity_blocks: FloatArray  # (K,)
+    max_sequences: FloatArray  # (K,)
+    prefill_budget_tokens: FloatArray  # (A,)
+    present_blocks: float
 
 
-def _matrix(problem: Problem, core: Core) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    """(rows × columns matrix, lower, upper, cost): one row per request, bucket blocks, bucket sequences, point."""
-    size, (_, points, buckets) = len(core.requests), problem.shape
-    options = len(core.columns)
-    matrix = np.zeros((size + 2 * buckets + points, options + buckets))
-    cost = np.concatenate([np.zeros(options), problem.overflow_price])
-    for column, (position, a) in enumerate(core.columns):
-        n = core.requests[position]
-        matrix[position, column] = 1.0
-        cost[column] = problem.cost_never[n] if a == NEVER else problem.cost[n, a]
-        if a != NEVER:
-            matrix[size : size + buckets, column] = problem.blocks[n, a]
-            matrix[size + buckets : size + 2 * buckets, column] = problem.sequences[n, a]
-            matrix[size + 2 * buckets + a, column] = problem.prefill_tokens[n, a]
-    matrix[size + np.arange(buckets), options + np.arange(buckets)] = -1.0
-    matrix[np.abs(matrix) <= 1e-9] = 0.0  # HiGHS refuses smaller coefficients
-    upper = np.concatenate([np.ones(size), core.capacity_blocks, core.sequences, core.prefill])
-    lower = np.concatenate([np.ones(size), np.full(2 * buckets + points, -np.inf)])
-    return matrix, lower, upper, cost
+@dataclass(frozen=True, slots=True)
+class Program:
+    """Rows lower ≤ matrix·x ≤ upper; the first `integers` columns are 0 or 1, the others overflow >= 0."""
+
+    matrix: FloatArray  # (rows, columns)
+    lower: FloatArray
+    upper: FloatArray
+    cost: FloatArray
+    integers: int
 
 
-def solve(problem: Problem, bound: Bound, choice: IntArray, size: int, limits: Limits) -> IntArray:
-    """A choice (N,) no worse on the core than the incumbent; or the incumbent, if highspy is missing or fails."""
+def available() -> bool:
+    """Whether HiGHS is installed."""
     try:
-        import highspy
+        import highspy  # noqa: F401
     except ImportError:
-        return choice
+        return False
+    return True
+
+
+def improve_core(problem: Problem, bound: Bound, choice: IntArray, size: int, limits: Limits) -> IntArray:
+    """A choice (N,) whose core of at most `size` requests HiGHS decided; the incumbent where it found none in time.
+
+    The caller compares: within limits the answer may be worse than the incumbent.
+    """
     core = pick(problem, bound, choice, size)
-    matrix, lower, upper, cost = _matrix(problem, core)
-    options = len(core.columns)
-    solver = highspy.Highs()  # type: ignore[no-untyped-call]
-    for name, value in (
-        ("output_flag", False),
-        ("threads", 1),
-        ("parallel", "off"),
-        ("random_seed", 0),
-        ("mip_rel_gap", 1e-4),
-    ):
-        solver.setOptionValue(name, value)
-    if limits.nodes is not None:
-        solver.setOptionValue("mip_max_nodes", limits.nodes)
-    if limits.seconds is not None:
-        solver.setOptionValue("time_limit", limits.seconds)
-    solver.passModel(_model(highspy, matrix, lower, upper, cost, options))  # type: ignore[no-untyped-call]
-    solver.run()
-    if solver.getInfo().primal_solution_status != 2:  # no feasible point found within the limits
+    if not len(core.option) or not available():
         return choice
-    values = np.array(solver.getSolution().col_value[:options])
+    program = formulate(problem, core)
+    values = _run(program, limits)
+    if values is None:
+        return choice
+    taken = values[: program.integers] > 0.5
     result = choice.copy()
-    for position, n in enumerate(core.requests):
-        mine = [(values[column], a) for column, (at, a) in enumerate(core.columns) if at == position]
-        result[n] = max(mine)[1]
+    result[core.request[taken]] = np.where(core.option[taken] == problem.shape[1], NEVER, core.option[taken])
     return result
 
 
-def _model(highspy, matrix, lower, upper, cost, options):  # type: ignore[no-untyped-def]
-    """The arrays as HiGHS wants them, by columns."""
-    rows, columns = matrix.shape
-    model = highspy.HighsLp()
-    model.num_row_, model.num_col_ = rows, columns
-    model.col_cost_ = cost
-    model.col_lower_ = np.zeros(columns)
-    model.col_upper_ = np.concatenate([np.ones(options), np.full(columns - options, highspy.kHighsInf)])
-    model.row_lower_ = np.maximum(lower, -highspy.kHighsInf)
-    model.row_upper_ = upper
-    at_column, at_row = np.nonzero(matrix.T)
-    model.a_matrix_.format_ = highspy.MatrixFormat.kColwise
-    model.a_matrix_.start_ = np.concatenate([[0], np.cumsum(np.bincount(at_column, minlength=columns))])
-    model.a_matrix_.index_ = at_row
-    model.a_matrix_.value_ = matrix.T[at_column, at_row]
-    model.integrality_ = [highspy.HighsVarType.kInteger] * options + [highspy.HighsVarType.kContinuous] * (
-        columns - options
+def pick(problem: Problem, bound: Bound, choice: IntArray, size: int) -> Core:
+    """The `size` requests nearest to break-even, their cheapest options, and what the others leave."""
+    tables, (count, points, _) = problem.tables, problem.shape
+    taken = np.where(choice == NEVER, points, choice)
+    regret = bound.reduced[np.arange(count), taken] - bound.reduced.min(axis=1, initial=np.inf)
+    score = bound.margins() - REGRET * regret
+    open_ = np.flatnonzero(np.isfinite(score))
+    request = np.sort(open_[np.argsort(score[open_], kind="stable")[:size]])
+    allowed = np.zeros((len(request), points + 1), bool)
+    cheapest = np.argsort(bound.reduced[request], axis=1, kind="stable")[:, :OPTIONS]
+    np.put_along_axis(allowed, cheapest, True, axis=1)
+    allowed[np.arange(len(request)), taken[request]] = True
+    allowed[:, points] = True
+    position, option = np.nonzero(allowed & np.isfinite(bound.reduced[request]))
+    fixed = np.setdiff1d(np.flatnonzero(choice != NEVER), request)
+    at = choice[fixed]
+    prefill = np.bincount(at, weights=tables.prefill_tokens[fixed, at], minlength=points)
+    return Core(
+        request=request[position],
+        position=position,
+        option=option,
+        capacity_blocks=tables.capacity_blocks - tables.blocks[fixed, at].sum(axis=0),
+        max_sequences=tables.max_sequences - tables.sequences[fixed, at].sum(axis=0),
+        prefill_budget_tokens=tables.prefill_budget_tokens - prefill,
+        present_blocks=float(tables.present_blocks[0] - tables.held_blocks[fixed[at == 0]].sum()),
     )
-    return model
+
+
+def formulate(problem: Problem, core: Core) -> Program:
+    """The core as rows and columns: one option each; blocks less overflow; sequences; prefill; present blocks."""
+    tables, (_, points, buckets) = problem.tables, problem.shape
+    size, columns = int(core.position.max()) + 1, len(core.option)
+    column, held = np.arange(columns), np.flatnonzero(core.option < points)
+    n, a = core.request[held], core.option[held]
+    matrix = np.zeros((size + 2 * buckets + points + 1, columns + buckets))
+    blocks, sequences, prefill = size, size + buckets, size + 2 * buckets  # first rows of each family
+    matrix[core.position, column] = 1.0
+    matrix[blocks:sequences, held] = tables.blocks[n, a].T
+    matrix[blocks:sequences, columns:] = -np.eye(buckets)
+    matrix[sequences:prefill, held] = tables.sequences[n, a].T
+    matrix[prefill + a, held] = tables.prefill_tokens[n, a]
+    matrix[-1, held[a == 0]] = tables.held_blocks[n[a == 0]]
+    matrix[np.abs(matrix) <= TINY] = 0.0
+    cost = tables.cost_never[core.request]
+    cost[held] = tables.cost[n, a]
+    upper = np.concatenate(
+        [np.ones(size), core.capacity_blocks, core.max_sequences, core.prefill_budget_tokens, [core.present_blocks]]
+    )
+    lower = np.where(np.arange(len(upper)) < size, 1.0, -np.inf)
+    most = matrix[:, :columns].clip(min=0.0).sum(axis=1)  # rows that even all columns together keep are idle
+    keep = (np.arange(len(upper)) < size) | (most > upper)
+    return Program(matrix[keep], lower[keep], upper[keep], np.concatenate([cost, tables.overflow_price]), columns)
+
+
+def _run(program: Program, limits: Limits) -> FloatArray | None:
+    """Values of the columns, or None where HiGHS found nothing feasible within the limits."""
+    import highspy
+
+    solver: Any = highspy.Highs()  # type: ignore[no-untyped-call]
+    options: dict[str, Any] = {
+        "output_flag": False,
+        "threads": 1,
+        "parallel": "off",
+        "random_seed": 0,
+        "mip_rel_gap": 1e-4,
+        "mip_max_nodes": limits.nodes,
+        "simplex_iteration_limit": SIMPLEX_ITERATIONS,
+        "mip_heuristic_effort": 0.0,  # the incumbent is good already; most of the time would go into these
+        "mip_heuristic_run_feasibility_jump": False,
+        "mip_detect_symmetry": False,
+        "mip_allow_restart": False,
+        "presolve": "off",
+    }
+    if limits.seconds is not None:
+        options["time_limit"] = limits.seconds
+    for name, value in options.items():
+        solver.setOptionValue(name, value)
+    rows, columns = program.matrix.shape
+    at_column, at_row = np.nonzero(program.matrix.T)
+    starts = np.searchsorted(at_column, np.arange(columns + 1)).astype(np.int32)
+    free = np.arange(columns) >= program.integers
+    solver.passModel(
+        columns, rows, len(at_row),
+        int(highspy.MatrixFormat.kColwise), int(highspy.ObjSense.kMinimize), 0.0,
+        program.cost, np.zeros(columns), np.where(free, highspy.kHighsInf, 1.0),
+        program.lower, program.upper,
+        starts, at_row.astype(np.int32), program.matrix.T[at_column, at_row],
+        np.where(free, 0, 1).astype(np.int32),
+    )  # fmt: skip
+    solver.run()
+    if solver.getInfo().primal_solution_status != highspy.SolutionStatus.kSolutionStatusFeasible:
+        return None
+    return np.array(solver.getSolution().col_value)

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kvhorizon.errors import InputError
-from kvhorizon.solver.planner import FULL_WORK, Budget, Planner, PlannerSettings
+from kvhorizon.solver.budget import Budget
+from kvhorizon.solver.planner import Planner, PlannerSettings
 from kvhorizon.solver.server import Server, serve
 from kvhorizon.solver.service import PlannerLike
 from kvhorizon.solver.warm_up import warm_up
@@ -21,6 +22,7 @@ from kvhorizon.wire.channel import unix_path
 logger = logging.getLogger(__name__)
 
 DEFAULT_BUDGET_S = 0.05
+_WARM_UP = Budget(work=100)  # every part of the planner; compiling would use up any number of seconds
 _PARENT_CHECK_S = 0.5
 
 
@@ -45,7 +47,7 @@ def run_service(
         threading.Thread(target=_follow_parent, args=(listen, os.getppid()), daemon=True).start()
     make_planner = make_planner or default_planner
     with serve(listen, make_planner, budget, metrics_port) as server:
-        warm_up(make_planner(), Budget(work=FULL_WORK))  # in work units: compiling would use up any number of seconds
+        warm_up(make_planner(), _WARM_UP)
         server.serving()
         _announce(server)
         stopping.wait()

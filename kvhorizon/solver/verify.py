@@ -1,8 +1,9 @@
-"""What feasible means, said once more: independent of every solver, it lists what a choice or a plan violates."""
+"""What feasible means, said a second time: it shares no code with any solver and lists what is violated."""
 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,96 +16,125 @@ IntArray = NDArray[np.int64]
 TOLERANCE = 1e-6
 
 
-def blocks_used(problem: Problem, choice: IntArray) -> FloatArray:
-    """Expected blocks (K,) of a choice (N,)."""
-    return sum((problem.blocks[n, a] for n, a in enumerate(choice) if a >= 0), np.zeros(len(problem.capacity_blocks)))
-
-
 def overflow_blocks(problem: Problem, choice: IntArray) -> FloatArray:
-    """Blocks (K,) beyond the capacity; allowed, at a price."""
-    return np.maximum(blocks_used(problem, choice) - problem.capacity_blocks, 0.0)
+    """Blocks (K,) beyond the capacity of each bucket; allowed, at a price."""
+    used = np.zeros(problem.shape[2])
+    for n, a in enumerate(choice):
+        if a >= 0:
+            used += problem.tables.blocks[n, a]
+    return np.maximum(used - problem.tables.capacity_blocks, 0.0)
 
 
 def objective(problem: Problem, choice: IntArray) -> float:
-    """Weighted seconds of delay of a choice (N,)."""
-    delay = math.fsum(problem.cost_never[n] if a < 0 else problem.cost[n, a] for n, a in enumerate(choice))
-    return delay + float(np.dot(problem.overflow_price, overflow_blocks(problem, choice)))
+    """Weighted seconds of delay of a choice (N,), -1 for never; inf where a request picks what it must not."""
+    cost, never = problem.tables.cost, problem.tables.cost_never
+    delay = math.fsum(never[n] if a < 0 else cost[n, a] for n, a in enumerate(choice))
+    return delay + math.fsum(problem.tables.overflow_price * overflow_blocks(problem, choice))
 
 
 def violations(problem: Problem, choice: IntArray) -> list[str]:
     """Hard constraints that a choice (N,) breaks, one sentence each; empty where it is feasible."""
-    size, points, buckets = problem.shape
+    size, points, _ = problem.shape
     if len(choice) != size:
-        return [f"choice has {len(choice)} entries, must be one for each of {size} requests"]
-    found = [
-        f"request {n} picks option {a}, must be -1 or 0..{points - 1}"
-        for n, a in enumerate(choice)
-        if not -1 <= a < points
-    ]
-    if found:
-        return found
-    found = [
-        f"request {n} picks option {a}, which does not exist"
-        for n, a in enumerate(choice)
-        if a >= 0 and not math.isfinite(problem.cost[n, a])
-    ]
-    for k in range(buckets):
-        used = math.fsum(problem.sequences[n, a, k] for n, a in enumerate(choice) if a >= 0)
-        if used > problem.max_sequences + TOLERANCE:
-            found.append(f"bucket {k} holds {used:.3f} sequences, must be <= {problem.max_sequences}")
-    for point in range(points):
-        used = math.fsum(problem.prefill_tokens[n, point] for n, a in enumerate(choice) if a == point)
-        if used > problem.prefill_budget_tokens[point] + TOLERANCE:
-            found.append(
-                f"point {point} prefills {used:.1f} tokens, must be <= {problem.prefill_budget_tokens[point]:.1f}"
-            )
+        return [f"choice has {len(choice)} entries, must be {size}, one per request"]
+    if outside := [(n, a) for n, a in enumerate(choice) if not -1 <= a < points]:
+        return [f"request {n} picks option {a}, must be within -1 ... {points - 1}" for n, a in outside]
+    return (
+        _impossible(problem, choice)
+        + _sequences(problem, choice)
+        + _prefill(problem, choice)
+        + _present(problem, choice)
+    )
+
+
+def _impossible(problem: Problem, choice: IntArray) -> list[str]:
+    cost, never = problem.tables.cost, problem.tables.cost_never
+    found = [f"request {n} has no option {a}" for n, a in enumerate(choice) if a >= 0 and not math.isfinite(cost[n, a])]
+    return found + [f"request {n} must stay" for n, a in enumerate(choice) if a < 0 and not math.isfinite(never[n])]
+
+
+def _sequences(problem: Problem, choice: IntArray) -> list[str]:
+    found = []
+    for k, limit in enumerate(problem.tables.max_sequences):
+        used = math.fsum(problem.tables.sequences[n, a, k] for n, a in enumerate(choice) if a >= 0)
+        if used > limit + TOLERANCE:
+            found.append(f"bucket {k} has {used:.3f} sequences, must be <= {limit:.0f}")
+    return found
+
+
+def _prefill(problem: Problem, choice: IntArray) -> list[str]:
+    found = []
+    for point, budget in enumerate(problem.tables.prefill_budget_tokens):
+        used = math.fsum(problem.tables.prefill_tokens[n, a] for n, a in enumerate(choice) if a == point)
+        if used > budget + TOLERANCE:
+            found.append(f"point {point} prefills {used:.0f} tokens, must be <= {budget:.0f}")
+    return found
+
+
+def _present(problem: Problem, choice: IntArray) -> list[str]:
+    used = math.fsum(problem.tables.held_blocks[n] for n, a in enumerate(choice) if a == 0)
+    there = float(problem.tables.present_blocks[0])
+    return [f"{used:.0f} blocks are held now, must be <= {there:.0f}"] if used > there + TOLERANCE else []
+
+
+def plan_violations(snapshot: Snapshot, plan: Plan) -> list[str]:
+    """What is wrong with a plan for this snapshot, one sentence each; empty where it can be carried out at once."""
+    found = _base(snapshot, plan) + _handles(snapshot, plan) + _prices(plan)
+    if len(plan.admit_at_steps) != len(plan.admissions):
+        return [*found, f"{len(plan.admit_at_steps)} admission points for {len(plan.admissions)} admissions"]
+    if not all(math.isfinite(at) and at >= 0.0 for at in plan.admit_at_steps):
+        found.append("admit_at_steps must be finite and >= 0")
+    if plan.reserve_blocks < 0:
+        found.append(f"reserve_blocks={plan.reserve_blocks}, must be >= 0")
+    return found or _room(snapshot, plan)
+
+
+def _base(snapshot: Snapshot, plan: Plan) -> list[str]:
+    found = []
+    if plan.based_on_revision != snapshot.revision:
+        found.append(f"based_on_revision={plan.based_on_revision}, must be {snapshot.revision}")
+    if plan.engine_epoch != snapshot.facts.engine_epoch:
+        found.append(f"engine_epoch={plan.engine_epoch}, must be {snapshot.facts.engine_epoch}")
     return found
 
 
 def _handles(snapshot: Snapshot, plan: Plan) -> list[str]:
-    handles = snapshot.requests.handle
-    running = set(handles[: snapshot.num_running].tolist())
-    waiting = set(handles[snapshot.num_running :].tolist())
+    handles = snapshot.requests.handle.tolist()
+    running, waiting = set(handles[: snapshot.num_running]), set(handles[snapshot.num_running :])
     found = []
-    for name, named, allowed in (
-        ("admissions", plan.admissions, waiting),
-        ("evictions", plan.evictions, running),
-        ("victims", plan.victims, running),
+    for field, kind, among in (
+        ("admissions", "waiting", waiting),
+        ("evictions", "running", running),
+        ("victims", "running", running),
     ):
-        listed = named.tolist()
-        if len(set(listed)) != len(listed):
-            found.append(f"{name} names a request twice")
-        found += [
-            f"{name} names {handle}, which is not among those that may be" for handle in listed if handle not in allowed
-        ]
+        named = getattr(plan, field).tolist()
+        found += [f"{field} names {handle}, which is not {kind}" for handle in named if handle not in among]
+        if len(set(named)) < len(named):
+            found.append(f"{field} names a request twice")
     return found
 
 
-def plan_violations(snapshot: Snapshot, plan: Plan) -> list[str]:
-    """What is wrong with a plan for this snapshot, one sentence each; empty where it can be carried out now."""
-    found = _handles(snapshot, plan)
-    if plan.based_on_revision != snapshot.revision:
-        found.append(f"based_on_revision={plan.based_on_revision}, must be {snapshot.revision}")
-    if len(plan.admit_at_steps) != len(plan.admissions):
-        found.append("admit_at_steps must have one entry per admission")
-        return found
-    if found:
-        return found
-    facts, requests = snapshot.facts, snapshot.requests
-    row = {int(handle): n for n, handle in enumerate(requests.handle)}
-    now = [row[int(handle)] for handle, at in zip(plan.admissions, plan.admit_at_steps, strict=True) if at == 0.0]
-    tokens = requests.prompt_tokens[now] + requests.generated_tokens[now]
-    wanted = int((-(-tokens // facts.block_size)).sum())
-    freed = int(sum(requests.blocks_held[row[int(handle)]] for handle in plan.evictions))
-    if wanted > snapshot.free_blocks + freed:
-        found.append(f"admissions now take {wanted} blocks, must be <= {snapshot.free_blocks + freed} free or freed")
-    seats = facts.max_num_seqs - snapshot.num_running + len(plan.evictions)
-    if len(now) > seats:
-        found.append(f"{len(now)} admissions now, must be <= {seats} seats")
-    if np.any(plan.admit_at_steps < 0.0):
-        found.append("admit_at_steps must be >= 0")
-    if not np.all(np.isfinite(plan.block_prices)) or np.any(plan.block_prices < 0.0):
+def _prices(plan: Plan) -> list[str]:
+    found = []
+    if len(plan.block_prices) != len(plan.bucket_steps):
+        found.append(f"{len(plan.block_prices)} prices for {len(plan.bucket_steps)} buckets")
+    if not all(math.isfinite(price) and price >= 0.0 for price in plan.block_prices):
         found.append("block_prices must be finite and >= 0")
-    if np.any(np.diff(plan.bucket_steps) <= 0.0):
+    steps = plan.bucket_steps.tolist()
+    if any(later <= earlier for earlier, later in pairwise(steps)):
         found.append("bucket_steps must ascend")
     return found
+
+
+def _room(snapshot: Snapshot, plan: Plan) -> list[str]:
+    """Admissions for now against the blocks and seats that are free or given up."""
+    requests, facts = snapshot.requests, snapshot.facts
+    row = {handle: n for n, handle in enumerate(requests.handle.tolist())}
+    now = [row[h] for h, at in zip(plan.admissions.tolist(), plan.admit_at_steps, strict=True) if at == 0.0]
+    wanted = sum(
+        math.ceil((int(requests.prompt_tokens[n]) + int(requests.generated_tokens[n])) / facts.block_size) for n in now
+    )
+    free = snapshot.free_blocks + sum(int(requests.blocks_held[row[h]]) for h in plan.evictions.tolist())
+    found = [f"admissions now take {wanted} blocks, must be <= {free}"] if wanted > free else []
+    seats = facts.max_num_seqs - snapshot.num_running + len(plan.evictions)
+    return found + ([f"{len(now)} admissions now, must be <= {seats} seats"] if now and len(now) > seats else [])

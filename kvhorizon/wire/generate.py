@@ -4,7 +4,8 @@ Needs grpcio-tools (extra `dev`) and a source checkout. The path mapping turns `
 Python module `kvhorizon.wire.v1`, so that the imports inside the stubs come out right.
 """
 
-import importlib
+import importlib.util
+import subprocess
 import sys
 from pathlib import Path
 
@@ -22,12 +23,12 @@ def generate(out: Path, root: Path = ROOT) -> list[Path]:
     contract = root / "proto" / "kvhorizon"
     if not (contract / "v1" / "scheduler.proto").is_file():
         raise InputError("root", str(root), "must be a source checkout with proto/kvhorizon/v1/scheduler.proto")
-    try:
-        protoc = importlib.import_module("grpc_tools.protoc")
-    except ImportError:
-        raise InputError("grpcio-tools", None, "not installed; pip install 'kvhorizon[dev]'") from None
+    if importlib.util.find_spec("grpc_tools") is None:
+        raise InputError("grpcio-tools", None, "not installed; pip install 'kvhorizon[dev]'")
     outputs = [f"--{kind}={out}" for kind in ("python_out", "pyi_out", "grpc_python_out")]
-    status = protoc.main(["protoc", f"-Ikvhorizon/wire={contract}", *outputs, "kvhorizon/wire/v1/scheduler.proto"])
+    # A process of its own: protoc brings a protobuf library that must not meet another one in the same process.
+    arguments = [f"-Ikvhorizon/wire={contract}", *outputs, "kvhorizon/wire/v1/scheduler.proto"]
+    status = subprocess.run([sys.executable, "-m", "grpc_tools.protoc", *arguments], check=False).returncode
     if status != 0:
         raise InputError("scheduler.proto", None, f"protoc ended with status {status}")
     return [out / "kvhorizon" / "wire" / "v1" / name for name in STUBS]

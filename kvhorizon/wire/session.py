@@ -124,6 +124,9 @@ class Session:
         except InputError as error:
             self._end(GarbagePlan(f"solver at {self.address}: {error}"))
             self._call.cancel()
+        except Exception as error:  # a fault of ours must not leave a caller waiting for plans
+            self._end(SolverUnavailable(f"solver at {self.address}: reading plans failed: {type(error).__name__}"))
+            self._call.cancel()
 
     def _resync(self) -> None:
         with self._changed:

@@ -7,8 +7,8 @@ import pytest
 from engines import facts, random_trace, trace
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kvhorizon.models.forecast import make_forecast
 
+from kvhorizon.models.forecast import make_forecast
 from kvhorizon.sim.advance import FINISHED, advance
 from kvhorizon.sim.arrays import DONE, FREE, NOW, RUNNING, WAITING
 from kvhorizon.sim.policies import parse_policy
@@ -17,6 +17,10 @@ from kvhorizon.sim.setup import Setup
 from kvhorizon.solver.select import new_desk
 
 POLICIES = ["fcfs", "watermark:0.05", "fcfs:free-recompute", "kvhorizon:greedy/means", "kvhorizon:greedy", "kvhorizon"]
+RIVALS = [
+    *("reserve-max", "sglang", "past-future", "sjf", "srpt", "srpt:inf", "mc-sf", "ltr", "ltr:preemptive", "lcf"),
+    *("cost-aware", "flops-per-mb", "admission:ours", "admission:ours/means", "victims:ours", "victims:remaining-time"),
+]
 
 
 def test_one_request_takes_a_step_per_token() -> None:
@@ -110,7 +114,7 @@ def run_to_end(setup: Setup, name: str, skip: bool = True, check_every_s: float 
         until_s = engine.clock[NOW] + check_every_s
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", [*POLICIES, *RIVALS])
 def test_no_block_leaks_at_any_moment(policy: str) -> None:
     setup = Setup(random_trace(3, 500, 60 * 16, 3.0), facts(60), forecast="noisy:0.6")
     run_to_end(setup, policy, check_every_s=0.05)

@@ -1,59 +1,102 @@
-"""Random snapshots of an engine under pressure, for the solver's tests."""
+"""Random engines and random programs for the solver's tests."""
+
+from __future__ import annotations
 
 import numpy as np
 
-from kvhorizon.models.resolve import resolve_curves
-from kvhorizon.solver.problem import Problem, Settings, build
+from kvhorizon.models.survival import lognormal_curve
+from kvhorizon.solver.problem import Problem, Tables
 from kvhorizon.state import EngineFacts, ForecastKind, Requests, Snapshot, StepCost
 
 COST = StepCost(
-    fixed_s=5e-3,
-    weights_s=9e-3,
-    linear_s_per_token=6e-5,
-    attention_s_per_pair=3e-9,
-    kv_read_s_per_token=1e-7,
-    sequence_s=4e-5,
+    fixed_s=1e-3,
+    weights_s=9.7e-3,
+    linear_s_per_token=6.65e-5,
+    attention_s_per_pair=2.9e-9,
+    kv_read_s_per_token=8e-8,
+    sequence_s=1e-5,
+    flops_per_token=1.5e10,
+    flops_per_pair=524288.0,
 )
-SMALL = Settings(buckets=4, points=3)
+CURVES = np.stack([lognormal_curve(0.6), lognormal_curve(1.2)])  # (2, G)
 
 
-def random_snapshot(seed: int, running: int, waiting: int, use: float | None = None, batched: int = 2048) -> Snapshot:
-    """`running` requests somewhere in their output, `waiting` ones, on a pool that is used to a share `use`."""
+def random_snapshot(
+    seed: int,
+    running: int,
+    waiting: int,
+    occupancy: float | None = None,
+    block_size: int = 16,
+    batch_tokens: int = 2048,
+) -> Snapshot:
+    """An engine whose pool is `occupancy` (random if None) full, with every kind of forecast and mixed lengths."""
     rng = np.random.default_rng(seed)
-    size = running + waiting
-    prompt = np.clip(rng.lognormal(6.0, 1.0, size), 4, 8000).astype(np.int64)
-    median = np.clip(rng.lognormal(5.5, 1.0, size), 4, 4000)
-    generated = np.zeros(size, np.int64)
-    generated[:running] = 1 + (rng.random(running) * median[:running]).astype(np.int64)
-    evicted = rng.random(size) < 0.1
-    evicted[:running] = False
-    generated[evicted] = (rng.random(int(evicted.sum())) * 200).astype(np.int64)
-    computed = np.where(np.arange(size) < running, prompt + generated - 1, 0)
-    held = np.where(np.arange(size) < running, -(-computed // 16), 0)
-    share = float(rng.uniform(0.7, 1.0)) if use is None else use
-    total = max(int(held.sum() / share), 16, int(np.max(-(-(prompt + generated) // 16), initial=0)) + 1)
-    facts = EngineFacts(total, 16, running + int(rng.integers(1, 64)), batched, 131072, COST, engine_epoch=7)
-    kinds = rng.choice([ForecastKind.NONE, ForecastKind.POINT, ForecastKind.POINT], size)
+    count = running + waiting
+    runs = np.arange(count) < running
+    prompt = np.clip(rng.lognormal(np.log(300), 1.0, count), 4, 6000).astype(np.int64)
+    median = np.clip(rng.lognormal(np.log(200), 1.2, count), 4, 8000)
+    preempted = ~runs & (rng.random(count) < 0.15)
+    generated = np.where(runs | preempted, rng.random(count) * median, 0).astype(np.int64)
+    context = prompt + generated
+    prefilling = runs & (rng.random(count) < 0.1)
+    computed = np.where(runs, np.where(prefilling, context // 2, np.maximum(context - 1, 0)), 0)
+    held = np.where(runs, -(-context // block_size), 0)
+    share = rng.uniform(0.5, 1.0) if occupancy is None else occupancy
+    total = max(int(held.sum() / share), 8)
+    kind = rng.integers(0, len(ForecastKind), count)
+    facts = EngineFacts(total, block_size, max(running + 4, int(1.3 * running)), batch_tokens, 16384, COST)
     requests = Requests(
-        handle=rng.permutation(10 * size)[:size].astype(np.uint64),
-        arrival_s=100.0 - rng.exponential(5.0, size),
+        handle=rng.permutation(10 * count + 1)[:count].astype(np.uint64) + np.uint64(1),
+        arrival_s=100.0 - np.where(runs, rng.exponential(20.0, count), rng.exponential(5.0, count)).clip(max=100.0),
         prompt_tokens=prompt,
         generated_tokens=generated,
-        computed_tokens=computed,
-        blocks_held=held,
-        output_limit_tokens=np.full(size, 16384),
-        preemptions=evicted.astype(np.int64),
-        cached_tokens=np.zeros(size, np.int64),
-        weight=np.where(rng.random(size) < 0.2, 3.0, 1.0),
-        overtaker=np.zeros(size, np.uint8),
-        forecast_kind=kinds.astype(np.uint8),
-        forecast_scale=median + generated,
-        forecast_log_sigma=np.where(rng.random(size) < 0.3, 0.0, 0.6),
-        forecast_curve=np.zeros(size, np.int64),
+        computed_tokens=computed.astype(np.int64),
+        blocks_held=held.astype(np.int64),
+        output_limit_tokens=np.full(count, 8192),
+        preemptions=preempted.astype(np.int64) + rng.integers(0, 2, count) * runs,
+        cached_tokens=np.where(rng.random(count) < 0.2, prompt // 2, 0) * ~runs,
+        weight=np.where(rng.random(count) < 0.2, 3.0, 1.0),
+        overtaker=(rng.random(count) < 0.2).astype(np.uint8),
+        forecast_kind=kind.astype(np.uint8),
+        forecast_scale=np.where(kind == ForecastKind.NONE, 0.0, median),
+        forecast_log_sigma=np.where(kind == ForecastKind.POINT, rng.choice([0.0, 0.3, 0.6], count), 0.0),
+        forecast_curve=np.where(kind == ForecastKind.CURVE, rng.integers(0, len(CURVES), count), 0),
     )
-    return Snapshot(facts, seed + 1, 100.0, total - int(held.sum()), 0.02, running, requests)
+    return Snapshot(facts, 1, 100.0, total - int(held.sum()), 0.02, running, requests, CURVES, 1)
 
 
-def random_problem(seed: int, running: int, waiting: int, settings: Settings = SMALL) -> Problem:
-    snapshot = random_snapshot(seed, running, waiting)
-    return build(snapshot, resolve_curves(snapshot), settings)
+def random_problem(seed: int, running: int, waiting: int, points: int = 3, buckets: int = 4) -> Problem:
+    """A program with no engine behind it: every kind of constraint binds now and then, evictions included."""
+    rng = np.random.default_rng(seed)
+    count = running + waiting
+    runs = np.arange(count) < running
+    bucket = np.rint(np.linspace(0, buckets - 1, points)).astype(np.int64)
+    later = np.arange(buckets) >= bucket[:, None]  # (A, K)
+    blocks = rng.integers(1, 40, (count, 1, 1)) * rng.uniform(0.3, 1.0, (count, points, buckets)) * later
+    sequences = rng.uniform(0.2, 1.0, (count, points, buckets)) * later
+    prefill = np.repeat(rng.integers(1, 200, (count, 1)), points, axis=1).astype(np.float64)
+    prefill[runs, 0] = 0.0
+    held = np.ceil(blocks[:, 0].max(axis=1))
+    cost = np.cumsum(rng.uniform(0.0, 2.0, (count, points)), axis=1) * rng.choice([1.0, 5.0], (count, 1))
+    cost[:, 0] = 0.0
+    never = cost[:, -1] + rng.uniform(0.1, 4.0, count)
+    stays = runs & (rng.random(count) < 0.7)
+    cost[stays, 1:], never[stays] = np.inf, np.inf
+    tables = Tables(
+        cost=cost,
+        cost_never=never,
+        blocks=blocks,
+        sequences=sequences,
+        prefill_tokens=prefill,
+        held_blocks=held,
+        capacity_blocks=rng.uniform(0.3, 0.9) * blocks[:, 0].sum(axis=0),
+        max_sequences=np.full(buckets, float(running + max(1, waiting // 2))),
+        prefill_budget_tokens=rng.uniform(0.2, 0.6) * prefill[:, -1].sum() + np.zeros(points),
+        present_blocks=np.array([held[runs].sum() + np.floor(0.4 * held[~runs].sum())]),
+        overflow_price=rng.uniform(0.02, 0.5, buckets),
+        admission_bucket=bucket,
+    )
+    key = np.where(runs, 0.0, rng.random(count))
+    handles = np.arange(count, dtype=np.uint64) + np.uint64(100)
+    loss = np.where(runs, rng.uniform(0.1, 5.0, count), 0.0)[:running]
+    return Problem(tables, 8.0 * np.arange(buckets + 1), running, np.arange(count), handles, key, loss)

@@ -50,7 +50,7 @@ def test_two_budgets_are_refused(capsys):
 
 def test_a_budget_out_of_range_is_one_line_and_status_2(capsys):
     assert main(["--budget-s", "-1"], StubPlanner) == 2
-    assert capsys.readouterr().err.endswith("budget=-1.0, must be > 0 and < 60 seconds\n")
+    assert capsys.readouterr().err.endswith("budget.seconds=-1.0, must be > 0 and <= 60\n")
 
 
 def test_the_engine_that_warms_up_is_a_valid_one():

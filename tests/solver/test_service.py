@@ -191,18 +191,20 @@ def test_an_update_of_no_kind_is_refused(server):
 
 
 def test_the_newest_snapshot_wins_and_the_others_are_counted():
-    """While the first plan is made, five more snapshots come: the last is planned for, four are dropped somewhere."""
+    """While the first plan is made, five more snapshots come: the last is planned for, four are dropped."""
     gate = Gate()
-    server = serve("127.0.0.1:0", lambda: gate, None)
-    with server, Client(server.address) as client, client.session() as session:
-        session.send(sample_snapshot(1))
-        assert gate.entered.wait(5)
-        for revision in range(2, 7):
-            session.send(sample_snapshot(revision))
-        dropped = server.metrics.dropped._value
-        assert eventually(lambda: session.replaced + dropped.get() == 4)
+
+    def updates():
+        for revision in range(1, 7):
+            yield pb.Update(open=pb.Open(snapshot=encode_snapshot(sample_snapshot(revision))))
+            assert gate.entered.wait(5)
+        assert eventually(lambda: server.metrics.dropped._value.get() == 4)
         gate.opened.set()
-        assert session.wait(6).block_prices.tolist() == [2.0]
+
+    with serve("127.0.0.1:0", lambda: gate, None) as server:
+        plans = list(raw_session(server, updates()))
+    assert [plan.based_on_revision for plan in plans] == [1, 6]
+    assert list(plans[1].block_prices) == [2.0]
 
 
 def test_a_planner_that_fails_or_refuses_says_so(server, client):

@@ -4,14 +4,15 @@ import time
 
 import numpy as np
 
-from kvhorizon.solver.planner import FULL_WORK, Budget, Planner, PlannerSettings
+from kvhorizon.solver.budget import Budget
+from kvhorizon.solver.planner import Planner, PlannerSettings
 from kvhorizon.solver.serve_main import default_planner
 from kvhorizon.solver.server import serve
 from kvhorizon.solver.warm_up import sample_snapshot
 from kvhorizon.wire.child import SolverChild
 from kvhorizon.wire.client import Client
 
-WORK = Budget(work=FULL_WORK)
+WORK = Budget(work=100)
 
 
 def direct(snapshots):
@@ -39,5 +40,5 @@ def test_over_tcp_once_and_in_a_session():
 
 
 def test_in_a_child_process():
-    with SolverChild(["--work", str(FULL_WORK)]) as child, Client(child.address, timeout_s=30) as client:
+    with SolverChild(["--work", "100"]) as child, Client(child.address, timeout_s=30) as client:
         assert_same(client.plan_once(sample_snapshot(1)), direct([sample_snapshot(1)])[0])

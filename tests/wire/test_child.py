@@ -95,6 +95,12 @@ def test_a_parent_killed_takes_its_child_along(stub_module):
     assert not Path(address.removeprefix("unix:")).parent.exists()
 
 
+def test_the_end_of_the_pipe_ends_the_child(stub_module):
+    with SolverChild(module=stub_module) as child:
+        child._process.stdin.close()
+        assert child._process.wait(2.0) == 0
+
+
 def test_a_child_that_cannot_start_is_reported():
     child = SolverChild(module="no_such_module")
     with pytest.raises(SolverUnavailable, match="ended with status 1 before it served"):

@@ -1,0 +1,142 @@
+"""The report's figures, as plotly figures; each is also described in words for readers who do not see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+
+from kvhorizon.sim.whatif import Answer
+
+FloatArray = NDArray[np.float64]
+POINTS = 600  # per line
+COLOURS = ("#8a94a0", "#d98e04", "#2f9e77", "#0b6bcb", "#a55bc4", "#c2410c", "#0e7490", "#65a30d")
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One figure with what it shows, in a sentence."""
+
+    anchor: str
+    title: str
+    says: str
+    figure: go.Figure
+
+
+def colour(index: int) -> str:
+    return COLOURS[index % len(COLOURS)]
+
+
+def _thin(rows: FloatArray, points: int = POINTS) -> FloatArray:
+    """At most `points` rows, evenly taken, the last among them."""
+    if len(rows) <= points:
+        return rows
+    return rows[np.unique(np.linspace(0, len(rows) - 1, points).astype(np.int64))]
+
+
+def _layout(figure: go.Figure, x: str, y: str, **axis: object) -> go.Figure:
+    figure.update_layout(
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"color": "#6e7781", "size": 13},
+        margin={"l": 60, "r": 10, "t": 10, "b": 50},
+        legend={"orientation": "h", "y": 1.12, "x": 0},
+        hovermode="closest",
+    )
+    figure.update_xaxes(title=x, gridcolor="rgba(128,128,128,.25)", zeroline=False, **axis)
+    figure.update_yaxes(title=y, gridcolor="rgba(128,128,128,.25)", zeroline=False, rangemode="tozero")
+    return figure
+
+
+def occupancy(answer: Answer) -> Picture:
+    """KV blocks in use over time, evictions as marks on the line."""
+    figure = go.Figure()
+    total = answer.facts.total_blocks
+    for index, (row, outcome) in enumerate(zip(answer.results["policies"], answer.outcomes, strict=True)):
+        line = _thin(outcome.timeline)
+        figure.add_scatter(
+            x=np.round(line[:, 0], 3),
+            y=np.round(line[:, 1] / total, 4),
+            mode="lines",
+            name=row["policy"],
+            legendgroup=row["policy"],
+            line={"color": colour(index), "width": 1.5},
+        )
+        marks = _thin(outcome.preempted_at, 400)
+        if len(marks):
+            height = np.interp(marks[:, 0], outcome.timeline[:, 0], outcome.timeline[:, 1] / total)
+            figure.add_scatter(
+                x=np.round(marks[:, 0], 3),
+                y=np.round(height, 4),
+                mode="markers",
+                name=f"{row['policy']}: evictions",
+                legendgroup=row["policy"],
+                showlegend=False,
+                marker={"color": colour(index), "symbol": "x", "size": 6},
+            )
+    _layout(figure, "virtual time [s]", "share of KV blocks in use")
+    return Picture(
+        "occupancy", "KV cache over time", "Crosses mark evictions; work done before them is done again.", figure
+    )
+
+
+def _distribution(answer: Answer, anchor: str, title: str, says: str, values: list[FloatArray]) -> Picture:
+    figure = go.Figure()
+    for index, (row, seconds) in enumerate(zip(answer.results["policies"], values, strict=True)):
+        ordered = np.sort(seconds[np.isfinite(seconds)])
+        if not len(ordered):
+            continue
+        share = (np.arange(len(ordered)) + 1) / len(ordered)
+        line = _thin(np.stack([np.maximum(ordered, 1e-4), share], axis=1))
+        figure.add_scatter(
+            x=np.round(line[:, 0], 5),
+            y=np.round(line[:, 1], 4),
+            mode="lines",
+            name=row["policy"],
+            line={"color": colour(index), "width": 1.5},
+        )
+    _layout(figure, "seconds (logarithmic)", "share of requests", type="log")
+    return Picture(anchor, title, says, figure)
+
+
+def distributions(answer: Answer) -> list[Picture]:
+    """Cumulative distributions of time to first token, per output token and end to end."""
+    arrival, output = answer.trace.arrival_s, answer.trace.output_tokens
+    several = output > 1
+    first = [outcome.first_token_s - arrival for outcome in answer.outcomes]
+    each = [(outcome.finish_s - outcome.first_token_s)[several] / (output[several] - 1) for outcome in answer.outcomes]
+    end = [outcome.finish_s - arrival for outcome in answer.outcomes]
+    further_left = "Further left is better; the right end of a line is its slowest request."
+    return [
+        _distribution(answer, "ttft", "Time to first token", further_left, first),
+        _distribution(answer, "tpot", "Time per output token", further_left, each),
+        _distribution(answer, "e2e", "End-to-end latency", further_left, end),
+    ]
+
+
+def lost(answer: Answer) -> Picture:
+    """Where time went: waiting for admission, and engine seconds spent on recomputation."""
+    names = [row["policy"] for row in answer.results["policies"]]
+    figure = go.Figure()
+    figure.add_bar(
+        x=names,
+        y=[row["recompute_gpu_s"] for row in answer.results["policies"]],
+        name="engine seconds spent on recomputation",
+        marker={"color": COLOURS[5]},
+    )
+    figure.add_bar(
+        x=names,
+        y=[row["ttft_s"]["mean"] for row in answer.results["policies"]],
+        name="mean seconds before the first token",
+        marker={"color": COLOURS[3]},
+    )
+    _layout(figure, "", "seconds")
+    figure.update_layout(barmode="group")
+    return Picture("lost", "Where time was lost", "Lower is better in both.", figure)
+
+
+def pictures(answer: Answer) -> list[Picture]:
+    """All figures in the order of the page."""
+    return [occupancy(answer), *distributions(answer), lost(answer)]

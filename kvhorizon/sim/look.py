@@ -1,0 +1,30 @@
+"""What a guest sees of the engine."""
+
+from numba import njit
+
+from kvhorizon.sim.arrays import HEAD, NOBODY, NOW, RUNNING
+from kvhorizon.sim.step import blocks_for, known_tokens
+
+
+@njit(cache=True)
+def collect_waiting(engine, waiting):  # type: ignore[no-untyped-def]
+    """Write the waiting queue into `waiting`; returns (how many, age of the oldest [s])."""
+    n = engine.counters[HEAD]
+    size = 0
+    oldest = engine.clock[NOW]
+    while n != NOBODY:
+        waiting[size] = n
+        oldest = min(oldest, engine.columns.arrival_s[n])
+        size += 1
+        n = engine.live.newer[n]
+    return size, engine.clock[NOW] - oldest
+
+
+@njit(cache=True)
+def owed_blocks(engine):  # type: ignore[no-untyped-def]
+    """Blocks that prefills in flight will still take."""
+    owed = 0
+    for i in range(engine.counters[RUNNING]):
+        n = engine.lists.running[i]
+        owed += max(0, blocks_for(known_tokens(engine, n), engine.limits.block_size) - engine.columns.blocks[n])
+    return owed

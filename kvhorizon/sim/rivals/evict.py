@@ -1,0 +1,111 @@
+"""Preemptive policies: before the step, waiting requests that rank above running ones take their place.
+
+A guest may do so in a live engine: it preempts the running request itself, ahead of the engine's own scheduling, and
+hides it from that one call. The engine then sees free blocks and admits the better request.
+
+Limited preemption: a request that has given a share `preemptible` of the output predicted at its arrival is let finish
+(TRAIL, Shahout et al., arXiv 2410.01035).
+"""
+
+from numba import njit
+
+from kvhorizon.models.survival import mean_remaining
+from kvhorizon.sim.arrays import FREE, NOW, RUNNING, STEPS, WAITING
+from kvhorizon.sim.rivals.codes import SHORTEST_TOTAL
+from kvhorizon.sim.rivals.notes import note_wait
+from kvhorizon.sim.rivals.order import HIDDEN, predicted_total, rank_queue
+from kvhorizon.sim.step import blocks_for, blocks_wanted, known_tokens, next_chunk, preempt_last
+from kvhorizon.solver.select import best_place
+
+
+@njit(cache=True)
+def running_key(engine, curves, rules, n):  # type: ignore[no-untyped-def]
+    """Where running request n would stand in the order; −inf if it is not to be evicted."""
+    columns = engine.columns
+    generated = columns.generated[n]
+    if columns.computed[n] + 1 < known_tokens(engine, n) or generated == 0:
+        return -HIDDEN
+    if generated >= rules.preemptible * mean_remaining(curves, n, 0, columns.limit[n]):
+        return -HIDDEN
+    if rules.order == SHORTEST_TOTAL:
+        return predicted_total(engine, curves, n)
+    return mean_remaining(curves, n, generated, columns.limit[n])
+
+
+@njit(cache=True)
+def evict(engine, place):  # type: ignore[no-untyped-def]
+    """Preempt the request at `place` of the running list, keeping the others' order."""
+    lists, count = engine.lists, engine.counters
+    n = lists.running[place]
+    for i in range(place, count[RUNNING] - 1):
+        lists.running[i] = lists.running[i + 1]
+    lists.running[count[RUNNING] - 1] = n
+    preempt_last(engine)
+    note_wait(engine.notes, n, engine.columns.preemptions[n], engine.clock[NOW], count[STEPS])
+    return n
+
+
+@njit(cache=True)
+def worst_running(engine, curves, rules, above):  # type: ignore[no-untyped-def]
+    """(place of the running request with the greatest key > `above` or −1, blocks that all such hold)."""
+    worst = -1
+    greatest = above
+    blocks = 0
+    for i in range(engine.counters[RUNNING]):
+        n = engine.lists.running[i]
+        key = running_key(engine, curves, rules, n)
+        if key > above:
+            blocks += engine.columns.blocks[n]
+        if key > greatest:
+            greatest = key
+            worst = i
+    return worst, blocks
+
+
+@njit(cache=True)
+def make_room(engine, curves, rules, key, wanted, claimed, seats):  # type: ignore[no-untyped-def]
+    """Evict requests that rank below `key` until `wanted` blocks and a seat are free besides those claimed."""
+    columns, count = engine.columns, engine.counters
+    while True:
+        lacking = wanted + claimed + blocks_wanted(engine) - count[FREE]
+        seated = count[RUNNING] + seats < engine.limits.max_seqs
+        if lacking <= 0 and seated:
+            return True
+        place, blocks = worst_running(engine, curves, rules, key)
+        if place < 0 or blocks < lacking:
+            return False
+        n = evict(engine, place)
+        columns.remaining[n] = mean_remaining(curves, n, columns.generated[n], columns.limit[n])
+
+
+@njit(cache=True)
+def token_budget_left(engine):  # type: ignore[no-untyped-def]
+    """Tokens of this step that the running requests will not take."""
+    budget = engine.limits.max_tokens
+    for i in range(engine.counters[RUNNING]):
+        n = engine.lists.running[i]
+        budget -= next_chunk(engine, n, engine.columns.computed[n], max(budget, 0))[1]
+    return budget
+
+
+@njit(cache=True)
+def evict_for_better(engine, curves, rules, desk):  # type: ignore[no-untyped-def]
+    """Make room for the best of the queue, one after the other, while running requests rank below them."""
+    count, limits = engine.counters, engine.limits
+    if count[WAITING] == 0 or count[RUNNING] == 0:
+        return
+    size = rank_queue(engine, curves, rules, desk)
+    budget = token_budget_left(engine)
+    claimed, seats = 0, 0
+    while budget > 0:
+        place = best_place(desk, size)
+        if place < 0:
+            return
+        n = desk.waiting[place]
+        wanted = blocks_for(known_tokens(engine, n), limits.block_size)
+        if not make_room(engine, curves, rules, desk.keys[place], wanted, claimed, seats):
+            return
+        desk.keys[place] = HIDDEN
+        claimed += wanted
+        seats += 1
+        budget -= known_tokens(engine, n)

@@ -1,0 +1,69 @@
+"""The loop that all rivals share: the least key among those untried, the test, the admission, so many failures."""
+
+from numba import njit
+
+from kvhorizon.sim.arrays import HEAD, NOBODY, NOW, PREEMPTED, RUNNING, STEPS
+from kvhorizon.sim.rivals.admission import admissible, update_ratio
+from kvhorizon.sim.rivals.codes import NEW_TOKEN_RATIO, SHORTEST_TOTAL
+from kvhorizon.sim.rivals.notes import AVERAGE, LAST_PREEMPTED, LAST_STEP, PASS_TOKENS, READY, note_wait
+from kvhorizon.sim.rivals.order import rank_queue
+from kvhorizon.sim.step import admit, fits_now
+from kvhorizon.solver.select import TRIED, best_place
+
+
+@njit(cache=True)
+def observe(engine, rules):  # type: ignore[no-untyped-def]
+    """Before each step: whom the engine preempted in the last one, whose promotion is over, the new-token ratio."""
+    notes, count, lists = engine.notes, engine.counters, engine.lists
+    if rules.admission == NEW_TOKEN_RATIO:
+        update_ratio(engine, rules)
+    if rules.order == SHORTEST_TOTAL:
+        for i in range(count[RUNNING]):
+            n = lists.running[i]
+            if count[STEPS] - notes.since_step[n] >= rules.quantum:
+                notes.promoted[n] = 0
+    notes.state[LAST_STEP] = count[STEPS]
+    if count[PREEMPTED] > notes.state[LAST_PREEMPTED]:
+        notes.state[LAST_PREEMPTED] = count[PREEMPTED]
+        n = engine.counters[HEAD]
+        while n != NOBODY and engine.columns.preemptions[n] > notes.seen_preemptions[n]:
+            note_wait(notes, n, engine.columns.preemptions[n], engine.clock[NOW], count[STEPS] - 1)
+            n = engine.live.newer[n]
+
+
+@njit(cache=True)
+def begin_pass(engine, desk, size):  # type: ignore[no-untyped-def]
+    """Forget what the last look at the queue assumed."""
+    state = engine.notes.state
+    state[PASS_TOKENS] = 0.0
+    state[READY] = 0.0
+    total = 0.0
+    for i in range(size):
+        total += engine.columns.remaining[desk.waiting[i]]
+    state[AVERAGE] = total / max(size, 1)
+
+
+@njit(cache=True)
+def admit_by_rival(engine, curves, rules, desk, budget):  # type: ignore[no-untyped-def]
+    """Let requests in by the policy's order and test; returns how many entered.
+
+    Never leaves an idle engine idle: with nothing running, the first in order that the engine accepts is taken.
+    """
+    size = rank_queue(engine, curves, rules, desk)
+    begin_pass(engine, desk, size)
+    failures = 0
+    admitted = 0
+    while failures <= rules.skip:
+        place = best_place(desk, size)
+        if place < 0:
+            break
+        n = desk.waiting[place]
+        desk.keys[place] = TRIED
+        idle = engine.counters[RUNNING] == 0
+        if fits_now(engine, n, budget) and (idle or admissible(engine, curves, rules, desk, n)):
+            budget = admit(engine, n, budget)
+            engine.notes.since_step[n] = engine.counters[STEPS]
+            admitted += 1
+        else:
+            failures += 1
+    return admitted

@@ -1,0 +1,164 @@
+"""Rivals by name: which rules make up which scheduler, and where they come from.
+
+Adding one: a function from the text after the colon to a `Rival`, and its name in `RIVALS`; a rule that is not there
+yet is a number in `codes` and a branch in `order`, `admission` or `victim`.
+
+Output lengths come from the same forecast as ours; the largest output is the trace's limit for all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+from kvhorizon.errors import InputError
+from kvhorizon.sim.rivals import codes
+from kvhorizon.sim.rivals.rules import Rules
+from kvhorizon.solver.greedy import GREEDY, Knob
+
+
+class Rival(NamedTuple):
+    """Its rules, and the watermark that the engine runs with."""
+
+    rules: Rules
+    watermark_share: float = 0.0
+
+
+VLLM = Rules()
+VICTIMS = {
+    "lifo": codes.LAST,
+    "least-computed": codes.LEAST_COMPUTED,
+    "fewest-output": codes.FEWEST_OUTPUT,
+    "cost-aware": codes.COST_AWARE,
+    "flops-per-mb": codes.FLOPS_PER_BLOCK,
+    "remaining-time": codes.MOST_REMAINING,
+    "ours": codes.OURS,
+}
+ABLATION_WATERMARK = 0.02
+
+
+def _plain(policy: str, option: str) -> None:
+    if option:
+        raise InputError("policy", policy, "takes nothing after its name")
+
+
+def _number(policy: str, option: str, default: float, low: float, high: float) -> float:
+    try:
+        value = float(option) if option else default
+    except ValueError:
+        value = float("nan")
+    if not low <= value <= high:
+        raise InputError("policy", policy, f"the part after ':' must be a number from {low:g} to {high:g}")
+    return value
+
+
+def _reserve_max(policy: str, option: str, knob: Knob) -> Rival:
+    """TensorRT-LLM, GUARANTEED_NO_EVICT: prompt and largest output of everyone fit; nobody is ever preempted."""
+    _plain(policy, option)
+    return Rival(VLLM._replace(admission=codes.RESERVE_MAX))
+
+
+def _sglang(policy: str, option: str, knob: Knob) -> Rival:
+    """SGLang's new-token ratio, `--schedule-conservativeness` after the colon; retracted requests rejoin at the end.
+
+    In one engine with the others, so prefills are mixed with decodes, and those in flight count as running.
+    """
+    return Rival(
+        VLLM._replace(
+            order=codes.RETRACTED_LAST,
+            admission=codes.NEW_TOKEN_RATIO,
+            victim=codes.FEWEST_OUTPUT,
+            conservativeness=_number(policy, option, 1.0, 0.0, 10.0),
+        )
+    )
+
+
+def _past_future(policy: str, option: str, knob: Knob) -> Rival:
+    """LightLLM's past-future scheduler (Gong et al., ASPLOS 2025): future peak of lengths drawn from what is known."""
+    return Rival(VLLM._replace(admission=codes.SAMPLED_PEAK, reserved=_number(policy, option, 0.03, 0.0, 0.9)))
+
+
+def _sjf(policy: str, option: str, knob: Knob) -> Rival:
+    """Shortest predicted job first, admission and victims as the engine's."""
+    _plain(policy, option)
+    return Rival(VLLM._replace(order=codes.SHORTEST_REMAINING))
+
+
+def _srpt(policy: str, option: str, knob: Knob) -> Rival:
+    """Shortest predicted remaining first, evicting for it until a share of the output is done: TRAIL (arXiv 2410.01035).
+
+    The share, of the output predicted at arrival, is after the colon; `srpt:inf` is SRPT without limit.
+    """
+    return Rival(
+        VLLM._replace(
+            order=codes.SHORTEST_REMAINING,
+            victim=codes.MOST_REMAINING,
+            preempts=True,
+            preemptible=_number(policy, option, 0.5, 0.0, math.inf),
+        )
+    )
+
+
+def _mc_sf(policy: str, option: str, knob: Knob) -> Rival:
+    """MC-SF (Jaillet et al., arXiv 2502.07115): shortest first while memory fits at every predicted completion."""
+    _plain(policy, option)
+    return Rival(VLLM._replace(order=codes.SHORTEST_REMAINING, admission=codes.PREDICTED_PEAK))
+
+
+def _ltr(policy: str, option: str, knob: Knob) -> Rival:
+    """vllm-ltr (Fu et al., NeurIPS 2024): rank of predicted length over waiting and running, starvation promotion.
+
+    Threshold 200 steps and quantum 10 as in its scripts. It swaps to host memory; here, as in vLLM V1, KV is dropped.
+    """
+    if option not in ("", "preemptive"):
+        raise InputError("policy", policy, "must be ltr or ltr:preemptive")
+    return Rival(
+        VLLM._replace(
+            order=codes.SHORTEST_TOTAL,
+            victim=codes.LONGEST_TOTAL,
+            preempts=option == "preemptive",
+            preemptible=math.inf,
+            starvation=200,
+            quantum=10,
+        )
+    )
+
+
+def _victim_rule(code: int) -> Callable[[str, str, Knob], Rival]:
+    def rule(policy: str, option: str, knob: Knob) -> Rival:
+        """vLLM with another victim."""
+        _plain(policy, option)
+        return Rival(VLLM._replace(victim=code))
+
+    return rule
+
+
+def _victims(policy: str, option: str, knob: Knob) -> Rival:
+    """Ablation: vLLM with watermark 2 %, only the victim differs."""
+    if option not in VICTIMS:
+        raise InputError("policy", policy, f"victims:NAME needs one of {', '.join(sorted(VICTIMS))}")
+    return Rival(VLLM._replace(ours=GREEDY[knob], victim=VICTIMS[option]), ABLATION_WATERMARK)
+
+
+def _admission(policy: str, option: str, knob: Knob) -> Rival:
+    """Ablation: our capped reserve, at the engine's own order and victims."""
+    if option != "ours":
+        raise InputError("policy", policy, "must be admission:ours[/KNOB]")
+    return Rival(VLLM._replace(ours=GREEDY[knob], admission=codes.CAPPED_RESERVE))
+
+
+RIVALS: dict[str, Callable[[str, str, Knob], Rival]] = {
+    "reserve-max": _reserve_max,
+    "sglang": _sglang,
+    "past-future": _past_future,
+    "sjf": _sjf,
+    "srpt": _srpt,
+    "mc-sf": _mc_sf,
+    "ltr": _ltr,
+    "lcf": _victim_rule(codes.LEAST_COMPUTED),
+    "cost-aware": _victim_rule(codes.COST_AWARE),
+    "flops-per-mb": _victim_rule(codes.FLOPS_PER_BLOCK),
+    "victims": _victims,
+    "admission": _admission,
+}

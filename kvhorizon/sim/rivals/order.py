@@ -1,0 +1,69 @@
+"""Order keys of the waiting requests: the least is tried first.
+
+* QUEUE: the engine's own queue, preempted requests in front (vLLM).
+* RETRACTED_LAST: by arrival, but a preempted request rejoins at the end (SGLang appends it to `waiting_queue`).
+* SHORTEST_REMAINING: predicted output still to come (SJF; Schrage's SRPT, Operations Research 1968).
+* SHORTEST_TOTAL: predicted output in all, never updated by progress, except that a request which waited `starvation`
+  steps goes first and keeps that rank for `quantum` steps after admission (vllm-ltr, Fu et al., NeurIPS 2024:
+  `_get_opt_ordered_requests`; its scripts set 200 and 10).
+"""
+
+import numpy as np
+from numba import njit
+
+from kvhorizon.models.survival import mean_remaining
+from kvhorizon.sim.arrays import STEPS
+from kvhorizon.sim.look import collect_waiting
+from kvhorizon.sim.rivals.codes import RETRACTED_LAST, SHORTEST_REMAINING, SHORTEST_TOTAL
+from kvhorizon.sim.rivals.notes import UNSEEN
+
+PROMOTED = -1e12  # below any length
+HIDDEN = np.inf
+
+
+@njit(cache=True)
+def predicted_total(engine, curves, n):  # type: ignore[no-untyped-def]
+    """Predicted output as it was at arrival [tokens]; a promoted request ranks below all lengths."""
+    total = mean_remaining(curves, n, 0, engine.columns.limit[n])
+    return total + PROMOTED if engine.notes.promoted[n] else total
+
+
+@njit(cache=True)
+def promote_starving(engine, n, starvation):  # type: ignore[no-untyped-def]
+    """Promote request n if it has waited for `starvation` steps."""
+    notes, step = engine.notes, engine.counters[STEPS]
+    if notes.since_step[n] == UNSEEN:
+        notes.since_step[n] = step
+    if step - notes.since_step[n] >= starvation:
+        notes.promoted[n] = 1
+
+
+@njit(cache=True)
+def order_key(engine, curves, rules, n, place):  # type: ignore[no-untyped-def]
+    """Key of waiting request n, at `place` of the engine's queue."""
+    if rules.order == RETRACTED_LAST:
+        return max(engine.columns.arrival_s[n], engine.notes.queued_s[n])
+    if rules.order == SHORTEST_REMAINING:
+        return engine.columns.remaining[n]
+    if rules.order == SHORTEST_TOTAL:
+        promote_starving(engine, n, rules.starvation)
+        return predicted_total(engine, curves, n)
+    return float(place)
+
+
+@njit(cache=True)
+def rank_queue(engine, curves, rules, desk):  # type: ignore[no-untyped-def]
+    """Fill `desk.waiting` and `desk.keys`; returns how many wait.
+
+    Those evicted in this very step are hidden, or the engine would take them back at once.
+    """
+    size, _ = collect_waiting(engine, desk.waiting)
+    step = engine.counters[STEPS]
+    for place in range(size):
+        n = desk.waiting[place]
+        evicted_now = engine.columns.preemptions[n] > 0 and engine.notes.since_step[n] == step
+        if rules.preempts and evicted_now:
+            desk.keys[place] = HIDDEN
+        else:
+            desk.keys[place] = order_key(engine, curves, rules, n, place)
+    return size

@@ -1,0 +1,22 @@
+"""The rules of one rival, by number, with their parameters."""
+
+from typing import NamedTuple
+
+from kvhorizon.sim.rivals import codes
+from kvhorizon.solver.greedy import GREEDY, Greedy, Knob
+
+
+class Rules(NamedTuple):
+    """What compiled code takes; the default is vLLM, first come first served. Numbers are those of `codes`."""
+
+    order: int = codes.QUEUE
+    admission: int = codes.PROMPT_ONLY
+    victim: int = codes.LAST
+    ours: Greedy = GREEDY[Knob.BALANCED]  # for CAPPED_RESERVE and for victims as OURS
+    skip: int = 0  # candidates that may fail before the search stops
+    preempts: bool = False  # evicts running requests for waiting ones that rank above them
+    preemptible: float = 1.0  # share of the output predicted at arrival after which a request is let finish
+    reserved: float = 0.0  # share of the pool that the future peak must not touch
+    conservativeness: float = 1.0  # of the new-token ratio
+    starvation: int = 0  # steps of waiting that promote a request
+    quantum: int = 0  # steps for which a promoted request keeps its rank

@@ -1,0 +1,56 @@
+"""Victim scores: the running request with the greatest is given up first, the earlier in the running list if equal.
+
+* LAST: the last of the running list (vLLM, first come first served).
+* LEAST_COMPUTED: fewest tokens computed (vLLM pull request 53723, `preemption_victim="lcf"`).
+* FEWEST_OUTPUT: fewest output tokens, among equals the longest prompt (SGLang, `ScheduleBatch.retract_decode`).
+* COST_AWARE: blocks freed per token known, times the share of the largest output still to come (vLLM pull request 56897).
+* FLOPS_PER_BLOCK: fewest FLOPs of recompute per byte freed.
+* MOST_REMAINING: longest predicted remaining output. * LONGEST_TOTAL: longest predicted output (vllm-ltr).
+"""
+
+from numba import njit
+
+from kvhorizon.models.survival import mean_remaining
+from kvhorizon.sim.rivals.codes import (
+    COST_AWARE,
+    FEWEST_OUTPUT,
+    FLOPS_PER_BLOCK,
+    LEAST_COMPUTED,
+    LONGEST_TOTAL,
+    MOST_REMAINING,
+)
+from kvhorizon.sim.rivals.order import predicted_total
+from kvhorizon.sim.step import known_tokens
+
+FAR_BELOW = 1e12  # scores are made positive by it
+
+
+@njit(cache=True)
+def cost_aware(blocks, tokens, generated, limit):  # type: ignore[no-untyped-def]
+    """B / max(1, T) · (1 − O / max(1, M)) [blocks per token]."""
+    return blocks / max(1, tokens) * (1.0 - generated / max(1, limit))
+
+
+@njit(cache=True)
+def recompute_flops(cost, tokens):  # type: ignore[no-untyped-def]
+    """FLOPs of prefilling `tokens` tokens."""
+    return cost.flops_per_token * tokens + cost.flops_per_pair * 0.5 * tokens * (tokens + 1)
+
+
+@njit(cache=True)
+def rival_score(engine, curves, rules, cost, n, place):  # type: ignore[no-untyped-def]
+    """Score of running request n at `place` of the running list; always above −1."""
+    columns = engine.columns
+    if rules.victim == LEAST_COMPUTED:
+        return FAR_BELOW - columns.computed[n]
+    if rules.victim == FEWEST_OUTPUT:
+        return FAR_BELOW - columns.generated[n] * 1e6 + min(columns.prompt[n], 999_999)
+    if rules.victim == COST_AWARE:
+        return cost_aware(columns.blocks[n], known_tokens(engine, n), columns.generated[n], columns.limit[n])
+    if rules.victim == FLOPS_PER_BLOCK:
+        return columns.blocks[n] / max(recompute_flops(cost, columns.computed[n]), 1.0)
+    if rules.victim == MOST_REMAINING:
+        return mean_remaining(curves, n, columns.generated[n], columns.limit[n])
+    if rules.victim == LONGEST_TOTAL:
+        return FAR_BELOW + predicted_total(engine, curves, n)
+    return float(place)

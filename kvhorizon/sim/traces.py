@@ -1,0 +1,267 @@
+"""Readers of request traces, told apart by content: our own CSV, Azure LLM, BurstGPT, Mooncake.
+
+| format | columns or keys |
+|---|---|
+| own CSV | arrival_s, prompt_tokens, output_tokens [, client or key] [, session] [, prefix_hashes] |
+| Azure LLM 2023 / 2024 | TIMESTAMP, ContextTokens, GeneratedTokens (github.com/Azure/AzurePublicDataset) |
+| BurstGPT | Timestamp [s], Request tokens, Response tokens (github.com/HPMLL/BurstGPT) |
+| Mooncake | JSON lines: timestamp [ms], input_length, output_length [, hash_ids] (github.com/kvcache-ai/Mooncake) |
+
+Any of them may be gzipped. Azure and BurstGPT log failed requests with no output; those rows are left out. Anything
+else that makes no sense raises InputError with row, field, value and rule.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import gzip
+import hashlib
+import io
+import json
+import math
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kvhorizon.errors import InputError
+from kvhorizon.sim.trace import Trace
+
+IntArray = NDArray[np.int64]
+MOST_TOKENS = 10_000_000
+PREFIX_TOKENS = 512  # prompt tokens that one prefix hash stands for, in Mooncake's traces
+Rows = Iterator[tuple[int, dict[str, str]]]
+
+
+@dataclasses.dataclass(slots=True)
+class Columns:
+    """What a reader collects, row by row."""
+
+    arrival_s: list[float] = dataclasses.field(default_factory=list)
+    prompt: list[int] = dataclasses.field(default_factory=list)
+    output: list[int] = dataclasses.field(default_factory=list)
+    key: list[str] = dataclasses.field(default_factory=list)
+    session: list[str] = dataclasses.field(default_factory=list)
+    prefix: list[IntArray] = dataclasses.field(default_factory=list)
+
+
+def read_trace(path: Path, prefix_tokens: int = PREFIX_TOKENS) -> Trace:
+    """The trace in a file, sorted by arrival, beginning at 0. Raises InputError."""
+    name = path.name.removesuffix(".gz").removesuffix(".csv").removesuffix(".jsonl")
+    return _trace(name, _parse(path), prefix_tokens)
+
+
+def read_lengths(path: Path) -> tuple[IntArray, IntArray]:
+    """Prompt and output tokens (N,) each, of a file that may lack arrivals. Raises InputError."""
+    columns = _parse(path, arrivals=False)
+    return np.array(columns.prompt, np.int64), np.array(columns.output, np.int64)
+
+
+def _parse(path: Path, arrivals: bool = True) -> Columns:
+    text = _text(path)
+    if text.lstrip().startswith("{"):
+        return _mooncake(text)
+    reader = csv.DictReader(io.StringIO(text))
+    fields = set(reader.fieldnames or ())
+    rows = enumerate(reader, start=2)
+    if "ContextTokens" in fields:
+        return _logged(rows, fields, ("TIMESTAMP", "ContextTokens", "GeneratedTokens"), _timestamp)
+    if "Request tokens" in fields:
+        return _logged(rows, fields, ("Timestamp", "Request tokens", "Response tokens"), _seconds)
+    return _own(rows, fields, arrivals)
+
+
+def _text(path: Path) -> str:
+    try:
+        raw = path.read_bytes()
+        text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8-sig")
+    except FileNotFoundError:
+        raise InputError("trace", str(path), "must be an existing file or synthetic:NAME") from None
+    except OSError as error:
+        raise InputError("trace", str(path), f"must be a readable file ({error})") from None
+    except (UnicodeDecodeError, EOFError) as error:
+        raise InputError("trace", str(path), f"must be text, gzipped or not ({error})") from None
+    if not text.strip():
+        raise InputError("trace", str(path), "must not be empty")
+    return text
+
+
+def _require(fields: set[str], names: tuple[str, ...]) -> None:
+    for name in names:
+        if name not in fields:
+            raise InputError("trace columns", ",".join(sorted(fields)), f"must include {name}")
+
+
+def _count(row: int, field: str, text: object, least: int = 1) -> int:
+    try:
+        value = int(str(text))
+    except ValueError:
+        value = -1
+    if str(text).strip() in ("", "None") or not least <= value <= MOST_TOKENS:
+        raise InputError(f"row {row}: {field}", text, f"must be a whole number, {least}..{MOST_TOKENS}")
+    return value
+
+
+def _seconds(row: int, field: str, text: object) -> float:
+    try:
+        value = float(str(text))
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or abs(value) > 1e12:
+        raise InputError(f"row {row}: {field}", text, "must be a finite number of seconds")
+    return value
+
+
+def _timestamp(row: int, field: str, text: object) -> float:
+    """Azure's date and time, whose seconds have seven digits, as seconds."""
+    try:
+        return datetime.fromisoformat(str(text).strip().split("+")[0][:26]).timestamp()
+    except ValueError:
+        raise InputError(f"row {row}: {field}", text, "must be a date and time") from None
+
+
+def _own(rows: Rows, fields: set[str], arrivals: bool) -> Columns:
+    _require(fields, ("arrival_s", "prompt_tokens", "output_tokens"))
+    tenant = next((name for name in ("client", "key", "tenant") if name in fields), None)
+    columns = Columns()
+    for number, row in rows:
+        if arrivals:
+            columns.arrival_s.append(_seconds(number, "arrival_s", row["arrival_s"]))
+        columns.prompt.append(_count(number, "prompt_tokens", row["prompt_tokens"]))
+        columns.output.append(_count(number, "output_tokens", row["output_tokens"]))
+        if tenant:
+            columns.key.append(row[tenant])
+        if "session" in fields:
+            columns.session.append(row["session"])
+        if "prefix_hashes" in fields:
+            ids = (row["prefix_hashes"] or "").split()
+            columns.prefix.append(np.array([_count(number, "prefix_hashes", one, 0) for one in ids], np.int64))
+    return columns
+
+
+def _logged(
+    rows: Rows, fields: set[str], names: tuple[str, str, str], when: Callable[[int, str, object], float]
+) -> Columns:
+    """A server's log; requests that failed gave no output and are left out."""
+    _require(fields, names)
+    columns = Columns()
+    for number, row in rows:
+        prompt, output = (_count(number, name, row[name], 0) for name in names[1:])
+        if prompt and output:
+            columns.arrival_s.append(when(number, names[0], row[names[0]]))
+            columns.prompt.append(prompt)
+            columns.output.append(output)
+    return columns
+
+
+def _mooncake(text: str) -> Columns:
+    columns = Columns()
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(f"row {number}", line[:40], f"must be JSON ({error.msg})") from None
+        if not isinstance(row, dict):
+            raise InputError(f"row {number}", line[:40], "must be a JSON object")
+        _require(set(row), ("timestamp", "input_length", "output_length"))
+        columns.arrival_s.append(_seconds(number, "timestamp", row["timestamp"]) / 1e3)
+        columns.prompt.append(_count(number, "input_length", row["input_length"]))
+        columns.output.append(_count(number, "output_length", row["output_length"]))
+        ids = row.get("hash_ids", [])
+        if not isinstance(ids, list):
+            raise InputError(f"row {number}: hash_ids", ids, "must be a list of whole numbers")
+        columns.prefix.append(np.array([_count(number, "hash_ids", one, 0) for one in ids], np.int64))
+    return columns
+
+
+def _trace(name: str, columns: Columns, prefix_tokens: int) -> Trace:
+    if not columns.arrival_s:
+        raise InputError("trace", name, "must have at least one request")
+    arrival = np.array(columns.arrival_s)
+    order = np.argsort(arrival, kind="stable")
+    size = len(order)
+    hashed = any(len(ids) for ids in columns.prefix)
+    return make_trace(
+        name,
+        arrival[order] - arrival[order[0]],
+        np.array(columns.prompt, np.int64)[order],
+        np.array(columns.output, np.int64)[order],
+        key=_numbers(columns.key, size)[order],
+        prefix_hashes=tuple(columns.prefix[n] for n in order) if hashed else None,
+        prefix_tokens=prefix_tokens if hashed else 0,
+        session=_numbers(columns.session, size)[order] if columns.session else None,
+    )
+
+
+def _numbers(names: list[str], size: int) -> IntArray:
+    """Names as numbers from 0, in order of first appearance; zeros where there are none."""
+    if not names:
+        return np.zeros(size, np.int64)
+    known: dict[str, int] = {}
+    return np.array([known.setdefault(name, len(known)) for name in names], np.int64)
+
+
+def make_trace(
+    name: str,
+    arrival_s: NDArray[np.float64],
+    prompt_tokens: IntArray,
+    output_tokens: IntArray,
+    key: IntArray | None = None,
+    prefix_hashes: tuple[IntArray, ...] | None = None,
+    prefix_tokens: int = 0,
+    session: IntArray | None = None,
+) -> Trace:
+    """A trace from its columns, (N,) each, with their checksum."""
+    digest = hashlib.sha256()
+    for column in (arrival_s, prompt_tokens, output_tokens):
+        digest.update(np.ascontiguousarray(column).tobytes())
+    return Trace(
+        name=name,
+        sha256=digest.hexdigest(),
+        arrival_s=arrival_s,
+        prompt_tokens=prompt_tokens,
+        output_tokens=output_tokens,
+        key=np.zeros(len(arrival_s), np.int64) if key is None else key,
+        prefix_hashes=prefix_hashes,
+        prefix_tokens=prefix_tokens,
+        session=session,
+    )
+
+
+def window(trace: Trace, first: int, size: int) -> Trace:
+    """`size` requests from the `first` on, shifted to begin at 0."""
+    rows = slice(first, first + size)
+    return make_trace(
+        trace.name,
+        trace.arrival_s[rows] - trace.arrival_s[first],
+        trace.prompt_tokens[rows],
+        trace.output_tokens[rows],
+        trace.key[rows],
+        None if trace.prefix_hashes is None else trace.prefix_hashes[rows],
+        trace.prefix_tokens,
+        None if trace.session is None else trace.session[rows],
+    )
+
+
+def limit(trace: Trace, most: int) -> Trace:
+    """The first `most` requests."""
+    return window(trace, 0, most)
+
+
+def write_trace(trace: Trace, path: Path) -> None:
+    """Our own CSV, gzipped if the name ends so."""
+    rows = zip(
+        trace.arrival_s.tolist(),
+        trace.prompt_tokens.tolist(),
+        trace.output_tokens.tolist(),
+        trace.key.tolist(),
+        strict=True,
+    )
+    lines = ["arrival_s,prompt_tokens,output_tokens,client", *(f"{a!r},{p},{o},{k}" for a, p, o, k in rows)]
+    raw = ("\n".join(lines) + "\n").encode()
+    path.write_bytes(gzip.compress(raw, mtime=0) if path.suffix == ".gz" else raw)

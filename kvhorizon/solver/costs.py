@@ -1,0 +1,135 @@
+"""What the options of a request cost, in weighted seconds of delay; seconds already waited are sunk.
+
+    waiting, point a      w·t_a·(1 + postponed if a > 0)        w = weight·(1 + age / (aging_s + aging_share·output))
+    not in the horizon    w·T_K·never
+    running, point a ≥ 1  the same delay + loss                 loss = recompute stalls the batch, see `stall_s`
+    any, while it holds   the batch's delay by reading its KV   linear in KV tokens, so the batch size has a price
+    overflow              what evicting an average block costs
+
+Steps become seconds by the snapshot's recent step time.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from kvhorizon.models.step_time import recompute_seconds
+from kvhorizon.models.survival import Curves, mean_remaining
+from kvhorizon.solver.greedy import kv_time
+from kvhorizon.solver.settings import Settings
+from kvhorizon.state import Snapshot
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+
+
+class Outlook(NamedTuple):
+    """What is foreseen of all requests of a snapshot, (N,) each."""
+
+    context: IntArray  # tokens
+    remaining: FloatArray  # predicted output to come [tokens]
+    weight: FloatArray  # of a second of delay, grown with age
+    key: FloatArray  # KV·time / weight, the greedy's order, least first
+
+
+def outlook_of(snapshot: Snapshot, curves: Curves, settings: Settings) -> Outlook:
+    """Predictions of all requests."""
+    requests = snapshot.requests
+    context = requests.prompt_tokens + requests.generated_tokens
+    remaining, work = np.empty(len(context)), np.empty(len(context))
+    _predict(curves, context, requests.generated_tokens, requests.output_limit_tokens, remaining, work)
+    age_s = np.maximum(snapshot.now_s - requests.arrival_s, 0.0)
+    output = requests.generated_tokens + remaining
+    aging = 1.0 + age_s / (settings.aging_s + settings.aging_share * output)
+    weight = requests.weight * aging
+    return Outlook(context, remaining, weight, work / np.maximum(weight, 1e-9))
+
+
+@njit(cache=True)
+def _predict(curves, context, generated, limit, remaining, work):  # type: ignore[no-untyped-def]
+    for n in range(len(context)):
+        remaining[n] = mean_remaining(curves, n, generated[n], limit[n])
+        work[n] = kv_time(context[n], remaining[n])
+
+
+@njit(cache=True)
+def _recompute(cost, context, out):  # type: ignore[no-untyped-def]
+    for n in range(len(context)):
+        out[n] = recompute_seconds(cost, 0, context[n]) + 0.5 * (cost.fixed_s + cost.weights_s)
+
+
+def stall_s(snapshot: Snapshot, context: IntArray) -> FloatArray:
+    """(n,) Seconds of delay that evicting a request with `context` (n,) tokens costs.
+
+    Its recompute and half a step, for each running sequence, as all of them wait meanwhile.
+    """
+    alone = np.empty(len(context))
+    _recompute(snapshot.facts.cost, context, alone)
+    return alone * max(snapshot.num_running, 1)
+
+
+def overflow_price(snapshot: Snapshot, rows: IntArray) -> float:
+    """Seconds per block: what evicting a block of an average running (else waiting) request costs."""
+    requests = snapshot.requests
+    peers = rows[: snapshot.num_running] if snapshot.num_running else rows
+    if not len(peers):
+        return 1.0
+    context = requests.prompt_tokens[peers] + requests.generated_tokens[peers]
+    blocks = -(-context // snapshot.facts.block_size)
+    return float(stall_s(snapshot, context).sum() / max(blocks.sum(), 1)) + 1e-9
+
+
+def eviction_losses(snapshot: Snapshot, outlook: Outlook, settings: Settings) -> FloatArray:
+    """(R,) Seconds that evicting each running request costs; more near its end, and where it happened before."""
+    requests, running = snapshot.requests, slice(0, snapshot.num_running)
+    generated, remaining = requests.generated_tokens[running], outlook.remaining[running]
+    done = generated / np.maximum(generated + remaining, 1.0)
+    loss = stall_s(snapshot, outlook.context[running]) * (1.0 + requests.preemptions[running])
+    return np.asarray(loss * (1.0 + settings.progress * done))
+
+
+def evictable(snapshot: Snapshot, outlook: Outlook, settings: Settings) -> BoolArray:
+    """(R,) Running requests that the program may evict: none while the pool has room, else the few best victims.
+
+    The best victim frees most KV·time per second lost; one still in prefill has little to free and is left alone.
+    """
+    requests, running = snapshot.requests, slice(0, snapshot.num_running)
+    allowed = np.zeros(snapshot.num_running, bool)
+    used = snapshot.facts.total_blocks - snapshot.free_blocks
+    if used < settings.evict_occupancy * snapshot.facts.total_blocks or snapshot.num_running < 2:
+        return allowed
+    context, remaining = outlook.context[running], outlook.remaining[running]
+    score = remaining * (context + 0.5 * remaining) / np.maximum(eviction_losses(snapshot, outlook, settings), 1e-12)
+    score[requests.computed_tokens[running] < context - 1] = -1.0
+    best = np.argsort(-score, kind="stable")[: settings.max_evictions]
+    allowed[best[score[best] > 0.0]] = True
+    return allowed
+
+
+def delay_costs(
+    snapshot: Snapshot, weight: FloatArray, loss: FloatArray, edges: FloatArray, bucket: IntArray, settings: Settings
+) -> tuple[FloatArray, FloatArray]:
+    """Weighted seconds (N, A) of each option and (N,) of none.
+
+    `weight` (N,) is that of a second of delay, `loss` (R,) that of evicting: inf for a request that must stay.
+    """
+    start_s = edges[bucket] * snapshot.step_s
+    late = np.where(edges[bucket] > 0.0, 1.0 + settings.postponed, 1.0)
+    cost = weight[:, None] * (start_s * late)[None, :]
+    never = weight * settings.never * edges[-1] * snapshot.step_s
+    cost[: len(loss), 1:] += loss[:, None]
+    never[: len(loss)] += loss
+    return cost, never
+
+
+def read_costs(snapshot: Snapshot, mean_blocks: FloatArray, sequences: FloatArray, edges: FloatArray) -> FloatArray:
+    """(N, A) Seconds by which each option slows the running sequences: its KV reads and its place in the batch."""
+    cost, width = snapshot.facts.cost, np.diff(edges)
+    block_s = cost.kv_read_s_per_token * snapshot.facts.block_size
+    seconds = mean_blocks @ width * block_s + sequences @ width * cost.sequence_s
+    return np.asarray(max(snapshot.num_running, 1) * seconds)

@@ -1,0 +1,52 @@
+"""Parameters of the rolling-horizon program's model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kvhorizon.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the program assumes. Raises InputError for a value that makes no program."""
+
+    buckets: int = 12  # K
+    points: int = 8  # A, admission points, spread over the buckets
+    first_bucket_steps: float = 8.0  # about one tick
+    horizon_outputs: float = 2.0  # horizon / mean predicted remaining output
+    z: float = 1.645  # one-sided confidence of the memory constraint
+    reserve_share: float = 0.02  # of the pool, never planned for
+    price_factor: float = 1.0  # overflow price / cost of evicting a block
+    read_price: float = 1.0  # weight of the delay that a request's KV reads cause to the batch
+    candidates: int = 96  # waiting requests considered, by the greedy's key
+    oldest: int = 16  # and these in any case
+    aging_s: float = 2.0  # a delay weighs 1 + age / (aging_s + aging_share · predicted output)
+    aging_share: float = 0.2  # seconds per token
+    postponed: float = 0.5  # surcharge on the delay of not starting now
+    never: float = 1.5  # delay of "not within the horizon", in horizons
+    progress: float = 1.0  # surcharge on evicting, times the share of output already done
+    evict_occupancy: float = 0.96  # below it no running request may be evicted
+    max_evictions: int = 1  # running requests that one plan may evict
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.points <= self.buckets:
+            raise InputError("points", self.points, f"must be within 1 ... buckets={self.buckets}")
+        for name in ("first_bucket_steps", "horizon_outputs", "aging_s", "never", "price_factor"):
+            if not 0.0 < getattr(self, name) < float("inf"):
+                raise InputError(name, getattr(self, name), "must be > 0")
+        for name in (
+            "z",
+            "read_price",
+            "candidates",
+            "oldest",
+            "aging_share",
+            "postponed",
+            "progress",
+            "max_evictions",
+        ):
+            if not 0.0 <= getattr(self, name) < float("inf"):
+                raise InputError(name, getattr(self, name), "must be >= 0")
+        for name in ("reserve_share", "evict_occupancy"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise InputError(name, getattr(self, name), "must be within 0 ... 1")

@@ -1,0 +1,83 @@
+"""Replays that follow a real solver child over gRPC: its plans are used, and its death is survived."""
+
+import dataclasses
+import os
+import signal
+
+import numpy as np
+import pytest
+from engines import facts, random_trace
+
+from kvhorizon.sim.policies import parse_policy
+from kvhorizon.sim.replay import replay
+from kvhorizon.sim.setup import Setup
+from kvhorizon.solver.planner import Budget, Planner, PlannerSettings
+from kvhorizon.state import Plan, Snapshot
+from kvhorizon.wire.child import SolverChild
+from kvhorizon.wire.resilient import ResilientSolver
+
+WORK = 100
+
+
+class InProcess:
+    """The planner without a wire."""
+
+    def __init__(self) -> None:
+        self.planner = Planner(PlannerSettings(), lambda: 0.0)
+
+    def plan(self, snapshot: Snapshot) -> Plan | None:
+        return self.planner.plan(snapshot, Budget(work=WORK))
+
+
+class KilledAfter:
+    """A real child that gets SIGKILL after so many plans; `pause` keeps it from coming back during the run."""
+
+    def __init__(self, solver: ResilientSolver, plans: int) -> None:
+        self.solver, self.plans, self.asked = solver, plans, 0
+
+    def plan(self, snapshot: Snapshot) -> Plan | None:
+        self.asked += 1
+        if self.asked == self.plans and self.solver.child is not None:
+            os.kill(self.solver.child.pid or 0, signal.SIGKILL)
+        return self.solver.plan(snapshot)
+
+
+@pytest.fixture(scope="module")
+def setup() -> Setup:
+    return Setup(random_trace(5, 300, 120 * 16, 30.0), facts(400, 16, 64, 512), forecast="noisy:0.6")
+
+
+def test_over_grpc_as_in_process(setup: Setup) -> None:
+    """The same plans, so the same run, to the last bit."""
+    near = replay(setup, parse_policy("kvhorizon"), InProcess())
+    with ResilientSolver(lambda: SolverChild(["--work", str(WORK)])) as solver:
+        far = replay(setup, parse_policy("kvhorizon"), solver)
+    assert near.plans == far.plans
+    assert near.plans["program"] > 10
+    assert near.plans["local"] == 0
+    np.testing.assert_array_equal(near.finish_s, far.finish_s)
+
+
+def test_a_solver_killed_in_mid_run_is_survived(setup: Setup) -> None:
+    with ResilientSolver(lambda: SolverChild(["--work", str(WORK)]), sleep=lambda _: None) as solver:
+        outcome = replay(setup, parse_policy("kvhorizon"), KilledAfter(solver, 5))
+    assert np.isfinite(outcome.finish_s).all()
+    assert outcome.plans["program"] >= 4
+    assert outcome.plans["local"] >= 1
+
+
+def test_without_a_solver_the_greedy_decides(setup: Setup) -> None:
+    """Every plan is missing, every decision local, and the run is the greedy's own."""
+    alone = replay(setup, parse_policy("kvhorizon"), None)
+    greedy = replay(setup, parse_policy("kvhorizon:greedy"))
+    assert alone.plans["program"] == 0 < alone.plans["local"]
+    assert alone.preemptions.sum() <= 1.5 * greedy.preemptions.sum() + 10
+    assert np.isfinite(alone.finish_s).all()
+
+
+def test_plans_take_effect_after_their_delay(setup: Setup) -> None:
+    """A plan that arrives too late to matter changes the run; none is lost."""
+    soon = replay(setup, parse_policy("kvhorizon"), InProcess())
+    late = replay(dataclasses.replace(setup, delay_s=0.09), parse_policy("kvhorizon"), InProcess())
+    assert late.plans["program"] > 0
+    assert (late.finish_s != soon.finish_s).any()

@@ -1,0 +1,63 @@
+"""Policies by name."""
+
+import numpy as np
+import pytest
+from engines import facts, trace
+
+from kvhorizon.errors import InputError
+from kvhorizon.sim.policies import DEFAULT_POLICIES, POLICIES, parse_policy
+from kvhorizon.sim.rivals.named import VICTIMS
+from kvhorizon.sim.setup import Setup
+from kvhorizon.sim.steer import UNSTEERED
+from kvhorizon.solver.greedy import GREEDY, Knob
+
+
+def test_the_default_ones_are_known() -> None:
+    assert [parse_policy(name).name for name in DEFAULT_POLICIES] == list(DEFAULT_POLICIES)
+
+
+def test_only_the_engine_itself_is_unsteered() -> None:
+    for name in POLICIES:
+        option = {"watermark": ":0.1", "victims": ":lifo", "admission": ":ours"}.get(name, "")
+        assert (parse_policy(name + option).guest is UNSTEERED) == (name in ("fcfs", "watermark"))
+
+
+def test_knobs_reach_the_rule() -> None:
+    assert parse_policy("kvhorizon/means").guest.rule == GREEDY[Knob.MEANS]
+    assert parse_policy("admission:ours/strict").guest.rule == GREEDY[Knob.STRICT]
+
+
+def test_the_victim_ablation_runs_with_the_watermark() -> None:
+    assert {parse_policy(f"victims:{name}").watermark_share for name in VICTIMS} == {0.02}
+
+
+@pytest.mark.parametrize(
+    ("policy", "says"),
+    [
+        ("psychic", "must begin with one of admission, cost-aware, fcfs"),
+        ("watermark", "0 <= F < 1"),
+        ("watermark:1", "0 <= F < 1"),
+        ("sjf:2", "takes nothing after its name"),
+        ("sjf/means", "only parts of ours take a '/KNOB'"),
+        ("past-future:1", "must be a number from 0 to 0.9"),
+        ("sglang:nan", "must be a number from 0 to 10"),
+        ("victims:me", "needs one of cost-aware"),
+        ("admission", "must be admission:ours"),
+        ("ltr:often", "ltr or ltr:preemptive"),
+        ("kvhorizon/fair", "one of means, balanced, strict"),
+    ],
+)
+def test_a_bad_name_is_refused_in_one_line(policy: str, says: str) -> None:
+    with pytest.raises(InputError, match="policy") as error:
+        parse_policy(policy)
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_output_limit_covers_the_trace() -> None:
+    """1 500 rounds up to 2 048, 10 to the least limit of 1 024; a given one stands."""
+    long, short = (Setup(trace([0.0], [5], [size]), facts()) for size in (1500, 10))
+    assert (long.output_limit_tokens(), short.output_limit_tokens()) == (2048, 1024)
+    assert Setup(short.trace, facts(), max_tokens=7).output_limit_tokens() == 7
+    exact = Setup(trace([0.0], [5], [2048]), facts()).output_limit_tokens()
+    assert np.log2(exact) == 11

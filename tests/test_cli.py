@@ -1,0 +1,133 @@
+"""The command line as a user meets it: real processes for what must end well, one clear line for what must not."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from google.protobuf import json_format
+from problems import random_snapshot
+
+from kvhorizon.wire.convert import encode_snapshot
+
+SMALL = ["synthetic:mixed", "--limit", "60", "--kv-blocks", "1200", "--load", "1.3", "--forecast", "noisy:0.6"]
+
+
+def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "kvhorizon", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        cwd=cwd,
+        check=False,
+    )
+
+
+def without_timing(path: Path) -> str:
+    results = json.loads(path.read_text())
+    assert results.pop("timing")["total_s"] > 0
+    return json.dumps(results)
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The same what-if, all five policies and a real solver child, twice."""
+    folders = [tmp_path_factory.mktemp("what_if") for _ in range(2)]
+    for folder in folders:
+        done = run("what-if", *SMALL, "--out", str(folder))
+        assert done.returncode == 0, done.stderr
+    return folders
+
+
+def test_two_runs_are_identical_but_for_their_timing(answers: list[Path]) -> None:
+    first, second = (without_timing(folder / "results.json") for folder in answers)
+    assert first == second
+
+
+def test_all_requests_finish_under_every_policy(answers: list[Path]) -> None:
+    results = json.loads((answers[0] / "results.json").read_text())
+    assert results["schema"] == 1
+    assert [row["policy"] for row in results["policies"]] == [
+        "fcfs",
+        "watermark:0.02",
+        "kvhorizon:greedy",
+        "kvhorizon",
+        "fcfs:free-recompute",
+    ]
+    assert {row["finished"] for row in results["policies"]} == {60}
+
+
+def test_the_program_makes_the_plans(answers: list[Path]) -> None:
+    plans = json.loads((answers[0] / "results.json").read_text())["policies"][3]["plans"]
+    assert plans["program"] > 0
+    assert plans["local"] == 0
+
+
+def test_the_report_stands_alone(answers: list[Path]) -> None:
+    page = (answers[0] / "report.html").read_text()
+    assert page.startswith("<!doctype html>")
+    assert "<script src=" not in page
+    assert "<link" not in page
+    assert len(page) < 8_000_000
+
+
+TRACE = "arrival_s,prompt_tokens,output_tokens\n0,10,5\n1,20,6\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["what-if", "no-such-file.csv", "--out", "o"], "no-such-file.csv"),
+        (["what-if", "synthetic:nothing", "--out", "o"], "nothing"),
+        (["what-if", "synthetic:chat", "--gpu", "abacus", "--out", "o"], "gpu='abacus', must be one of"),
+        (["what-if", "synthetic:chat", "--model", "eliza", "--out", "o"], "eliza"),
+        (["what-if", "synthetic:chat", "--policy", "luck", "--out", "o"], "policy='luck', must begin with one of"),
+        (["what-if", "synthetic:chat", "--policy", "watermark:2", "--out", "o"], "needs a share"),
+        (["what-if", "synthetic:chat", "--load", "-1", "--out", "o"], "load=-1.0, must be > 0"),
+        (["what-if", "synthetic:chat", "--limit", "0", "--out", "o"], "limit=0, must be >= 1"),
+        (["what-if", "synthetic:chat", "--forecast", "noisy:x", "--out", "o"], "noisy:x"),
+        (["what-if", "synthetic:chat", "--budget", "soon", "--out", "o"], "budget='soon', must be milliseconds"),
+        (["what-if", "synthetic:chat", "--kv-blocks", "3", "--out", "o"], "must fit into the pool"),
+        (["what-if", "synthetic:chat", "--tp", "3", "--out", "o"], "tp=3"),
+        (["what-if", "trace.csv", "--out", "trace.csv"], "out="),
+        (["what-if", "empty.csv", "--out", "o"], "empty.csv"),
+        (["what-if", "negative.csv", "--out", "o"], "-20"),
+        (["what-if", "missing.csv", "--out", "o"], "output_tokens"),
+        (["plan", "trace.csv"], "must be a Snapshot as JSON"),
+        (["plan", "no-such.json"], "must be a readable file"),
+        (["serve", "--config", "typo.toml"], "did you mean listen?"),
+        (["serve", "--config", "trace.csv"], "must be TOML"),
+        (["serve", "--listen", "nowhere"], "nowhere"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_two(tmp_path: Path, arguments: list[str], says: str) -> None:
+    (tmp_path / "trace.csv").write_text(TRACE)
+    (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "negative.csv").write_text(TRACE.replace("20", "-20"))
+    (tmp_path / "missing.csv").write_text("arrival_s,prompt_tokens\n0,10\n")
+    (tmp_path / "typo.toml").write_text('listen = "localhost:0"\n')
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert says in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_one_snapshot_in_one_plan_out(tmp_path: Path) -> None:
+    """Handles in the plan are those of the snapshot, and each live request is explained."""
+    snapshot = random_snapshot(1, 8, 12)
+    path = tmp_path / "snapshot.json"
+    path.write_text(json_format.MessageToJson(encode_snapshot(snapshot)))
+    done = run("plan", str(path))
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert plan["source"] == "program"
+    assert plan["bound_s"] <= plan["objective_s"]
+    assert set(plan["explanations"]) == {str(handle) for handle in snapshot.requests.handle}
+    assert {entry["handle"] for entry in plan["admissions"]} <= set(snapshot.requests.handle[8:].tolist())
+
+
+def test_the_version_is_printed() -> None:
+    assert run("--version").stdout.startswith("kvhorizon ")
