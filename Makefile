@@ -21,7 +21,7 @@ $(VENV)/.ready: pyproject.toml requirements/lock.txt
 	@touch $@
 
 demo: setup
-	$(BIN)/kvhorizon what-if synthetic:mixed --gpu a100-40gb --load 1.3 --limit 600 --out out/demo
+	$(BIN)/kvhorizon what-if synthetic:mixed --gpu a100-40gb --load 1.3 --limit 1500 --forecast noisy:0.6 --out out/demo
 
 test: test-product test-engine
 

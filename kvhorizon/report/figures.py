@@ -7,11 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
+from plotly.subplots import make_subplots
 
 from kvhorizon.sim.whatif import Answer
 
 FloatArray = NDArray[np.float64]
 POINTS = 600  # per line
+ROW_PIXELS = 130  # height of one policy's occupancy
 COLOURS = ("#8a94a0", "#d98e04", "#2f9e77", "#0b6bcb", "#a55bc4", "#c2410c", "#0e7490", "#65a30d")
 
 
@@ -51,35 +53,40 @@ def _layout(figure: go.Figure, x: str, y: str, **axis: object) -> go.Figure:
 
 
 def occupancy(answer: Answer) -> Picture:
-    """KV blocks in use over time, evictions as marks on the line."""
-    figure = go.Figure()
+    """KV blocks in use over time, one row per policy on a common axis, evictions as ticks above."""
+    rows = answer.results["policies"]
+    figure = make_subplots(
+        rows=len(rows), cols=1, shared_xaxes=True, vertical_spacing=0.06, subplot_titles=[row["policy"] for row in rows]
+    )
     total = answer.facts.total_blocks
-    for index, (row, outcome) in enumerate(zip(answer.results["policies"], answer.outcomes, strict=True)):
+    for index, (row, outcome) in enumerate(zip(rows, answer.outcomes, strict=True)):
         line = _thin(outcome.timeline)
         figure.add_scatter(
             x=np.round(line[:, 0], 3),
             y=np.round(line[:, 1] / total, 4),
             mode="lines",
             name=row["policy"],
-            legendgroup=row["policy"],
-            line={"color": colour(index), "width": 1.5},
+            fill="tozeroy",
+            line={"color": colour(index), "width": 1},
+            row=index + 1,
+            col=1,
         )
         marks = _thin(outcome.preempted_at, 400)
-        if len(marks):
-            height = np.interp(marks[:, 0], outcome.timeline[:, 0], outcome.timeline[:, 1] / total)
-            figure.add_scatter(
-                x=np.round(marks[:, 0], 3),
-                y=np.round(height, 4),
-                mode="markers",
-                name=f"{row['policy']}: evictions",
-                legendgroup=row["policy"],
-                showlegend=False,
-                marker={"color": colour(index), "symbol": "x", "size": 6},
-            )
-    _layout(figure, "virtual time [s]", "share of KV blocks in use")
-    return Picture(
-        "occupancy", "KV cache over time", "Crosses mark evictions; work done before them is done again.", figure
-    )
+        figure.add_scatter(
+            x=np.round(marks[:, 0], 3),
+            y=np.full(len(marks), 1.12),
+            mode="markers",
+            name="eviction",
+            marker={"color": COLOURS[5], "symbol": "line-ns-open", "size": 7},
+            row=index + 1,
+            col=1,
+        )
+    _layout(figure, "", "")
+    figure.update_layout(height=60 + ROW_PIXELS * len(rows), showlegend=False, margin={"t": 30})
+    figure.update_yaxes(range=[0, 1.25], tickvals=[0, 0.5, 1], tickformat=".0%")
+    figure.update_xaxes(title="virtual time [s]", row=len(rows), col=1)
+    says = "Share of KV blocks in use. Red ticks above are evictions; what they threw away is computed again."
+    return Picture("occupancy", "KV cache over time", says, figure)
 
 
 def _distribution(answer: Answer, anchor: str, title: str, says: str, values: list[FloatArray]) -> Picture:

@@ -100,7 +100,7 @@ def _figure(picture: Picture) -> str:
         full_html=False,
         include_plotlyjs=False,
         div_id=picture.anchor,
-        config={"responsive": True, "displaylogo": False},
+        config={"responsive": True, "displayModeBar": False},
     )
     return (
         f'<section aria-labelledby="{picture.anchor}-title"><h2 id="{picture.anchor}-title">{picture.title}</h2>'

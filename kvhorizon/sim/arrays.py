@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kvhorizon.sim.rivals.notes import Notes, new_notes
 from kvhorizon.solver.columns import Columns
 
 Int32Array = NDArray[np.int32]
@@ -72,7 +71,6 @@ class Engine(NamedTuple):
     limits: Limits
     counters: NDArray[np.int64]  # (COUNTS,)
     clock: FloatArray  # (CLOCKS,)
-    notes: Notes  # what a rival policy remembers
 
 
 def new_columns(arrival_s: FloatArray, prompt: Int32Array, limit: Int32Array) -> Columns:
@@ -117,4 +115,4 @@ def new_engine(columns: Columns, output: Int32Array, limits: Limits) -> Engine:
     clock = np.zeros(CLOCKS)
     clock[SAMPLE_EVERY] = 0.05
     clock[STEP] = 0.02
-    return Engine(columns, live, lists, limits, count, clock, new_notes(n, limits.max_seqs))
+    return Engine(columns, live, lists, limits, count, clock)

@@ -28,6 +28,10 @@ class Guest(NamedTuple):
     rule: Greedy = GREEDY[Knob.BALANCED]
     rival: Rules | None = None  # someone else's rules; None: ours
 
+    def at_work(self, requests: int, seats: int) -> "Guest":
+        """This guest with memory of its own, for one replay of so many requests."""
+        return self if self.rival is None else self._replace(rival=self.rival.with_notes(requests, seats))
+
 
 UNSTEERED = Guest(steers=False)
 

@@ -103,7 +103,11 @@ def rollout(rng: Generator, size: int) -> Trace:
 
 def agentic(rng: Generator, size: int) -> Trace:
     """Sessions of an agent: each turn's prompt is the last one's, its answer and a tool's output; prefixes repeat."""
-    arrival, prompt, output, session, prefix = [], [], [], [], []
+    arrival: list[float] = []
+    prompt: list[int] = []
+    output: list[int] = []
+    session: list[int] = []
+    prefix: list[IntArray] = []
     start, number = 0.0, 0
     while len(arrival) < size:
         start += rng.exponential(12.0 / RATE)

@@ -141,7 +141,8 @@ def _run(program: Program, limits: Limits) -> FloatArray | None:
     """Values of the columns, or None where HiGHS found nothing feasible within the limits."""
     import highspy
 
-    solver: Any = highspy.Highs()  # type: ignore[no-untyped-call]
+    make: Any = getattr(highspy, "_Highs", highspy.Highs)  # the wrapped class prints a banner to stdout
+    solver = make()
     options: dict[str, Any] = {
         "output_flag": False,
         "threads": 1,

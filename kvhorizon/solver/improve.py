@@ -31,7 +31,7 @@ class Search:
     pairs: int = 24  # requests nearest to break-even that local search pairs up
     sweeps: int = 3
     sweep_units: int = 10  # of work, per sweep
-    core_requests: int = 10
+    core_requests: int = 8
     core_nodes: int = 40
     overrun_s: float = 0.005  # HiGHS returns so much later than it was told to
 

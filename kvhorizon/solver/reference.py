@@ -1,12 +1,13 @@
-"""The program, readable: in PuLP as a paper would write it, and again in CP-SAT as a second opinion.
+"""The rolling-horizon program written to be read: in PuLP, one function per family of constraints, and again in CP-SAT.
 
-Neither is fast; tests hold the planner against them, and people read them. Needs the extra `reference`.
-
-    min  Σ_n c_n∅ + Σ_{n,a} (c_na − c_n∅)·x_na + Σ_k π_k·v_k
+Neither is fast enough to plan with; both say what the planner approximates. They share the arrays of `problem` with it
+and nothing else. x[n, a] = 1 where request n holds its memory from admission point a on; v[k] is the overflow of
+bucket k in blocks. Needs the extra `reference`.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -17,116 +18,147 @@ from ortools.sat.python import cp_model
 from kvhorizon.solver.problem import NEVER, Problem
 
 IntArray = NDArray[np.int64]
-SCALE = 1_000  # CP-SAT counts in integers: thousandths of blocks, sequences and tokens …
-COST_SCALE = 1_000_000_000  # … and nanoseconds of delay
+Options = dict[tuple[int, int], Any]  # x by (n, a), for the options that exist
 
-
-def options(problem: Problem) -> list[tuple[int, int]]:
-    """Pairs (n, a) that exist."""
-    size, points, _ = problem.shape
-    return [(n, a) for n in range(size) for a in range(points) if np.isfinite(problem.cost[n, a])]
+BLOCK_UNITS = 10**4  # per block; likewise of sequences
+COST_UNITS = 10**4  # per weighted second
 
 
 def solve_pulp(problem: Problem) -> tuple[IntArray, float]:
-    """(optimal choice (N,), its objective in weighted seconds), by PuLP's bundled CBC."""
-    model = pulp.LpProblem("rolling_horizon", pulp.LpMinimize)
-    x = {(n, a): pulp.LpVariable(f"x_{n}_{a}", cat="Binary") for n, a in options(problem)}
-    v = [pulp.LpVariable(f"v_{k}", lowBound=0) for k in range(problem.shape[2])]
-    model += _delay(problem, x) + pulp.lpSum(
-        price * over for price, over in zip(problem.overflow_price, v, strict=True)
-    )
-    _one_option_each(model, problem, x)
-    _memory(model, problem, x, v)
-    _sequences(model, problem, x)
-    _prefill(model, problem, x)
-    status = model.solve(pulp.PULP_CBC_CMD(msg=False, gapRel=1e-9))
-    if pulp.LpStatus[status] != "Optimal":
-        raise RuntimeError(f"the reference program ended {pulp.LpStatus[status]}; its data cannot be right")
-    return _chosen(problem, {key: pulp.value(var) for key, var in x.items()}), float(pulp.value(model.objective))
+    """An optimal choice (N,), -1 for never, and its objective [weighted seconds]; CBC solves it.
 
-
-def _delay(problem: Problem, x: dict[tuple[int, int], Any]) -> Any:
-    """Σ_n c_n∅ + Σ_{n,a} (c_na − c_n∅)·x_na: everyone is late by c_n∅ unless an option says better.
-
-    Where "not within the horizon" does not exist (a running request that must stay), its own first option is the base.
+    Raises RuntimeError where there is none: more must stay than the hard constraints allow.
     """
-    base = np.where(np.isfinite(problem.cost_never), problem.cost_never, problem.cost[:, 0])
-    return float(base.sum()) + pulp.lpSum((problem.cost[n, a] - base[n]) * var for (n, a), var in x.items())
+    program = pulp.LpProblem("rolling_horizon", pulp.LpMinimize)
+    x = {(n, a): pulp.LpVariable(f"x_{n}_{a}", cat="Binary") for n, a in existing_options(problem)}
+    v = [pulp.LpVariable(f"v_{k}", lowBound=0.0) for k in range(problem.shape[2])]
+    program += delay(problem, x) + overflow(problem, v)
+    for constraint in (
+        *one_option(problem, x),
+        *memory(problem, x, v),
+        *sequences(problem, x),
+        *prefill(problem, x),
+        present_memory(problem, x),
+    ):
+        program += constraint
+    program.solve(pulp.PULP_CBC_CMD(msg=False, gapRel=0.0, threads=1))
+    if program.sol_status != pulp.LpSolutionOptimal:
+        raise RuntimeError(f"no optimal solution: {pulp.LpStatus[program.status]}")
+    return _choice(problem, {option: variable.value() for option, variable in x.items()}), pulp.value(program.objective)
 
 
-def _one_option_each(model: Any, problem: Problem, x: dict[tuple[int, int], Any]) -> None:
-    """Σ_a x_na ≤ 1, or = 1 where a request may not be left out: a request starts once, or stays."""
+def existing_options(problem: Problem) -> list[tuple[int, int]]:
+    """(n, a) of finite cost: a running request may lack the option to be evicted."""
+    size, points, _ = problem.shape
+    return [(n, a) for n in range(size) for a in range(points) if math.isfinite(problem.tables.cost[n, a])]
+
+
+def delay(problem: Problem, x: Options) -> Any:
+    """Σ_n c_n∅ + Σ_{n,a} (c_na − c_n∅)·x_na: all wait beyond the horizon, unless they are let in.
+
+    A request that must stay has no c_n∅; its options are counted at their own cost.
+    """
+    cost, never = problem.tables.cost, problem.tables.cost_never
+    base = np.where(np.isfinite(never), never, 0.0)
+    return float(base.sum()) + pulp.lpSum((cost[n, a] - base[n]) * x[n, a] for n, a in x)
+
+
+def overflow(problem: Problem, v: list[Any]) -> Any:
+    """Σ_k π_k·v_k: blocks beyond the pool will cost what evicting them costs; so the program always has a solution."""
+    return pulp.lpSum(price * amount for price, amount in zip(problem.tables.overflow_price, v, strict=True))
+
+
+def one_option(problem: Problem, x: Options) -> list[Any]:
+    """Σ_a x_na ≤ 1: a request starts once, or not within the horizon; = 1 for one that must stay."""
+    chosen: dict[int, list[Any]] = {}
+    for (n, _), variable in x.items():
+        chosen.setdefault(n, []).append(variable)
+    never = problem.tables.cost_never
+    return [
+        pulp.lpSum(variables) <= 1 if math.isfinite(never[n]) else pulp.lpSum(variables) == 1
+        for n, variables in chosen.items()
+    ]
+
+
+def memory(problem: Problem, x: Options, v: list[Any]) -> list[Any]:
+    """Σ_{n,a} P_nak·x_na − v_k ≤ M_k: the chance-adjusted blocks of a bucket fit into the pool, or overflow it."""
+    blocks, capacity = problem.tables.blocks, problem.tables.capacity_blocks
+    return [
+        pulp.lpSum(blocks[n, a, k] * x[n, a] for n, a in x if blocks[n, a, k] > 0.0) - v[k] <= capacity[k]
+        for k in range(len(v))
+    ]
+
+
+def sequences(problem: Problem, x: Options) -> list[Any]:
+    """Σ_{n,a} Q_nak·x_na ≤ N_k: the engine runs at most so many sequences at once, in expectation."""
+    alive, limit = problem.tables.sequences, problem.tables.max_sequences
+    return [pulp.lpSum(alive[n, a, k] * x[n, a] for n, a in x) <= limit[k] for k in range(len(limit))]
+
+
+def prefill(problem: Problem, x: Options) -> list[Any]:
+    """Σ_n prefill_na·x_na ≤ budget_a: steps take so many tokens until the next admission point."""
+    tokens, budget = problem.tables.prefill_tokens, problem.tables.prefill_budget_tokens
+    return [pulp.lpSum(tokens[n, a] * x[n, a] for n, a in x if a == at) <= budget[at] for at in range(len(budget))]
+
+
+def present_memory(problem: Problem, x: Options) -> Any:
+    """Σ_n held_n·x_n0 ≤ present: what is held at the next step are real blocks, free now or held by who runs."""
+    held, present = problem.tables.held_blocks, problem.tables.present_blocks
+    return pulp.lpSum(held[n] * x[n, a] for n, a in x if a == 0) <= present[0]
+
+
+def solve_cpsat(problem: Problem, seconds: float = 60.0) -> tuple[IntArray, float]:
+    """The same by CP-SAT, over integers: an optimal choice (N,) and its objective [weighted seconds].
+
+    Coefficients are rounded: blocks and sequences to 1e-4, the limits with them, costs and prices to 1e-4 s, and the
+    product of price and overflow to 1e-8 s. Hard constraints round to the safe side. So the objective is off by less than
+    N·5e-5 + Σ_k (π_k·(N + 1)·5e-5 + 5e-5·v_k) seconds, and a solution within 1e-4 of a hard limit may be missed.
+    Raises RuntimeError where it proves no optimum within `seconds`.
+    """
+    tables, model = problem.tables, cp_model.CpModel()
+    x = {(n, a): model.new_bool_var(f"x_{n}_{a}") for n, a in existing_options(problem)}
     for n in range(problem.shape[0]):
-        taken = pulp.lpSum(var for (m, _), var in x.items() if m == n)
-        model += (taken <= 1) if np.isfinite(problem.cost_never[n]) else (taken == 1)
+        options = [x[n, a] for a in range(problem.shape[1]) if (n, a) in x]
+        if math.isfinite(tables.cost_never[n]):
+            model.add_at_most_one(options)
+        else:
+            model.add_exactly_one(options)
+    most = _units(float(tables.blocks.max(axis=1, initial=0.0).sum(axis=0).max(initial=0.0)) + 1.0, BLOCK_UNITS)
+    most += max(_units(-float(tables.capacity_blocks.min()), BLOCK_UNITS), 0)
+    v = [model.new_int_var(0, most, f"v_{k}") for k in range(problem.shape[2])]
+    for k, amount in enumerate(v):
+        used = sum(_units(tables.blocks[n, a, k], BLOCK_UNITS) * x[n, a] for n, a in x)
+        model.add(used - amount <= _units(tables.capacity_blocks[k], BLOCK_UNITS))
+        alive = sum(math.ceil(tables.sequences[n, a, k] * BLOCK_UNITS) * x[n, a] for n, a in x)
+        model.add(alive <= math.floor(tables.max_sequences[k] * BLOCK_UNITS))
+    for at, budget in enumerate(tables.prefill_budget_tokens):
+        tokens = sum(math.ceil(tables.prefill_tokens[n, a]) * x[n, a] for n, a in x if a == at)
+        model.add(tokens <= math.floor(budget))
+    held = sum(math.ceil(tables.held_blocks[n]) * x[n, a] for n, a in x if a == 0)
+    model.add(held <= math.floor(tables.present_blocks[0]))
+    base = np.where(np.isfinite(tables.cost_never), tables.cost_never, 0.0)
+    per_block = COST_UNITS * BLOCK_UNITS
+    waiting = sum(BLOCK_UNITS * _units(tables.cost[n, a] - base[n], COST_UNITS) * x[n, a] for n, a in x)
+    overflowing = sum(_units(price, COST_UNITS) * amount for price, amount in zip(tables.overflow_price, v, strict=True))
+    model.minimize(waiting + overflowing)
+    solver = cp_model.CpSolver()
+    solver.parameters.num_workers = 1
+    solver.parameters.random_seed = 0
+    solver.parameters.max_time_in_seconds = seconds
+    status = solver.solve(model)
+    if status != cp_model.OPTIMAL:
+        raise RuntimeError(f"no optimal solution: {solver.status_name(status)}")
+    values = {option: float(solver.value(variable)) for option, variable in x.items()}
+    return _choice(problem, values), solver.objective_value / per_block + float(base.sum())
 
 
-def _memory(model: Any, problem: Problem, x: dict[tuple[int, int], Any], v: list[Any]) -> None:
-    """Σ_{n,a} P_nak·x_na − v_k ≤ M_k: expected blocks and their spread stay within the pool, or overflow at a price."""
-    for k, capacity in enumerate(problem.capacity_blocks):
-        model += pulp.lpSum(problem.blocks[n, a, k] * var for (n, a), var in x.items()) - v[k] <= float(capacity)
+def _units(value: float, units: int) -> int:
+    return round(float(value) * units)
 
 
-def _sequences(model: Any, problem: Problem, x: dict[tuple[int, int], Any]) -> None:
-    """Σ_{n,a} Q_nak·x_na ≤ N_max: the engine batches only so many sequences."""
-    for k in range(problem.shape[2]):
-        model += pulp.lpSum(problem.sequences[n, a, k] * var for (n, a), var in x.items()) <= problem.max_sequences
-
-
-def _prefill(model: Any, problem: Problem, x: dict[tuple[int, int], Any]) -> None:
-    """Σ_n prefill_na·x_na ≤ budget_a: prompts started at one point share its steps' token budget."""
-    for point, budget in enumerate(problem.prefill_budget_tokens):
-        chosen = (problem.prefill_tokens[n, a] * var for (n, a), var in x.items() if a == point)
-        model += pulp.lpSum(chosen) <= float(budget)
-
-
-def _chosen(problem: Problem, values: dict[tuple[int, int], float]) -> IntArray:
+def _choice(problem: Problem, values: dict[tuple[int, int], float]) -> IntArray:
     choice = np.full(problem.shape[0], NEVER, np.int64)
     for (n, a), value in values.items():
         if value > 0.5:
             choice[n] = a
     return choice
-
-
-def solve_cpsat(problem: Problem, seconds: float = 30.0) -> tuple[IntArray, float]:
-    """(optimal choice (N,), its objective in weighted seconds), by CP-SAT.
-
-    Coefficients are rounded to thousandths (resources: up for use, down for capacity, so that its choice is
-    feasible), costs to a nanosecond; the objective may exceed the exact optimum by what the rounding takes away.
-    """
-    model = cp_model.CpModel()
-    x = {(n, a): model.new_bool_var(f"x_{n}_{a}") for n, a in options(problem)}
-    size, points, buckets = problem.shape
-
-    def units(value: float) -> int:
-        return int(np.ceil(value * SCALE - 1e-9))
-
-    def room(value: float) -> int:
-        return int(np.floor(value * SCALE + 1e-9))
-
-    for n in range(size):
-        taken = sum(x[key] for key in x if key[0] == n)
-        model.add(taken <= 1) if np.isfinite(problem.cost_never[n]) else model.add(taken == 1)
-    overflow = []
-    for k in range(buckets):
-        most = units(float(problem.blocks[:, :, k].max(axis=1).sum()) + abs(float(problem.capacity_blocks[k])))
-        over = model.new_int_var(0, most, f"v_{k}")
-        used = sum(units(problem.blocks[n, a, k]) * var for (n, a), var in x.items())
-        model.add(used - over <= room(problem.capacity_blocks[k]))
-        sequences = sum(units(problem.sequences[n, a, k]) * var for (n, a), var in x.items())
-        model.add(sequences <= room(problem.max_sequences))
-        overflow.append(round(problem.overflow_price[k] * COST_SCALE / SCALE) * over)
-    for point in range(points):
-        started = sum(units(problem.prefill_tokens[n, a]) * var for (n, a), var in x.items() if a == point)
-        model.add(started <= room(problem.prefill_budget_tokens[point]))
-    base = np.where(np.isfinite(problem.cost_never), problem.cost_never, problem.cost[:, 0])
-    delay = sum(round((problem.cost[n, a] - base[n]) * COST_SCALE) * var for (n, a), var in x.items())
-    model.minimize(delay + sum(overflow))
-    solver = cp_model.CpSolver()
-    solver.parameters.num_workers = 1
-    solver.parameters.random_seed = 0
-    solver.parameters.max_time_in_seconds = seconds
-    if solver.solve(model) != cp_model.OPTIMAL:
-        raise RuntimeError(f"CP-SAT ended {solver.status_name()} after {seconds} s")
-    choice = _chosen(problem, {key: float(solver.value(var)) for key, var in x.items()})
-    return choice, float(base.sum()) + solver.objective_value / COST_SCALE

@@ -103,10 +103,11 @@ def run_to_end(setup: Setup, name: str, skip: bool = True, check_every_s: float 
     """Drive the compiled loop, checking at each pause that blocks held and free blocks make up the pool."""
     policy = parse_policy(name)
     engine, forecast = start(setup, policy)
-    desk = new_desk(len(setup.trace), setup.facts.max_num_seqs)
+    size = len(setup.trace), setup.facts.max_num_seqs
+    desk, guest = new_desk(*size), policy.guest.at_work(*size)
     until_s = check_every_s
     while True:
-        reason = advance(engine, forecast.curves, policy.guest, setup.facts.cost, desk, until_s, 1 << 40, skip)
+        reason = advance(engine, forecast.curves, guest, setup.facts.cost, desk, until_s, 1 << 40, skip)
         assert engine.columns.blocks.sum() + engine.counters[FREE] == setup.facts.total_blocks
         assert engine.counters[RUNNING] <= setup.facts.max_num_seqs
         if reason == FINISHED:

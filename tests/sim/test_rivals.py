@@ -160,8 +160,8 @@ def scores(victim: int, prompt: list[int], generated: list[int]) -> list[float]:
     engine.columns.generated[:] = generated
     engine.columns.computed[:] = np.add(prompt, generated)
     engine.columns.blocks[:] = np.ceil(np.add(prompt, generated) / 16)
-    guest = VLLM._replace(victim=victim)
-    return [rival_score(engine, forecast.curves, guest, COST, n, n) for n in range(len(prompt))]
+    rules = VLLM._replace(victim=victim).with_notes(len(prompt), 16)
+    return [rival_score(engine, forecast.curves, rules, COST, n, n) for n in range(len(prompt))]
 
 
 def test_sglang_retracts_the_fewest_outputs_then_the_longest_prompt() -> None:

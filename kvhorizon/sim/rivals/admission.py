@@ -69,7 +69,7 @@ def retracted_ratio(generated, max_new, requests):  # type: ignore[no-untyped-de
 @njit(cache=True)
 def update_ratio(engine, rules):  # type: ignore[no-untyped-def]
     """Bring the new-token ratio up to this step: initial when the engine was idle, else bumped or decayed."""
-    state, count, columns = engine.notes.state, engine.counters, engine.columns
+    state, count, columns = rules.notes.state, engine.counters, engine.columns
     if count[RUNNING] == 0 and columns.arrival_s[count[HEAD]] >= engine.clock[NOW]:
         state[RATIO] = min(INITIAL_RATIO * rules.conservativeness, 1.0)
     elif count[PREEMPTED] > state[LAST_PREEMPTED]:
@@ -83,13 +83,13 @@ def update_ratio(engine, rules):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def ratio_fits(engine, n):  # type: ignore[no-untyped-def]
+def ratio_fits(engine, rules, n):  # type: ignore[no-untyped-def]
     """Free tokens, less the ratio of what running requests may still give, against the whole of request n's."""
-    state, size = engine.notes.state, engine.limits.block_size
+    state, size = rules.notes.state, engine.limits.block_size
     promised = state[PASS_TOKENS]
     for i in range(engine.counters[RUNNING]):
         m = engine.lists.running[i]
-        if engine.notes.since_step[m] != engine.counters[STEPS]:
+        if rules.notes.since_step[m] != engine.counters[STEPS]:
             promised += output_to_reserve(engine, m) * state[RATIO]
     free = (engine.counters[FREE] - owed_blocks(engine)) * size - promised
     if known_tokens(engine, n) + output_to_reserve(engine, n) + size >= free:
@@ -101,7 +101,7 @@ def ratio_fits(engine, n):  # type: ignore[no-untyped-def]
 @njit(cache=True)
 def reserve_fits(engine, curves, rules, desk, n):  # type: ignore[no-untyped-def]
     """Our own test of the forecast's excess between the least and the greatest reserve."""
-    columns, limits, count, state = engine.columns, engine.limits, engine.counters, engine.notes.state
+    columns, limits, count, state = engine.columns, engine.limits, engine.counters, rules.notes.state
     free = count[FREE] - owed_blocks(engine)
     occupied = float((limits.total_blocks - free) * limits.block_size)
     pool = float(limits.total_blocks * limits.block_size)
@@ -120,7 +120,7 @@ def admissible(engine, curves, rules, desk, n):  # type: ignore[no-untyped-def]
     if rules.admission == RESERVE_MAX:
         return largest_outputs_fit(engine, n)
     if rules.admission == NEW_TOKEN_RATIO:
-        return ratio_fits(engine, n)
+        return ratio_fits(engine, rules, n)
     if rules.admission == SAMPLED_PEAK or rules.admission == PREDICTED_PEAK:
         return peak_fits(engine, curves, rules, n)
     if rules.admission == CAPPED_RESERVE:

@@ -28,12 +28,12 @@ def running_key(engine, curves, rules, n):  # type: ignore[no-untyped-def]
     if generated >= rules.preemptible * mean_remaining(curves, n, 0, columns.limit[n]):
         return -HIDDEN
     if rules.order == SHORTEST_TOTAL:
-        return predicted_total(engine, curves, n)
+        return predicted_total(engine, curves, rules, n)
     return mean_remaining(curves, n, generated, columns.limit[n])
 
 
 @njit(cache=True)
-def evict(engine, place):  # type: ignore[no-untyped-def]
+def evict(engine, rules, place):  # type: ignore[no-untyped-def]
     """Preempt the request at `place` of the running list, keeping the others' order."""
     lists, count = engine.lists, engine.counters
     n = lists.running[place]
@@ -41,7 +41,7 @@ def evict(engine, place):  # type: ignore[no-untyped-def]
         lists.running[i] = lists.running[i + 1]
     lists.running[count[RUNNING] - 1] = n
     preempt_last(engine)
-    note_wait(engine.notes, n, engine.columns.preemptions[n], engine.clock[NOW], count[STEPS])
+    note_wait(rules.notes, n, engine.columns.preemptions[n], engine.clock[NOW], count[STEPS])
     return n
 
 
@@ -74,7 +74,7 @@ def make_room(engine, curves, rules, key, wanted, claimed, seats):  # type: igno
         place, blocks = worst_running(engine, curves, rules, key)
         if place < 0 or blocks < lacking:
             return False
-        n = evict(engine, place)
+        n = evict(engine, rules, place)
         columns.remaining[n] = mean_remaining(curves, n, columns.generated[n], columns.limit[n])
 
 

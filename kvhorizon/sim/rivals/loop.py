@@ -14,7 +14,7 @@ from kvhorizon.solver.select import TRIED, best_place
 @njit(cache=True)
 def observe(engine, rules):  # type: ignore[no-untyped-def]
     """Before each step: whom the engine preempted in the last one, whose promotion is over, the new-token ratio."""
-    notes, count, lists = engine.notes, engine.counters, engine.lists
+    notes, count, lists = rules.notes, engine.counters, engine.lists
     if rules.admission == NEW_TOKEN_RATIO:
         update_ratio(engine, rules)
     if rules.order == SHORTEST_TOTAL:
@@ -32,9 +32,9 @@ def observe(engine, rules):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def begin_pass(engine, desk, size):  # type: ignore[no-untyped-def]
+def begin_pass(engine, rules, desk, size):  # type: ignore[no-untyped-def]
     """Forget what the last look at the queue assumed."""
-    state = engine.notes.state
+    state = rules.notes.state
     state[PASS_TOKENS] = 0.0
     state[READY] = 0.0
     total = 0.0
@@ -50,7 +50,7 @@ def admit_by_rival(engine, curves, rules, desk, budget):  # type: ignore[no-unty
     Never leaves an idle engine idle: with nothing running, the first in order that the engine accepts is taken.
     """
     size = rank_queue(engine, curves, rules, desk)
-    begin_pass(engine, desk, size)
+    begin_pass(engine, rules, desk, size)
     failures = 0
     admitted = 0
     while failures <= rules.skip:
@@ -62,7 +62,7 @@ def admit_by_rival(engine, curves, rules, desk, budget):  # type: ignore[no-unty
         idle = engine.counters[RUNNING] == 0
         if fits_now(engine, n, budget) and (idle or admissible(engine, curves, rules, desk, n)):
             budget = admit(engine, n, budget)
-            engine.notes.since_step[n] = engine.counters[STEPS]
+            rules.notes.since_step[n] = engine.counters[STEPS]
             admitted += 1
         else:
             failures += 1

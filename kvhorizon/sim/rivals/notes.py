@@ -12,7 +12,7 @@ UNSEEN = -1
 
 
 class Notes(NamedTuple):
-    """One for each replay; untouched by the engine and by our own rule."""
+    """One for each replay."""
 
     state: NDArray[np.float64]  # (STATES,)
     queued_s: NDArray[np.float64]  # (N,) when it was last preempted; 0 if never

@@ -22,19 +22,19 @@ HIDDEN = np.inf
 
 
 @njit(cache=True)
-def predicted_total(engine, curves, n):  # type: ignore[no-untyped-def]
+def predicted_total(engine, curves, rules, n):  # type: ignore[no-untyped-def]
     """Predicted output as it was at arrival [tokens]; a promoted request ranks below all lengths."""
     total = mean_remaining(curves, n, 0, engine.columns.limit[n])
-    return total + PROMOTED if engine.notes.promoted[n] else total
+    return total + PROMOTED if rules.notes.promoted[n] else total
 
 
 @njit(cache=True)
-def promote_starving(engine, n, starvation):  # type: ignore[no-untyped-def]
-    """Promote request n if it has waited for `starvation` steps."""
-    notes, step = engine.notes, engine.counters[STEPS]
+def promote_starving(engine, rules, n):  # type: ignore[no-untyped-def]
+    """Promote request n if it has waited for `rules.starvation` steps."""
+    notes, step = rules.notes, engine.counters[STEPS]
     if notes.since_step[n] == UNSEEN:
         notes.since_step[n] = step
-    if step - notes.since_step[n] >= starvation:
+    if step - notes.since_step[n] >= rules.starvation:
         notes.promoted[n] = 1
 
 
@@ -42,12 +42,12 @@ def promote_starving(engine, n, starvation):  # type: ignore[no-untyped-def]
 def order_key(engine, curves, rules, n, place):  # type: ignore[no-untyped-def]
     """Key of waiting request n, at `place` of the engine's queue."""
     if rules.order == RETRACTED_LAST:
-        return max(engine.columns.arrival_s[n], engine.notes.queued_s[n])
+        return max(engine.columns.arrival_s[n], rules.notes.queued_s[n])
     if rules.order == SHORTEST_REMAINING:
         return engine.columns.remaining[n]
     if rules.order == SHORTEST_TOTAL:
-        promote_starving(engine, n, rules.starvation)
-        return predicted_total(engine, curves, n)
+        promote_starving(engine, rules, n)
+        return predicted_total(engine, curves, rules, n)
     return float(place)
 
 
@@ -61,7 +61,7 @@ def rank_queue(engine, curves, rules, desk):  # type: ignore[no-untyped-def]
     step = engine.counters[STEPS]
     for place in range(size):
         n = desk.waiting[place]
-        evicted_now = engine.columns.preemptions[n] > 0 and engine.notes.since_step[n] == step
+        evicted_now = engine.columns.preemptions[n] > 0 and rules.notes.since_step[n] == step
         if rules.preempts and evicted_now:
             desk.keys[place] = HIDDEN
         else:

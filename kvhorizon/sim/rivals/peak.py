@@ -4,7 +4,7 @@ Sorted by remaining output, descending, the i-th request (from 1) ends when i ar
 
     peak = max_i (remaining_i · i + Σ_{j ≤ i} context_j)                                    [tokens]
 
-Source: LightLLM's past-future scheduler (ASPLOS 2025; `req_queue/chunked_prefill/impl.py`). That the same holds at every
+Source: LightLLM's past-future scheduler (ASPLOS 2025; `req_queue/chunked_prefill/impl.py`). That it fits at every
 predicted completion time is MC-SF's test (Jaillet et al., arXiv 2502.07115).
 """
 
@@ -101,7 +101,7 @@ def future_peak(context, remaining, size):  # type: ignore[no-untyped-def]
 @njit(cache=True)
 def build_peak(engine, curves, rules):  # type: ignore[no-untyped-def]
     """Sort the running batch, once for each look at the queue."""
-    notes, lists = engine.notes, engine.lists
+    notes, lists = rules.notes, engine.lists
     size = engine.counters[RUNNING]
     context, remaining = np.zeros(size), np.zeros(size)
     for i in range(size):
@@ -119,7 +119,7 @@ def build_peak(engine, curves, rules):  # type: ignore[no-untyped-def]
 @njit(cache=True)
 def peak_fits(engine, curves, rules, n):  # type: ignore[no-untyped-def]
     """Whether the peak with request n stays within the pool less the reserved share; if so, n is counted in."""
-    notes, limits = engine.notes, engine.limits
+    notes, limits = rules.notes, engine.limits
     if notes.state[READY] == 0.0:
         build_peak(engine, curves, rules)
     size = int(notes.state[PEAK_SIZE])

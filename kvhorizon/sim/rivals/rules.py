@@ -1,8 +1,9 @@
-"""The rules of one rival, by number, with their parameters."""
+"""The rules of one rival, by number, with their parameters and its memory."""
 
 from typing import NamedTuple
 
 from kvhorizon.sim.rivals import codes
+from kvhorizon.sim.rivals.notes import Notes, new_notes
 from kvhorizon.solver.greedy import GREEDY, Greedy, Knob
 
 
@@ -20,3 +21,8 @@ class Rules(NamedTuple):
     conservativeness: float = 1.0  # of the new-token ratio
     starvation: int = 0  # steps of waiting that promote a request
     quantum: int = 0  # steps for which a promoted request keeps its rank
+    notes: Notes | None = None  # given anew to each replay
+
+    def with_notes(self, requests: int, seats: int) -> "Rules":
+        """The same rules, with nothing remembered yet."""
+        return self._replace(notes=new_notes(requests, seats))

@@ -3,7 +3,7 @@
 * LAST: the last of the running list (vLLM, first come first served).
 * LEAST_COMPUTED: fewest tokens computed (vLLM pull request 53723, `preemption_victim="lcf"`).
 * FEWEST_OUTPUT: fewest output tokens, among equals the longest prompt (SGLang, `ScheduleBatch.retract_decode`).
-* COST_AWARE: blocks freed per token known, times the share of the largest output still to come (vLLM pull request 56897).
+* COST_AWARE: blocks freed per token, times the share of the largest output still to come (vLLM pull request 56897).
 * FLOPS_PER_BLOCK: fewest FLOPs of recompute per byte freed.
 * MOST_REMAINING: longest predicted remaining output. * LONGEST_TOTAL: longest predicted output (vllm-ltr).
 """
@@ -52,5 +52,5 @@ def rival_score(engine, curves, rules, cost, n, place):  # type: ignore[no-untyp
     if rules.victim == MOST_REMAINING:
         return mean_remaining(curves, n, columns.generated[n], columns.limit[n])
     if rules.victim == LONGEST_TOTAL:
-        return FAR_BELOW + predicted_total(engine, curves, n)
+        return FAR_BELOW + predicted_total(engine, curves, rules, n)
     return float(place)
