@@ -30,21 +30,21 @@ LOADS = (0.8, 1.0, 1.2, 1.5)
 LONGEST_S = 1000.0
 BOUND, FREE = 24, 12
 BOUND_FREQUENCY = 0.05
-MOST_REQUESTS, FEWEST_REQUESTS = 6000, 200
+MOST_REQUESTS, FEWEST_REQUESTS, FEWEST_STRESSED = 6000, 200, 50
 STRESS = (
-    Cell("mixed", "llama-3.1-8b", "a100-40gb", 1, 1.0, 2000, "stress", "tiny_pool"),
+    Cell("chat", "llama-3.1-8b", "a100-40gb", 1, 1.0, 2000, "stress", "tiny_pool"),
     Cell("chat", "llama-3.1-8b", "a100-40gb", 1, 0.9, 6000, "stress", "surge"),
     Cell("chat", "llama-3.1-8b", "l4-24gb", 1, 1.0, 1000, "stress", "full_prompts"),
     Cell("rollout", "llama-3.1-8b", "h100-80gb", 1, 1.0, 4000, "stress"),
 )
 
 
-def cut(cell: Cell) -> tuple[Cell, float] | None:
+def cut(cell: Cell, fewest: int = FEWEST_REQUESTS) -> tuple[Cell, float] | None:
     """The cell with as many requests as end within 1 000 s, and its preemptions per request, both under FCFS.
 
-    None where fewer than 200 requests are left.
+    None where less than `fewest` requests are left.
     """
-    while cell.requests >= FEWEST_REQUESTS:
+    while cell.requests >= fewest:
         setup = build(cell, SEED)
         cell = dataclasses.replace(cell, requests=len(setup.trace))
         outcome = replay(setup, parse_policy("fcfs"))
@@ -82,7 +82,7 @@ def main() -> None:
         if wanted[kind] > 0:
             wanted[kind] -= 1
             kept.append(dataclasses.replace(sized, kind=kind))
-    kept += [found[0] for cell in STRESS if (found := cut(cell)) is not None]
+    kept += [found[0] for cell in STRESS if (found := cut(cell, FEWEST_STRESSED)) is not None]
     lines = ["# Frozen by `python -m experiments.freeze_cells` (seed 0). Do not edit.", ""]
     for cell in kept:
         lines.append("[[cell]]")

@@ -9,6 +9,7 @@ import pytest
 from google.protobuf import json_format
 from problems import random_snapshot
 
+from kvhorizon.cli import main
 from kvhorizon.wire.convert import encode_snapshot
 
 SMALL = ["synthetic:mixed", "--limit", "60", "--kv-blocks", "1200", "--load", "1.3", "--forecast", "noisy:0.6"]
@@ -102,16 +103,32 @@ TRACE = "arrival_s,prompt_tokens,output_tokens\n0,10,5\n1,20,6\n"
         (["serve", "--listen", "nowhere"], "nowhere"),
     ],
 )
-def test_bad_input_is_one_line_and_status_two(tmp_path: Path, arguments: list[str], says: str) -> None:
+def test_bad_input_is_one_line_and_status_two(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    arguments: list[str],
+    says: str,
+) -> None:
     (tmp_path / "trace.csv").write_text(TRACE)
     (tmp_path / "empty.csv").write_text("")
     (tmp_path / "negative.csv").write_text(TRACE.replace("20", "-20"))
     (tmp_path / "missing.csv").write_text("arrival_s,prompt_tokens\n0,10\n")
-    (tmp_path / "typo.toml").write_text('listen = "localhost:0"\n')
-    done = run(*arguments, cwd=tmp_path)
-    assert done.returncode == 2, done.stderr
-    assert says in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    (tmp_path / "typo.toml").write_text('lisen = "localhost:0"\n')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["kvhorizon", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    said = capfd.readouterr().err
+    assert end.value.code == 2, said
+    assert says in said
+    assert len(said.strip().splitlines()) == 1
+
+
+def test_no_traceback_reaches_a_user(tmp_path: Path) -> None:
+    done = run("what-if", "synthetic:chat", "--gpu", "abacus", "--out", str(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr.startswith("kvhorizon: error: gpu='abacus', must be one of")
     assert "Traceback" not in done.stderr
 
 

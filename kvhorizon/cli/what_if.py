@@ -18,8 +18,8 @@ from rich.table import Table
 from kvhorizon.cli.budget import parse_budget
 from kvhorizon.errors import InputError
 from kvhorizon.report.page import render
-from kvhorizon.sim.policies import DEFAULT_POLICIES, parse_policy
-from kvhorizon.sim.whatif import Answer, Question
+from kvhorizon.sim.policies import DEFAULT_POLICIES
+from kvhorizon.sim.whatif import Answer, Question, prepare
 from kvhorizon.sim.whatif import what_if as ask
 from kvhorizon.solver.planner import Budget
 from kvhorizon.wire.child import SolverChild
@@ -62,8 +62,9 @@ def what_if(
     )
     effort = parse_budget(budget)
     folder = _folder(out)
-    with _solver(question, effort) as solver, _bars() as bars:
-        answer = ask(question, solver, bars)
+    prepared = prepare(question)
+    with _solver(prepared.needs_solver, effort) as solver, _bars() as bars:
+        answer = ask(prepared, solver, bars)
     command = shlex.join(["kvhorizon", *sys.argv[1:]])
     (folder / "results.json").write_text(json.dumps(answer.results, indent=1) + "\n", encoding="utf-8")
     (folder / "report.html").write_text(render(answer, command), encoding="utf-8")
@@ -80,9 +81,9 @@ def _folder(out: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _solver(question: Question, budget: Budget) -> Iterator[ResilientSolver | None]:
+def _solver(needed: bool, budget: Budget) -> Iterator[ResilientSolver | None]:
     """The solver child, if any policy asks for plans; without one those policies follow their greedy rule."""
-    if not any(parse_policy(name).planned for name in question.policies):
+    if not needed:
         yield None
         return
     effort = ["--work", str(budget.work)] if budget.work is not None else ["--budget-s", str(budget.seconds)]

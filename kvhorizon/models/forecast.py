@@ -59,6 +59,15 @@ def make_forecast(
     raise InputError("forecast", spec, SPECS)
 
 
+def check_spec(spec: str) -> None:
+    """Raises InputError unless `spec` names a forecast."""
+    kind, _, argument = spec.partition(":")
+    if kind == "noisy":
+        _log_sigma(spec, argument)
+    elif spec not in ("history", "oracle"):
+        raise InputError("forecast", spec, SPECS)
+
+
 def _log_sigma(spec: str, text: str) -> float:
     try:
         log_sigma = float(text)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from kvhorizon.errors import InputError
+from kvhorizon.models.forecast import check_spec
 from kvhorizon.models.gpu import Gpu, preset, tpot_target_s
 from kvhorizon.models.pool import pool_blocks
 from kvhorizon.models.shape import ModelShape, builtin, from_config
@@ -107,53 +108,67 @@ def check_fits(trace: Trace, facts: EngineFacts) -> None:
 
 def at_load(trace: Trace, facts: EngineFacts, load: float | None) -> Trace:
     """Arrivals rescaled to `load` times what first-come-first-served completes when all requests arrive at once."""
-    if load is None:
-        return trace
-    if not 0.0 < load < 1000.0:
-        raise InputError("load", load, "must be > 0 and < 1000")
     last = float(trace.arrival_s[-1])
-    if last <= 0.0:
+    if load is None or last <= 0.0:
         return trace
     together = dataclasses.replace(trace, arrival_s=np.zeros(len(trace)))
     span_s = replay(Setup(together, facts), parse_policy("fcfs")).makespan_s / load
     return dataclasses.replace(trace, arrival_s=trace.arrival_s * (span_s / last))
 
 
-def what_if(question: Question, solver: Solver | None, progress: Progress | None = None) -> Answer:
-    """Replay the trace under every policy. `solver` is asked by planned policies only."""
-    began_s = time.perf_counter()
-    policies = [parse_policy(name) for name in question.policies]
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A question whose every argument has been checked, ready to run."""
+
+    question: Question
+    policies: tuple[Policy, ...]
+    setup: Setup
+    tpot_target_s: float
+
+    @property
+    def needs_solver(self) -> bool:
+        """Whether any policy follows plans."""
+        return any(policy.planned for policy in self.policies)
+
+
+def prepare(question: Question) -> Prepared:
+    """Check everything and load the trace, before anything runs for long. Raises InputError."""
+    policies = tuple(parse_policy(name) for name in question.policies)
+    check_spec(question.forecast)
+    if question.delay_s is not None and not 0.0 <= question.delay_s < 60.0:
+        raise InputError("delay-s", question.delay_s, "must be >= 0 and < 60")
+    if question.load is not None and not 0.0 < question.load < 1000.0:
+        raise InputError("load", question.load, "must be > 0 and < 1000")
     shape, gpu = load_model(question.model), preset(question.gpu)
     facts = engine_facts(question, shape, gpu)
     trace = load_trace(question.trace, question.limit, question.seed)
     check_fits(trace, facts)
-    trace = at_load(trace, facts, question.load)
-    setup = Setup(trace, facts, forecast=question.forecast, seed=question.seed)
+    setup = Setup(at_load(trace, facts, question.load), facts, forecast=question.forecast, seed=question.seed)
     if question.delay_s is not None:
-        if not 0.0 <= question.delay_s < 60.0:
-            raise InputError("delay-s", question.delay_s, "must be >= 0 and < 60")
         setup = dataclasses.replace(setup, delay_s=question.delay_s)
-    outcomes, timing = [], {}
-    for policy in policies:
-        started_s = time.perf_counter()
-        outcomes.append(_run(setup, policy, solver, progress))
-        timing[policy.name] = round(time.perf_counter() - started_s, 3)
+    return Prepared(question, policies, setup, tpot_target_s(gpu, shape))
+
+
+def what_if(prepared: Prepared, solver: Solver | None, progress: Progress | None = None) -> Answer:
+    """Replay the trace under every policy. `solver` is asked by planned policies only."""
+    setup = prepared.setup
     prefill_s, service_s = alone(setup)
-    entries = [
-        {
-            "policy": policy.name,
-            **summarize(
-                trace,
-                outcome,
-                prefill_alone_s=prefill_s,
-                service_alone_s=service_s,
-                tpot_target_s=tpot_target_s(gpu, shape),
-            ),
-        }
-        for policy, outcome in zip(policies, outcomes, strict=True)
-    ]
-    timing["total_s"] = round(time.perf_counter() - began_s, 3)
-    return Answer(_results(question, trace, facts, setup, entries, timing), trace, facts, outcomes)
+    outcomes, entries, timing = [], [], {}
+    for policy in prepared.policies:
+        started_s = time.perf_counter()
+        outcome = _run(setup, policy, solver, progress)
+        timing[policy.name] = round(time.perf_counter() - started_s, 3)
+        columns = summarize(
+            setup.trace,
+            outcome,
+            prefill_alone_s=prefill_s,
+            service_alone_s=service_s,
+            tpot_target_s=prepared.tpot_target_s,
+        )
+        outcomes.append(outcome)
+        entries.append({"policy": policy.name, **columns})
+    timing["total_s"] = round(sum(timing.values()), 3)
+    return Answer(_results(prepared, entries, timing), setup.trace, setup.facts, outcomes)
 
 
 def _run(setup: Setup, policy: Policy, solver: Solver | None, progress: Progress | None) -> Outcome:
@@ -161,14 +176,9 @@ def _run(setup: Setup, policy: Policy, solver: Solver | None, progress: Progress
     return replay(setup, policy, solver, None if progress is None else lambda share: progress(name, share))
 
 
-def _results(
-    question: Question,
-    trace: Trace,
-    facts: EngineFacts,
-    setup: Setup,
-    policies: Sequence[dict[str, Any]],
-    timing: dict[str, float],
-) -> dict[str, Any]:
+def _results(prepared: Prepared, policies: Sequence[dict[str, Any]], timing: dict[str, float]) -> dict[str, Any]:
+    question, setup = prepared.question, prepared.setup
+    trace, facts = setup.trace, setup.facts
     return {
         "schema": SCHEMA,
         "trace": {

@@ -1,8 +1,8 @@
 """Synthetic workloads, seeded: what servers see, without anyone's data.
 
 Lengths are log-normal, cut to a range; medians and spreads follow public traces: `chat` ShareGPT and Azure's
-conversation trace (github.com/Azure/AzurePublicDataset), `reasoning` ServeGen's deepseek-r1 clients (github.com/alibaba/ServeGen),
-`agentic` mini-swe-agent sessions (github.com/LMCache/lmcache-agent-trace). Arrivals are Poisson at a nominal rate
+conversation trace (github.com/Azure/AzurePublicDataset), `reasoning` ServeGen's deepseek-r1 clients
+(github.com/alibaba/ServeGen), `agentic` mini-swe-agent sessions (github.com/LMCache/lmcache-agent-trace). Arrivals are Poisson at a nominal rate
 unless said otherwise; a what-if rescales them to its load.
 """
 

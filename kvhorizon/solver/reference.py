@@ -139,7 +139,9 @@ def solve_cpsat(problem: Problem, seconds: float = 60.0) -> tuple[IntArray, floa
     base = np.where(np.isfinite(tables.cost_never), tables.cost_never, 0.0)
     per_block = COST_UNITS * BLOCK_UNITS
     waiting = sum(BLOCK_UNITS * _units(tables.cost[n, a] - base[n], COST_UNITS) * x[n, a] for n, a in x)
-    overflowing = sum(_units(price, COST_UNITS) * amount for price, amount in zip(tables.overflow_price, v, strict=True))
+    overflowing = sum(
+        _units(price, COST_UNITS) * amount for price, amount in zip(tables.overflow_price, v, strict=True)
+    )
     model.minimize(waiting + overflowing)
     solver = cp_model.CpSolver()
     solver.parameters.num_workers = 1

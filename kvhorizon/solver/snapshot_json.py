@@ -182,7 +182,9 @@ def _columns(read: SnapshotJson) -> Requests:
     )
 
 
-def _given(values: list[int | None], otherwise: np.ndarray[Any, np.dtype[np.int64]]) -> np.ndarray[Any, np.dtype[np.int64]]:
+def _given(
+    values: list[int | None], otherwise: np.ndarray[Any, np.dtype[np.int64]]
+) -> np.ndarray[Any, np.dtype[np.int64]]:
     return np.array([d if v is None else v for v, d in zip(values, otherwise.tolist(), strict=True)], np.int64)
 
 
@@ -205,7 +207,9 @@ def snapshot_to_json(snapshot: Snapshot) -> str:
 
 def _request(requests: Requests, n: int) -> dict[str, Any]:
     columns = {"handle", *RequestJson.model_fields} - {"forecast"}
-    row: dict[str, Any] = {name: getattr(requests, name)[n].item() for name in RequestJson.model_fields if name in columns}
+    row: dict[str, Any] = {
+        name: getattr(requests, name)[n].item() for name in RequestJson.model_fields if name in columns
+    }
     scale = float(requests.forecast_scale[n])
     if requests.forecast_kind[n] == ForecastKind.POINT:
         row["forecast"] = {"median_tokens": scale, "log_sigma": float(requests.forecast_log_sigma[n])}
