@@ -2,8 +2,9 @@
 
 Measured: Qwen2.5-7B-Instruct on one GB200, 299 584 KV tokens, closed loop of 128 concurrent requests, 450 requests
 of 1 000 ± 20 % prompt and 5 000 ± 20 % output tokens (uniform, end-of-sequence ignored), prefix caching off,
-watermark 0 to 0.15. Assumed, since the report does not say: a token budget of 8 192 per step (vLLM's default for
-an API server on a large GPU). Step times are those of an H200; counts do not depend on them, since a closed loop has no clock of its own.
+watermark 0 to 0.15. Assumed, since the report does not say: a token budget of 8 192 per step (vLLM's default for an
+API server on a large GPU). Step times are those of an H200; counts do not depend on them, since a closed loop has no
+clock of its own.
 
 Error per watermark: |mean over seeds − measured| / max(10 % of measured, 2.5 standard deviations of one seed).
 """

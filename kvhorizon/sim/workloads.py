@@ -2,8 +2,8 @@
 
 Lengths are log-normal, cut to a range; medians and spreads follow public traces: `chat` ShareGPT and Azure's
 conversation trace (github.com/Azure/AzurePublicDataset), `reasoning` ServeGen's deepseek-r1 clients
-(github.com/alibaba/ServeGen), `agentic` mini-swe-agent sessions (github.com/LMCache/lmcache-agent-trace). Arrivals are Poisson at a nominal rate
-unless said otherwise; a what-if rescales them to its load.
+(github.com/alibaba/ServeGen), `agentic` mini-swe-agent sessions (github.com/LMCache/lmcache-agent-trace). Arrivals are
+Poisson at a nominal rate unless said otherwise; a what-if rescales them to its load.
 """
 
 from __future__ import annotations

@@ -17,7 +17,10 @@ AZURE = (
     "TIMESTAMP,ContextTokens,GeneratedTokens\n"
     "2023-11-16 18:15:46.6805900,374,44\n2023-11-16 18:15:50.9951690,396,109\n2023-11-16 18:15:51.0,7,0\n"
 )
-BURST = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n5,ChatGPT,472,18,490,Conversation log\n45,GPT-4,1087,230,1317,API log\n"
+BURST = (
+    "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
+    "5,ChatGPT,472,18,490,Conversation log\n45,GPT-4,1087,230,1317,API log\n"
+)
 MOONCAKE = (
     '{"timestamp": 27482, "input_length": 6955, "output_length": 52, "hash_ids": [46, 47]}\n'
     '{"timestamp": 30535, "input_length": 6472, "output_length": 26, "hash_ids": [46]}\n'
@@ -74,7 +77,7 @@ def test_mooncake_in_milliseconds_with_prefixes(tmp_path: Path) -> None:
         (OWN.replace("4.0", "inf"), "row 3: arrival_s='inf', must be a finite number"),
         (OWN.replace(",3,b", ",0,b"), "row 2: output_tokens='0'"),
         ("arrival_s,prompt_tokens,output_tokens\n", "must have at least one request"),
-        ("arrival_s,prompt_tokens,output_tokens\n0,5\n", "row 2: output_tokens=None"),
+        ("arrival_s,prompt_tokens,output_tokens\n0,5\n", "row 2: output_tokens: must be a whole number"),
         (AZURE.replace("2023-11-16 18:15:50.9951690", "yesterday"), "row 3: TIMESTAMP='yesterday'"),
         ('{"timestamp": 1, "input_length": 5}\n', "must include output_length"),
         ('{"timestamp": 1, \n', "row 1="),
