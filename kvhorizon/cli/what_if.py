@@ -26,7 +26,7 @@ from kvhorizon.wire.child import SolverChild
 from kvhorizon.wire.failures import SolverError
 from kvhorizon.wire.resilient import ResilientSolver
 
-TABLE_WIDTH = 110  # where standard output is no terminal
+TABLE_WIDTH = 124  # where standard output is no terminal
 
 
 def what_if(
