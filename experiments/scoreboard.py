@@ -2,7 +2,7 @@
 
     python -m experiments.scoreboard [--cells SUBSTRING] [--policies P,…] [--forecast F] [--seeds 0-4] [--from] [--json]
 
-Runs are kept one by one in `results/scoreboard.jsonl`, so that an interrupted run goes on where it stopped; `--from`
+Runs are kept one by one in `out/scoreboard.jsonl`, so that an interrupted run goes on where it stopped; `--from`
 only reads them. Ratios are geometric means over cells and seeds, each floored at 0.01; differences (goodput) are means;
 `worst` is the worst cell's mean over seeds; intervals are bootstrapped over cells.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments._cells import Cell, build, frozen_cells, tpot_target
-from experiments._harness import RESULTS, Options, report
+from experiments._harness import Options, report
 from experiments._ratios import aggregate
 from kvhorizon import __version__
 from kvhorizon.errors import InputError
@@ -27,7 +27,7 @@ from kvhorizon.sim.metrics import summarize
 from kvhorizon.sim.policies import parse_policy
 from kvhorizon.sim.replay import replay
 
-KEPT = RESULTS / "scoreboard.jsonl"
+KEPT = Path("out") / "scoreboard.jsonl"
 SEED = 0
 REFERENCES = ("fcfs", "watermark:0.02")
 DEFAULT_POLICIES = ("kvhorizon:greedy/means", "kvhorizon:greedy", "kvhorizon:greedy/strict")
@@ -87,6 +87,7 @@ def gather(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             kept[key] = run_one(cell, seed, policy, "history" if forecast == "none" else forecast)
             kept[key]["forecast"] = forecast
             if not arguments.quick:
+                KEPT.parent.mkdir(exist_ok=True)
                 with KEPT.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(kept[key]) + "\n")
             print(".", end="", file=sys.stderr, flush=True)
