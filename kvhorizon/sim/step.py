@@ -23,6 +23,7 @@ from kvhorizon.sim.arrays import (
     STEP,
     STEPS,
     TOKENS,
+    WAITING,
 )
 from kvhorizon.sim.queue import push_front, remove
 
@@ -45,7 +46,8 @@ def next_chunk(engine, n, computed, budget):  # type: ignore[no-untyped-def]
     """(tokens scheduled, tokens charged to the budget) of request n if it now has `computed` tokens."""
     limits = engine.limits
     tokens = known_tokens(engine, n) - computed
-    if 0 < limits.long_prefill_tokens < tokens:
+    alone = engine.counters[RUNNING] + engine.counters[WAITING] <= 1  # nobody to starve: no limit
+    if 0 < limits.long_prefill_tokens < tokens and not alone:
         tokens = limits.long_prefill_tokens
     free_of_charge = 0
     if limits.free_recompute and engine.live.high_water[n] > computed:
@@ -134,8 +136,8 @@ def fits_now(engine, n, budget):  # type: ignore[no-untyped-def]
 def admit(engine, n, budget):  # type: ignore[no-untyped-def]
     """Move waiting request n into the batch with its first chunk; returns the token budget left."""
     columns, lists, limits, count = engine.columns, engine.lists, engine.limits, engine.counters
-    remove(engine, n)
     tokens, charged = next_chunk(engine, n, 0, budget)
+    remove(engine, n)
     held = blocks_for(tokens, limits.block_size)
     columns.blocks[n] = held
     count[FREE] -= held

@@ -1,0 +1,151 @@
+"""vLLM's own scheduler, driven without a model: one step at a time, requests entering at given steps.
+
+`Scheduler` and `KVCacheManager` are vLLM's, untouched; only the model runner is played: each request whose prefill is
+complete gives one token, and ends at its given length. Needs vLLM (0.32).
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+from vllm.config import CacheConfig, DeviceConfig, ModelConfig, ParallelConfig, SchedulerConfig, VllmConfig
+from vllm.sampling_params import SamplingParams
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.core.single_type_kv_cache_manager import register_all_kvcache_specs
+from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
+from vllm.v1.outputs import ModelRunnerOutput
+from vllm.v1.request import Request
+from vllm.v1.structured_output import StructuredOutputManager
+
+from experiments._scenario import Scenario, Seen
+
+MODEL = """{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64, "intermediate_size": 128,
+"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2, "vocab_size": 1024,
+"max_position_embeddings": 1048576, "torch_dtype": "float16"}"""
+
+
+@cache
+def _model_folder() -> str:
+    folder = tempfile.mkdtemp(prefix="kvhorizon-model-")
+    (Path(folder) / "config.json").write_text(MODEL, encoding="utf-8")
+    return folder
+
+
+def _config(scenario: Scenario) -> VllmConfig:
+    longest = scenario.max_model_len
+    return VllmConfig(
+        model_config=ModelConfig(
+            model=_model_folder(), dtype="float16", seed=0, skip_tokenizer_init=True, max_model_len=longest
+        ),
+        scheduler_config=SchedulerConfig(
+            max_num_seqs=scenario.max_seqs,
+            max_num_batched_tokens=scenario.max_tokens,
+            max_model_len=longest,
+            enable_chunked_prefill=scenario.chunked,
+            long_prefill_token_threshold=scenario.long_prefill_tokens,
+            async_scheduling=False,
+            is_encoder_decoder=False,
+            policy="fcfs",
+            watermark=scenario.watermark,
+        ),
+        cache_config=CacheConfig(block_size=scenario.block_size, enable_prefix_caching=False),
+        parallel_config=ParallelConfig(),
+        device_config=DeviceConfig("cpu"),
+    )
+
+
+def make_scheduler(scenario: Scenario) -> Scheduler:
+    """A scheduler whose pool has `scenario.total_blocks` usable blocks; one more is vLLM's null block."""
+    config = _config(scenario)
+    blocks = scenario.total_blocks + 1
+    config.cache_config.block_size = scenario.block_size
+    config.cache_config.num_gpu_blocks = blocks
+    register_all_kvcache_specs(config)
+    spec = FullAttentionSpec(block_size=scenario.block_size, num_kv_heads=2, head_size=16, dtype=torch.float16)
+    kv = KVCacheConfig(num_blocks=blocks, kv_cache_tensors=[], kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)])
+    return Scheduler(
+        vllm_config=config,
+        kv_cache_config=kv,
+        block_size=scenario.block_size,
+        hash_block_size=scenario.block_size,
+        log_stats=False,
+        structured_output_manager=StructuredOutputManager(config),
+    )
+
+
+@dataclass(slots=True)
+class VllmSide:
+    """One scenario on vLLM's scheduler."""
+
+    scenario: Scenario
+    scheduler: Scheduler
+    requests: list[Request]
+    output: Any = None
+
+    @classmethod
+    def start(cls, scenario: Scenario) -> VllmSide:
+        requests = []
+        for n, (prompt, output) in enumerate(zip(scenario.prompt, scenario.output, strict=True)):
+            sampling = SamplingParams(max_tokens=int(output), ignore_eos=True)
+            sampling.update_from_generation_config({}, 2)
+            requests.append(
+                Request(
+                    request_id=str(n),
+                    prompt_token_ids=[7] * int(prompt),
+                    sampling_params=sampling,
+                    pooling_params=None,
+                    arrival_time=float(n),
+                )
+            )
+        return cls(scenario, make_scheduler(scenario), requests)
+
+    def add(self, n: int) -> None:
+        """Request n arrives."""
+        self.scheduler.add_request(self.requests[n])
+
+    def schedule(self) -> Seen:
+        """Decide one step; what it decided."""
+        scheduler = self.scheduler
+        self.output = scheduler.schedule()
+        manager = scheduler.kv_cache_manager
+        running = [int(request.request_id) for request in scheduler.running]
+        scheduled = self.output.num_scheduled_tokens
+        return Seen(
+            running=running,
+            waiting=[int(request.request_id) for request in scheduler.waiting],
+            scheduled=[scheduled.get(str(n), 0) for n in running],
+            blocks=[len(manager.get_block_ids(str(n))[0]) for n in running],
+            free_blocks=manager.block_pool.get_num_free_blocks(),
+            preemptions=[self.requests[n].num_preemptions for n in running],
+        )
+
+    def execute(self) -> None:
+        """Play the model: a token for each request that is not in the middle of its prefill."""
+        ids = list(self.output.num_scheduled_tokens)
+        sampled = [[] if self.scheduler.requests[name].is_prefill_chunk else [9] for name in ids]
+        self.scheduler.update_from_output(
+            self.output,
+            ModelRunnerOutput(
+                req_ids=ids,
+                req_id_to_index={name: place for place, name in enumerate(ids)},
+                sampled_token_ids=sampled,
+                logprobs=None,
+                prompt_logprobs_dict={},
+                pooler_output=[],
+            ),
+        )
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether any request that arrived has not finished."""
+        return self.scheduler.has_unfinished_requests()
