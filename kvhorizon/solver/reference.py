@@ -111,8 +111,8 @@ def solve_cpsat(problem: Problem, seconds: float = 60.0) -> tuple[IntArray, floa
     """The same by CP-SAT, over integers: an optimal choice (N,) and its objective [weighted seconds].
 
     Coefficients are rounded: blocks and sequences to 1e-4, the limits with them, costs and prices to 1e-4 s, and the
-    product of price and overflow to 1e-8 s. Hard constraints round to the safe side. So the objective is off by less than
-    N·5e-5 + Σ_k (π_k·(N + 1)·5e-5 + 5e-5·v_k) seconds, and a solution within 1e-4 of a hard limit may be missed.
+    product of price and overflow to 1e-8 s. Hard constraints round to the safe side. So the objective is off by less
+    than N·5e-5 + Σ_k (π_k·(N + 1)·5e-5 + 5e-5·v_k) seconds, and a solution within 1e-4 of a hard limit may be missed.
     Raises RuntimeError where it proves no optimum within `seconds`.
     """
     tables, model = problem.tables, cp_model.CpModel()

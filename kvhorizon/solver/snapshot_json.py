@@ -1,12 +1,13 @@
 """Snapshots from and to JSON that a person can write, and plans to JSON.
 
-One object per request, `running` in engine order, `waiting` in queue order. What an engine need not know may be left out:
+One object per request, `running` in engine order, `waiting` in queue order. What is not known may be left out:
 
     {"facts": {"total_blocks": 1000, "block_size": 16, "max_num_seqs": 64, "max_num_batched_tokens": 2048,
                "max_model_len": 8192, "cost": {"fixed_s": 0.001, "weights_s": 0.01, "linear_s_per_token": 6e-5}},
      "now_s": 12.5, "free_blocks": 120, "step_s": 0.02,
      "running": [{"handle": 1, "arrival_s": 3.0, "prompt_tokens": 500, "generated_tokens": 80}],
-     "waiting": [{"handle": 2, "arrival_s": 12.0, "prompt_tokens": 90, "forecast": {"median_tokens": 200, "log_sigma": 0.5}}]}
+     "waiting": [{"handle": 2, "arrival_s": 12.0, "prompt_tokens": 90,
+                  "forecast": {"median_tokens": 200, "log_sigma": 0.5}}]}
 """
 
 from __future__ import annotations

@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import SMALL, random_snapshot
+from problems import random_problem, random_snapshot
 
 from kvhorizon.errors import InputError
 from kvhorizon.models.resolve import resolve_curves
 from kvhorizon.solver.dual import ascend, no_prices
 from kvhorizon.solver.greedy import GREEDY, Knob
 from kvhorizon.solver.planner import Budget, Planner, PlannerSettings
-from kvhorizon.solver.problem import build
 from kvhorizon.solver.rule_plan import admissions
 from kvhorizon.solver.verify import plan_violations, violations
 from kvhorizon.state import Source
@@ -35,10 +34,11 @@ def planner(**changes: object) -> Planner:
 def test_every_plan_can_be_carried_out(
     seed: int, running: int, waiting: int, work: int, batched: int, knob: Knob
 ) -> None:
-    snapshot = random_snapshot(seed, running, waiting, batched=batched)
+    snapshot = random_snapshot(seed, running, waiting, batch_tokens=batched)
     plan = planner(knob=knob).plan(snapshot, Budget(work=work))
     assert plan_violations(snapshot, plan) == []
-    assert plan.source == (Source.PROGRAM if work else Source.GREEDY)
+    planned = work > 0 and running + waiting > 0
+    assert plan.source == (Source.PROGRAM if planned else Source.GREEDY)
     assert plan.work_units <= work
 
 
@@ -55,7 +55,7 @@ def test_it_improves_on_the_greedy_under_pressure() -> None:
     """Over thirty loaded engines the program finds something better on at least a third."""
     better = 0
     for seed in range(30):
-        snapshot = random_snapshot(seed, 32, 64, use=0.9)
+        snapshot = random_snapshot(seed, 32, 64, occupancy=0.9)
         greedy, program = (planner().plan(snapshot, Budget(work=work)).objective for work in (0, 100))
         better += program < greedy * 0.999
     assert better >= 10
@@ -88,7 +88,7 @@ def test_an_idle_engine_admits() -> None:
 
 
 def test_the_rules_admit_what_fits() -> None:
-    snapshot = random_snapshot(3, 16, 30, use=0.8)
+    snapshot = random_snapshot(3, 16, 30, occupancy=0.8)
     chosen = admissions(snapshot, GREEDY[Knob.MEANS], resolve_curves(snapshot))
     requests = snapshot.requests
     blocks = -(-(requests.prompt_tokens[chosen] + requests.generated_tokens[chosen]) // 16)
@@ -99,7 +99,7 @@ def test_the_rules_admit_what_fits() -> None:
 
 def test_nobody_is_evicted_while_memory_is_plenty() -> None:
     for seed in range(20):
-        plan = planner().plan(random_snapshot(seed, 24, 24, use=0.8), Budget(work=100))
+        plan = planner().plan(random_snapshot(seed, 24, 24, occupancy=0.8), Budget(work=100))
         assert len(plan.evictions) == 0
 
 
@@ -113,21 +113,36 @@ def test_budgets_that_make_no_sense_are_refused(budget: dict[str, float], field:
 
 
 def test_verify_sees_each_violation() -> None:
-    """A choice that admits everyone now breaks the prefill budget; one out of range is named."""
-    snapshot = random_snapshot(4, 8, 40, batched=16)
-    problem = build(snapshot, resolve_curves(snapshot), SMALL)
+    """A choice that admits everyone now breaks hard constraints; one out of range, or too short, is named."""
+    problem = random_problem(4, 8, 40)
     everyone = np.zeros(problem.shape[0], np.int64)
-    assert any("prefills" in sentence for sentence in violations(problem, everyone))
-    everyone[0] = 99
-    assert violations(problem, everyone) == ["request 0 picks option 99, must be -1 or 0..2"]
+    assert any("prefill" in sentence for sentence in violations(problem, everyone))
+    assert any("blocks are held now" in sentence for sentence in violations(problem, everyone))
     assert violations(problem, everyone[1:]) != []
+    everyone[0] = 99
+    assert violations(problem, everyone) != []
+
+
+def test_verify_sees_each_bad_plan() -> None:
+    snapshot = random_snapshot(1, 16, 30, occupancy=0.8)
+    plan = planner().plan(snapshot, Budget(work=100))
+    assert plan_violations(snapshot, plan) == []
+    everyone = snapshot.requests.handle[16:]
+    bad = {
+        "unknown": {"admissions": np.array([10**9], np.uint64), "admit_at_steps": np.zeros(1)},
+        "running": {"admissions": snapshot.requests.handle[:1], "admit_at_steps": np.zeros(1)},
+        "too many": {"admissions": everyone, "admit_at_steps": np.zeros(len(everyone))},
+        "lengths": {"admit_at_steps": np.zeros(len(plan.admissions) + 1)},
+        "revision": {"based_on_revision": 99},
+        "price": {"block_prices": np.full(len(plan.block_prices), -1.0)},
+    }
+    for name, change in bad.items():
+        assert plan_violations(snapshot, dataclasses.replace(plan, **change)) != [], name
 
 
 def test_a_larger_pool_never_costs_more() -> None:
     """The bound of the same requests falls, or stays, when blocks are added."""
-    snapshot = random_snapshot(6, 24, 40, use=0.95)
-    curves = resolve_curves(snapshot)
-    tight = build(snapshot, curves, PlannerSettings().program)
-    loose = dataclasses.replace(tight, capacity_blocks=tight.capacity_blocks * 1.2)
-    upper = float(tight.cost_never[24:].sum())
+    tight = random_problem(6, 24, 40)
+    loose = dataclasses.replace(tight, tables=tight.tables._replace(capacity_blocks=tight.tables.capacity_blocks * 1.2))
+    upper = float(tight.tables.cost_never[24:].sum())
     assert ascend(loose, no_prices(loose), upper, 100).value <= ascend(tight, no_prices(tight), upper, 100).value + 1e-6
