@@ -22,7 +22,8 @@ MUTANTS: dict[str, tuple[str, str]] = {
     "blocks rounded down": ("return (tokens + block_size - 1) // block_size", "return max(1, tokens // block_size)"),
     "the first is preempted, not the last": (
         "    n = lists.running[count[RUNNING]]\n",
-        "    n = lists.running[0]\n    lists.running[: count[RUNNING]] = lists.running[1 : count[RUNNING] + 1].copy()\n",
+        "    n = lists.running[0]\n"
+        "    lists.running[: count[RUNNING]] = lists.running[1 : count[RUNNING] + 1].copy()\n",
     ),
     "the preempted go to the end of the queue": (
         "import push_front, remove",

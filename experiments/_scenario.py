@@ -1,4 +1,4 @@
-"""A lockstep scenario: an engine's configuration, requests and the steps at which they arrive; and what a step shows."""
+"""A lockstep scenario: an engine's configuration, requests, the steps at which they arrive; and what a step shows."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """Is the simulated engine's schedule that of vLLM's own scheduler, step by step? Needs vLLM 0.32 (see `make engine`).
 
-Random scenarios vary pool, block size, token budget, sequences, chunked prefill, long-prefill limit and watermark; after
-each scheduling decision the running and waiting requests and their order, tokens scheduled, blocks held, preemptions and
-free blocks must be equal. Scenario seeds are 0 … SCENARIOS − 1. Then faults planted in our step must all be found.
+Random scenarios vary pool, block size, token budget, sequences, chunked prefill, long-prefill limit and watermark.
+After each scheduling decision the running and waiting requests and their order, tokens scheduled, blocks held,
+preemptions and free blocks must be equal. Scenario seeds are 0 … SCENARIOS − 1. Then faults planted in our step must
+all be found.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ class ServiceConfig(BaseModel):
 
     listen: str = Field("localhost:50051", description="host:port or unix:/path")
     budget: str = Field("50ms", description="per plan: milliseconds (5ms) or work units (100)")
+    knob: str = Field("balanced", description="of the rules: means, balanced or strict")
     metrics_port: int | None = Field(None, ge=0, le=65535, description="Prometheus metrics; 0: any free port")
 
 

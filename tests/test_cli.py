@@ -6,12 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from google.protobuf import json_format
 from problems import random_snapshot
 
 from kvhorizon.cli import main
-from kvhorizon.wire.convert import encode_snapshot
+from kvhorizon.solver.snapshot_json import snapshot_to_json
 
+ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["synthetic:mixed", "--limit", "60", "--kv-blocks", "1200", "--load", "1.3", "--forecast", "noisy:0.6"]
 
 
@@ -96,7 +96,7 @@ TRACE = "arrival_s,prompt_tokens,output_tokens\n0,10,5\n1,20,6\n"
         (["what-if", "empty.csv", "--out", "o"], "empty.csv"),
         (["what-if", "negative.csv", "--out", "o"], "-20"),
         (["what-if", "missing.csv", "--out", "o"], "output_tokens"),
-        (["plan", "trace.csv"], "must be a Snapshot as JSON"),
+        (["plan", "trace.csv"], "snapshot: Invalid JSON"),
         (["plan", "no-such.json"], "must be a readable file"),
         (["serve", "--config", "typo.toml"], "did you mean listen?"),
         (["serve", "--config", "trace.csv"], "must be TOML"),
@@ -133,17 +133,26 @@ def test_no_traceback_reaches_a_user(tmp_path: Path) -> None:
 
 
 def test_one_snapshot_in_one_plan_out(tmp_path: Path) -> None:
-    """Handles in the plan are those of the snapshot, and each live request is explained."""
+    """Handles in the plan are those of the snapshot; every waiting or evicted request has its sentence."""
     snapshot = random_snapshot(1, 8, 12)
     path = tmp_path / "snapshot.json"
-    path.write_text(json_format.MessageToJson(encode_snapshot(snapshot)))
+    path.write_text(snapshot_to_json(snapshot))
     done = run("plan", str(path))
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
     assert plan["source"] == "program"
     assert plan["bound_s"] <= plan["objective_s"]
-    assert set(plan["explanations"]) == {str(handle) for handle in snapshot.requests.handle}
-    assert {entry["handle"] for entry in plan["admissions"]} <= set(snapshot.requests.handle[8:].tolist())
+    waiting = set(snapshot.requests.handle[8:].tolist())
+    assert {entry["handle"] for entry in plan["admissions"]} <= waiting
+    assert len(plan["explanations"]) == len(waiting) + len(plan["evictions"])
+    for handle in waiting:
+        assert any(f" request {handle} " in sentence.replace(":", " ") for sentence in plan["explanations"])
+
+
+def test_the_documented_snapshot_can_be_planned() -> None:
+    done = run("plan", str(ROOT / "docs/snapshot.json"))
+    assert done.returncode == 0, done.stderr
+    assert "admit request 3 now:" in done.stdout
 
 
 def test_the_version_is_printed() -> None:

@@ -8,31 +8,28 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from google.protobuf import json_format
 
 from kvhorizon.cli.budget import parse_budget
 from kvhorizon.errors import InputError
-from kvhorizon.solver.planner import Planner, PlannerSettings
-from kvhorizon.solver.service_explain import explain
-from kvhorizon.solver.session import read_snapshot
-from kvhorizon.state import Plan, Snapshot
-from kvhorizon.wire.v1 import scheduler_pb2 as pb
+from kvhorizon.solver.explain import explain
+from kvhorizon.solver.planner import Planner, PlannerSettings, Solved
+from kvhorizon.solver.snapshot_json import snapshot_from_json
+from kvhorizon.state import Snapshot
 
 
 def read(path: Path) -> Snapshot:
-    """The snapshot in a JSON file, the protobuf JSON form of the contract's Snapshot. Raises InputError."""
+    """The snapshot in a JSON file. Raises InputError."""
     try:
-        message = json_format.Parse(path.read_text(encoding="utf-8"), pb.Snapshot())
+        return snapshot_from_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError("snapshot", str(path), f"must be a readable file ({error.strerror})") from None
-    except (json_format.ParseError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError("snapshot", str(path), f"must be a Snapshot as JSON ({reason})") from None
-    return read_snapshot(message)
+    except UnicodeDecodeError:
+        raise InputError("snapshot", str(path), "must be UTF-8 text") from None
 
 
-def as_json(snapshot: Snapshot, made: Plan) -> dict[str, object]:
-    """The plan and one sentence per live request, as plain data."""
+def as_json(solved: Solved) -> dict[str, object]:
+    """The plan and the program's reasons, as plain data."""
+    made = solved.plan
     return {
         "source": made.source.name.lower(),
         "objective_s": made.objective,
@@ -51,15 +48,16 @@ def as_json(snapshot: Snapshot, made: Plan) -> dict[str, object]:
             for step, price in zip(made.bucket_steps, made.block_prices, strict=True)
         ],
         "reserve_blocks": made.reserve_blocks,
-        "explanations": {str(reason.handle): reason.text for reason in explain(snapshot, made, [])},
+        "explanations": explain(solved.problem, solved.improved),
     }
 
 
 def plan(
-    snapshot: Annotated[Path, typer.Argument(help="A Snapshot of the wire contract, as JSON.")],
+    snapshot: Annotated[
+        Path, typer.Argument(help="Running and waiting requests as JSON (an example: docs/snapshot.json).")
+    ],
     budget: Annotated[str, typer.Option(help="5ms, or work units such as 100.")] = "100",
 ) -> None:
     """Plan for one snapshot and explain each decision, as JSON."""
-    state = read(snapshot)
-    made = Planner(PlannerSettings(), time.perf_counter).plan(state, parse_budget(budget))
-    print(json.dumps(as_json(state, made), indent=1))
+    solved = Planner(PlannerSettings(), time.perf_counter).solve(read(snapshot), parse_budget(budget))
+    print(json.dumps(as_json(solved), indent=1))

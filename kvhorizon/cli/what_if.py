@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +22,7 @@ from kvhorizon.report.page import render
 from kvhorizon.sim.policies import DEFAULT_POLICIES
 from kvhorizon.sim.whatif import Answer, Question, prepare
 from kvhorizon.sim.whatif import what_if as ask
+from kvhorizon.solver.greedy import Knob
 from kvhorizon.solver.planner import Budget
 from kvhorizon.wire.child import SolverChild
 from kvhorizon.wire.failures import SolverError
@@ -63,8 +65,8 @@ def what_if(
     effort = parse_budget(budget)
     folder = _folder(out)
     prepared = prepare(question)
-    with _solver(prepared.needs_solver, effort) as solver, _bars() as bars:
-        answer = ask(prepared, solver, bars)
+    with _solvers(prepared.planners, effort) as solvers, _bars() as bars:
+        answer = ask(prepared, solvers, bars)
     command = shlex.join(["kvhorizon", *sys.argv[1:]])
     (folder / "results.json").write_text(json.dumps(answer.results, indent=1) + "\n", encoding="utf-8")
     (folder / "report.html").write_text(render(answer, command), encoding="utf-8")
@@ -81,23 +83,18 @@ def _folder(out: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _solver(needed: bool, budget: Budget) -> Iterator[ResilientSolver | None]:
-    """The solver child, if any policy asks for plans; without one those policies follow their greedy rule."""
-    if not needed:
-        yield None
-        return
+def _solvers(knobs: Sequence[Knob], budget: Budget) -> Iterator[dict[Knob, ResilientSolver]]:
+    """A solver child for each knob, of those that start; policies without one follow their greedy rule."""
     effort = ["--work", str(budget.work)] if budget.work is not None else ["--budget-s", str(budget.seconds)]
-    solver = ResilientSolver(lambda: SolverChild(effort))
-    try:
-        solver.start()
-    except SolverError as error:
-        print(f"kvhorizon: warning: no solver ({error}); planned policies follow the greedy", file=sys.stderr)
-        yield None
-        return
-    try:
-        yield solver
-    finally:
-        solver.stop()
+    with contextlib.ExitStack() as stack:
+        solvers = {}
+        for knob in knobs:
+            solver = ResilientSolver(functools.partial(SolverChild, [*effort, "--knob", knob]))
+            try:
+                solvers[knob] = stack.enter_context(solver)
+            except SolverError as error:
+                print(f"kvhorizon: warning: no solver ({error}); {knob} follows the greedy", file=sys.stderr)
+        yield solvers
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ class Policy:
     watermark_share: float = 0.0  # vLLM's --watermark: share of the pool kept free from admissions
     free_recompute: bool = False  # a reference in which recomputation costs nothing
     guest: Guest = UNSTEERED  # else the engine's own first-come-first-served
-    planned: bool = False  # the guest follows plans of the solver service
+    planner: Knob | None = None  # the guest follows plans of a solver service with this knob
 
 
 def _knob(policy: str, text: str) -> Knob:
@@ -52,7 +52,8 @@ def _watermark(policy: str, option: str, knob: str) -> Policy:
 def _kvhorizon(policy: str, option: str, knob: str) -> Policy:
     if option not in ("", "greedy"):
         raise InputError("policy", policy, "must be kvhorizon[/KNOB] or kvhorizon:greedy[/KNOB]")
-    return Policy(policy, guest=Guest(True, GREEDY[_knob(policy, knob)]), planned=option == "")
+    chosen = _knob(policy, knob)
+    return Policy(policy, guest=Guest(True, GREEDY[chosen]), planner=None if option else chosen)
 
 
 def _rival(policy: str, option: str, knob: str) -> Policy:

@@ -96,7 +96,7 @@ def replay(
     engine, forecast = start(setup, policy)
     desk = new_desk(len(setup.trace), setup.facts.max_num_seqs)
     guest = policy.guest.at_work(len(setup.trace), setup.facts.max_num_seqs)
-    follower = PlanFollower(setup, engine, forecast, desk, solver) if policy.planned else None
+    follower = PlanFollower(setup, engine, forecast, desk, solver) if policy.planner else None
     total = len(setup.trace)
     report_every = max(1, total // 200)
     learned = 0

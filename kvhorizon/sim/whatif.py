@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from kvhorizon.sim.setup import Setup, Solver
 from kvhorizon.sim.trace import Trace
 from kvhorizon.sim.traces import limit, read_trace
 from kvhorizon.sim.workloads import synthesize
+from kvhorizon.solver.greedy import Knob
 from kvhorizon.state import EngineFacts
 
 SCHEMA = 1
@@ -126,9 +127,9 @@ class Prepared:
     tpot_target_s: float
 
     @property
-    def needs_solver(self) -> bool:
-        """Whether any policy follows plans."""
-        return any(policy.planned for policy in self.policies)
+    def planners(self) -> tuple[Knob, ...]:
+        """The knobs of the solvers that policies ask for plans."""
+        return tuple(dict.fromkeys(policy.planner for policy in self.policies if policy.planner))
 
 
 def prepare(question: Question) -> Prepared:
@@ -149,14 +150,14 @@ def prepare(question: Question) -> Prepared:
     return Prepared(question, policies, setup, tpot_target_s(gpu, shape))
 
 
-def what_if(prepared: Prepared, solver: Solver | None, progress: Progress | None = None) -> Answer:
-    """Replay the trace under every policy. `solver` is asked by planned policies only."""
+def what_if(prepared: Prepared, solvers: Mapping[Knob, Solver], progress: Progress | None = None) -> Answer:
+    """Replay the trace under every policy; one whose solver is missing follows its greedy rule."""
     setup = prepared.setup
     prefill_s, service_s = alone(setup)
     outcomes, entries, timing = [], [], {}
     for policy in prepared.policies:
         started_s = time.perf_counter()
-        outcome = _run(setup, policy, solver, progress)
+        outcome = _run(setup, policy, solvers.get(policy.planner) if policy.planner else None, progress)
         timing[policy.name] = round(time.perf_counter() - started_s, 3)
         columns = summarize(
             setup.trace,

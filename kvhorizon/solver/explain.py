@@ -44,20 +44,23 @@ def _sentence(problem: Problem, improved: Improved, value: FloatArray, n: int) -
     chosen = points if improved.choice[n] == NEVER else int(improved.choice[n])
     others = np.where(np.arange(points + 1) == chosen, np.inf, value[n])
     other = int(np.argmin(others))
-    text = f"{_verb(problem, n, chosen)} request {problem.handle[n]}: costs {value[n, chosen]:.3g} s"
+    verb, when = _option(problem, n, chosen)
+    text = f"{verb} request {problem.handle[n]}{when}: costs {value[n, chosen]:.3g} s"
     if np.isfinite(others[other]):
-        text += f", {_verb(problem, n, other)} would cost {others[other]:.3g} s"
+        verb, when = _option(problem, n, other)
+        text += f", to {verb}{when} would cost {others[other]:.3g} s"
     return text + _binding(problem, improved, n, min(chosen, other))
 
 
-def _verb(problem: Problem, n: int, option: int) -> str:
+def _option(problem: Problem, n: int, option: int) -> tuple[str, str]:
+    """What the option does, and when."""
     points = problem.shape[1]
-    when = "beyond the horizon" if option == points else f"in {problem.point_steps[option]:.0f} steps"
+    when = " beyond the horizon" if option == points else f" in {problem.point_steps[option]:.0f} steps"
     if n < problem.num_running:
-        return "keep" if option == 0 else f"evict, resume {when},"
+        return ("keep", "") if option == 0 else ("evict", f" and resume it{when}")
     if option == 0:
-        return "admit now"
-    return f"hold {when}" if option == points else f"admit {when}"
+        return "admit", " now"
+    return "hold" if option == points else "admit", when
 
 
 def _binding(problem: Problem, improved: Improved, n: int, option: int) -> str:

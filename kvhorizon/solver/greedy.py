@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from numba import njit
 
+from kvhorizon.errors import InputError
 from kvhorizon.models.step_time import recompute_seconds
 
 HORIZONS = (16, 48, 112, 240, 496, 1008, 2032, 4080, 8176, 16368)  # steps ahead, geometric
@@ -32,6 +33,14 @@ class Knob(enum.StrEnum):
     MEANS = "means"
     BALANCED = "balanced"
     STRICT = "strict"
+
+
+def parse_knob(text: str) -> Knob:
+    """A knob by name. Raises InputError."""
+    try:
+        return Knob(text)
+    except ValueError:
+        raise InputError("knob", text, f"must be one of {', '.join(Knob)}") from None
 
 
 class Greedy(NamedTuple):

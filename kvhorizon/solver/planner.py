@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +46,14 @@ class PlannerSettings:
         return GREEDY[self.knob]
 
 
+class Solved(NamedTuple):
+    """A plan, the program that it solves, and the choices behind it."""
+
+    plan: Plan
+    problem: Problem
+    improved: Improved
+
+
 class Planner:
     """Makes plans for one engine; keeps the last prices, since little changes between two plans."""
 
@@ -57,6 +66,10 @@ class Planner:
 
     def plan(self, snapshot: Snapshot, budget: Budget, publish: Callable[[Plan], None] | None = None) -> Plan:
         """A feasible plan for `snapshot`, the best found within `budget`; `publish` gets the greedy's before that."""
+        return self.solve(snapshot, budget, publish).plan
+
+    def solve(self, snapshot: Snapshot, budget: Budget, publish: Callable[[Plan], None] | None = None) -> Solved:
+        """As `plan`, with what is needed to explain it."""
         began_s = self._clock()
         spending = Spending(budget, self._clock)
         curves = resolve_curves(snapshot)
@@ -70,7 +83,8 @@ class Planner:
         if improved.duals is not None:
             self._prices, self._priced_s = improved.duals.prices, snapshot.now_s
             self._epoch = snapshot.facts.engine_epoch
-        return self._plan_of(snapshot, problem, improved, order, self._clock() - began_s)
+        plan = self._plan_of(snapshot, problem, improved, order, self._clock() - began_s)
+        return Solved(plan, problem, improved)
 
     def _warm(self, snapshot: Snapshot, problem: Problem) -> Prices:
         elapsed_s = snapshot.now_s - self._priced_s

@@ -1,4 +1,4 @@
-"""Snapshots from and to JSON that a person can write, and plans to JSON.
+"""Snapshots from and to JSON that a person can write.
 
 One object per request, `running` in engine order, `waiting` in queue order. What is not known may be left out:
 
@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kvhorizon.errors import InputError
 from kvhorizon.models.survival import GRID_POINTS
-from kvhorizon.state import EngineFacts, ForecastKind, Plan, Requests, Snapshot, StepCost
+from kvhorizon.state import EngineFacts, ForecastKind, Requests, Snapshot, StepCost
 
 Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
@@ -105,9 +105,10 @@ def snapshot_from_json(text: str) -> Snapshot:
         read = SnapshotJson.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "snapshot"
+        if not first["loc"]:
+            raise InputError("snapshot", None, first["msg"]) from None  # the value would be the whole text
         value = first["input"] if isinstance(first["input"], str | int | float | bool) else None
-        raise InputError(field, value, first["msg"]) from None
+        raise InputError(".".join(str(part) for part in first["loc"]), value, first["msg"]) from None
     _check(read)
     facts = read.facts.model_dump() | {"cost": StepCost(**read.facts.cost.model_dump())}
     return Snapshot(
@@ -217,11 +218,3 @@ def _request(requests: Requests, n: int) -> dict[str, Any]:
     elif requests.forecast_kind[n] == ForecastKind.CURVE:
         row["forecast"] = {"curve": int(requests.forecast_curve[n]), "scale_tokens": scale}
     return row
-
-
-def plan_to_json(plan: Plan) -> str:
-    """A plan as JSON: columns as lists, absent numbers (nan) as null."""
-    names = [name for name in Plan.__dataclass_fields__ if name != "source"]
-    values = {name: getattr(plan, name) for name in (*names, "gap")}
-    plain = {name: v.tolist() if isinstance(v, np.ndarray) else None if v != v else v for name, v in values.items()}
-    return json.dumps({"source": plan.source.name.lower(), **plain}, indent=1)

@@ -16,7 +16,7 @@ import kvhorizon
 from kvhorizon.wire.client import Client
 from kvhorizon.wire.failures import SolverUnavailable
 
-MODULE = "kvhorizon.solver.serve_main"
+MODULE = "kvhorizon.service.main"
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",

@@ -24,7 +24,9 @@ def test_only_the_engine_itself_is_unsteered() -> None:
 
 def test_knobs_reach_the_rule() -> None:
     assert parse_policy("kvhorizon/means").guest.rule == GREEDY[Knob.MEANS]
-    assert parse_policy("admission:ours/strict").guest.rule == GREEDY[Knob.STRICT]
+    rival = parse_policy("admission:ours/strict").guest.rival
+    assert rival is not None
+    assert rival.ours == GREEDY[Knob.STRICT]
 
 
 def test_the_victim_ablation_runs_with_the_watermark() -> None:

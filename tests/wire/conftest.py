@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-STUBS = ROOT / "tests" / "solver"
+STUBS = ROOT / "tests" / "service"
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kvhorizon.solver.warm_up import sample_snapshot
+from kvhorizon.service.warm_up import sample_snapshot
 from kvhorizon.wire.child import SolverChild
 from kvhorizon.wire.client import Client
 from kvhorizon.wire.failures import SolverUnavailable

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from wire_strategies import differences, plans, snapshots
 
 from kvhorizon.errors import InputError
-from kvhorizon.solver.warm_up import sample_snapshot
+from kvhorizon.service.warm_up import sample_snapshot
 from kvhorizon.wire.convert import COLUMNS, decode_plan, decode_snapshot, encode_plan, encode_snapshot
 from kvhorizon.wire.v1 import scheduler_pb2 as pb
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from wire_strategies import differences, snapshots, successors
 
 from kvhorizon.errors import InputError
-from kvhorizon.solver.warm_up import sample_snapshot
+from kvhorizon.service.warm_up import sample_snapshot
 from kvhorizon.state import Requests
 from kvhorizon.wire.convert import COLUMNS
 from kvhorizon.wire.delta import apply_delta, can_follow, encode_delta

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from kvhorizon.solver.warm_up import sample_snapshot
+from kvhorizon.service.warm_up import sample_snapshot
 from kvhorizon.wire.child import SolverChild
 from kvhorizon.wire.failures import SolverUnavailable
 from kvhorizon.wire.resilient import ResilientSolver

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from kvhorizon.solver.warm_up import sample_snapshot
+from kvhorizon.service.warm_up import sample_snapshot
 from kvhorizon.wire.failures import GarbagePlan, SolverLate, SolverUnavailable
 from kvhorizon.wire.session import Session
 from kvhorizon.wire.v1 import scheduler_pb2 as pb

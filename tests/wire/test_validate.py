@@ -11,7 +11,7 @@ from wire_strategies import snapshots
 
 from kvhorizon.errors import InputError
 from kvhorizon.models.survival import GRID_POINTS
-from kvhorizon.solver.warm_up import sample_snapshot
+from kvhorizon.service.warm_up import sample_snapshot
 from kvhorizon.state import Plan, Source
 from kvhorizon.wire import validate
 from kvhorizon.wire.v1 import scheduler_pb2 as pb

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from kvhorizon.models.survival import lognormal_curve
-from kvhorizon.solver.service import PlannerLike
+from kvhorizon.service.calls import PlannerLike
 from kvhorizon.state import EngineFacts, ForecastKind, Requests, Snapshot, StepCost
 
 _RUNNING, _WAITING = 6, 12

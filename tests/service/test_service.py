@@ -13,8 +13,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from stub_planner import BROKEN_S, REFUSE_S, StubPlanner, admit_all
 
 from kvhorizon.errors import InputError
-from kvhorizon.solver.server import serve
-from kvhorizon.solver.warm_up import sample_snapshot
+from kvhorizon.service.server import serve
+from kvhorizon.service.warm_up import sample_snapshot
 from kvhorizon.state import Requests
 from kvhorizon.wire.channel import SERVICE, connect
 from kvhorizon.wire.client import Client

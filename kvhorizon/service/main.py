@@ -1,6 +1,7 @@
-"""Run the solver service as a process: `python -m kvhorizon.solver.serve_main --listen localhost:50051`."""
+"""Run the solver service as a process: `python -m kvhorizon.service.main --listen localhost:50051`."""
 
 import argparse
+import functools
 import logging
 import os
 import select
@@ -12,11 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kvhorizon.errors import InputError
+from kvhorizon.service.calls import PlannerLike
+from kvhorizon.service.server import Server, serve
+from kvhorizon.service.warm_up import warm_up
 from kvhorizon.solver.budget import Budget
+from kvhorizon.solver.greedy import Knob
 from kvhorizon.solver.planner import Planner, PlannerSettings
-from kvhorizon.solver.server import Server, serve
-from kvhorizon.solver.service import PlannerLike
-from kvhorizon.solver.warm_up import warm_up
 from kvhorizon.wire.channel import unix_path
 
 logger = logging.getLogger(__name__)
@@ -26,36 +28,34 @@ _WARM_UP = Budget(work=100)  # every part of the planner; compiling would use up
 _PARENT_CHECK_S = 0.5
 
 
+def planner_for(knob: Knob) -> PlannerLike:
+    """The real planner, one per session."""
+    return Planner(PlannerSettings(knob=knob), time.perf_counter)
+
+
 def run_service(
     listen: str,
     budget: Budget,
     metrics_port: int | None = None,
     exit_on_stdin_eof: bool = False,
-    make_planner: Callable[[], PlannerLike] | None = None,
+    make_planner: Callable[[], PlannerLike] = functools.partial(planner_for, Knob.BALANCED),
 ) -> None:
     """Serve on `listen` until SIGTERM or SIGINT, then finish the plans under way. Call it from the main thread.
 
-    Prints the bound address once the planner is warm and health checks succeed. `make_planner` defaults
-    to the real planner. With `exit_on_stdin_eof` the service belongs to its parent: when
-    standard input ends or the parent dies, it removes its socket and exits at once. Raises InputError where an
-    address cannot be bound.
+    Prints the bound address once the planner is warm and health checks succeed. With `exit_on_stdin_eof` the service
+    belongs to its parent: when standard input ends or the parent dies, it removes its socket and exits at once.
+    Raises InputError where an address cannot be bound.
     """
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     if exit_on_stdin_eof:
         threading.Thread(target=_follow_parent, args=(listen, os.getppid()), daemon=True).start()
-    make_planner = make_planner or default_planner
     with serve(listen, make_planner, budget, metrics_port) as server:
         warm_up(make_planner(), _WARM_UP)
         server.serving()
         _announce(server)
         stopping.wait()
-
-
-def default_planner() -> PlannerLike:
-    """The real planner, one per session."""
-    return Planner(PlannerSettings(), time.perf_counter)
 
 
 def _announce(server: Server) -> None:
@@ -91,6 +91,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     effort = parser.add_mutually_exclusive_group()
     effort.add_argument("--budget-s", type=float, help=f"seconds per plan (default: {DEFAULT_BUDGET_S})")
     effort.add_argument("--work", type=int, help="work units per plan, for results that repeat")
+    parser.add_argument("--knob", choices=list(Knob), default=Knob.BALANCED, help="of the rules (default: %(default)s)")
     parser.add_argument("--metrics-port", type=int, help="serve Prometheus metrics there (0: any free port)")
     parser.add_argument("--exit-on-stdin-eof", action="store_true", help="exit when standard input ends")
     parser.add_argument("--nice", type=int, default=0, help="lower the priority by this much")
@@ -115,7 +116,7 @@ def main(argv: list[str], make_planner: Callable[[], PlannerLike] | None = None)
             budget_of(arguments),
             arguments.metrics_port,
             arguments.exit_on_stdin_eof,
-            make_planner,
+            make_planner or functools.partial(planner_for, Knob(arguments.knob)),
         )
     except InputError as error:
         print(error, file=sys.stderr)

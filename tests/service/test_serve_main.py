@@ -11,8 +11,8 @@ from urllib.request import urlopen
 import pytest
 from stub_planner import StubPlanner
 
-from kvhorizon.solver.serve_main import main
-from kvhorizon.solver.warm_up import sample_snapshot
+from kvhorizon.service.main import main
+from kvhorizon.service.warm_up import sample_snapshot
 from kvhorizon.wire.client import Client
 from kvhorizon.wire.validate import check_snapshot
 

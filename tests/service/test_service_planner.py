@@ -1,23 +1,25 @@
 """The real planner behind the service decides what it decides when called directly."""
 
+import functools
 import time
 
 import numpy as np
 
+from kvhorizon.service.main import planner_for
+from kvhorizon.service.server import serve
+from kvhorizon.service.warm_up import sample_snapshot
 from kvhorizon.solver.budget import Budget
+from kvhorizon.solver.greedy import Knob
 from kvhorizon.solver.planner import Planner, PlannerSettings
-from kvhorizon.solver.serve_main import default_planner
-from kvhorizon.solver.server import serve
-from kvhorizon.solver.warm_up import sample_snapshot
 from kvhorizon.wire.child import SolverChild
 from kvhorizon.wire.client import Client
 
 WORK = Budget(work=100)
 
 
-def direct(snapshots):
+def direct(snapshots, knob):
     """Plans of one planner for the snapshots in turn."""
-    planner = Planner(PlannerSettings(), time.perf_counter)
+    planner = Planner(PlannerSettings(knob=knob), time.perf_counter)
     return [planner.plan(snapshot, WORK) for snapshot in snapshots]
 
 
@@ -31,8 +33,9 @@ def assert_same(plan, expected):
 
 def test_over_tcp_once_and_in_a_session():
     snapshots = [sample_snapshot(revision) for revision in (1, 2, 3)]
-    expected = direct(snapshots)
-    with serve("127.0.0.1:0", default_planner, WORK) as server, Client(server.address, timeout_s=30) as client:
+    expected = direct(snapshots, Knob.STRICT)
+    strict = functools.partial(planner_for, Knob.STRICT)
+    with serve("127.0.0.1:0", strict, WORK) as server, Client(server.address, timeout_s=30) as client:
         assert_same(client.plan_once(snapshots[0]), expected[0])
         with client.session() as session:
             for snapshot, plan in zip(snapshots, expected, strict=True):
@@ -40,5 +43,5 @@ def test_over_tcp_once_and_in_a_session():
 
 
 def test_in_a_child_process():
-    with SolverChild(["--work", "100"]) as child, Client(child.address, timeout_s=30) as client:
-        assert_same(client.plan_once(sample_snapshot(1)), direct([sample_snapshot(1)])[0])
+    with SolverChild(["--work", "100", "--knob", "means"]) as child, Client(child.address, timeout_s=30) as client:
+        assert_same(client.plan_once(sample_snapshot(1)), direct([sample_snapshot(1)], Knob.MEANS)[0])

@@ -53,6 +53,6 @@ def admit_all(snapshot, price=1.0):
 
 
 if __name__ == "__main__":
-    from kvhorizon.solver.serve_main import main
+    from kvhorizon.service.main import main
 
     sys.exit(main(sys.argv[1:], StubPlanner))

@@ -14,8 +14,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from kvhorizon.errors import InputError
-from kvhorizon.solver.service import PlannerLike, PlannerService, handlers
-from kvhorizon.solver.service_metrics import ServiceMetrics
+from kvhorizon.service.calls import PlannerLike, PlannerService, handlers
+from kvhorizon.service.metrics import ServiceMetrics
 from kvhorizon.wire.channel import SERVER_OPTIONS, SERVICE, unix_path
 
 MAX_SESSIONS = 16

@@ -9,9 +9,9 @@ from typing import Any, NoReturn, Protocol
 import grpc
 
 from kvhorizon.errors import InputError
-from kvhorizon.solver.service_explain import explain
-from kvhorizon.solver.service_metrics import ServiceMetrics
-from kvhorizon.solver.session import End, Inbox, Resync, read_snapshot
+from kvhorizon.service.explain import explain
+from kvhorizon.service.metrics import ServiceMetrics
+from kvhorizon.service.session import End, Inbox, Resync, read_snapshot
 from kvhorizon.state import Plan, Snapshot
 from kvhorizon.wire.channel import SERVICE
 from kvhorizon.wire.convert import encode_plan
