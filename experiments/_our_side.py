@@ -9,11 +9,30 @@ from types import ModuleType
 import numpy as np
 
 from experiments._scenario import Scenario, Seen
-from kvhorizon.sim import advance, arrays, queue, step
+from kvhorizon.sim import step
 from kvhorizon.sim.arrays import FREE, HEAD, NOBODY, RUNNING, WAITING, Engine, Limits, new_columns, new_engine
+from kvhorizon.sim.cache import FOUND, BlockCache, new_cache
 from kvhorizon.state import StepCost
 
 COST = StepCost(fixed_s=1e-3, weights_s=1e-2)
+
+
+def _cache(scenario: Scenario) -> BlockCache | None:
+    """An empty cache; contents are numbered by the chain of tokens that leads to them."""
+    engine = scenario.engine
+    if not engine.prefix_caching:
+        return None
+    size, known = engine.block_size, dict[tuple[int, bytes], int]()
+    contents: list[int] = []
+    start = [0]
+    for tokens in scenario.tokens:
+        chain = -1
+        for at in range(0, len(tokens) // size * size, size):
+            chain = known.setdefault((chain, tokens[at : at + size].tobytes()), len(known))
+            contents.append(chain)
+        start.append(len(contents))
+    most = max(len(tokens) for tokens in scenario.tokens) // size + 1
+    return new_cache(np.array(start), np.array(contents, np.int64), engine.total_blocks, engine.max_seqs, most)
 
 
 @dataclass(slots=True)
@@ -25,50 +44,51 @@ class OurSide:
 
     @classmethod
     def start(cls, scenario: Scenario, rules: ModuleType = step) -> OurSide:
+        setup = scenario.engine
         limits = Limits(
-            total_blocks=scenario.total_blocks,
-            block_size=scenario.block_size,
-            max_seqs=scenario.max_seqs,
-            max_tokens=scenario.max_tokens,
-            long_prefill_tokens=scenario.long_prefill_tokens,
-            chunked=scenario.chunked,
-            watermark_blocks=math.floor(scenario.watermark * (scenario.total_blocks + 1)),
+            total_blocks=setup.total_blocks,
+            block_size=setup.block_size,
+            max_seqs=setup.max_seqs,
+            max_tokens=setup.max_tokens,
+            long_prefill_tokens=setup.long_prefill_tokens,
+            chunked=setup.chunked,
+            watermark_blocks=math.floor(setup.watermark * (setup.total_blocks + 1)),
             free_recompute=False,
+            by_priority=setup.by_priority,
+            reload_s_per_token=0.0,
             concurrency=0,
         )
         size = len(scenario.prompt)
         columns = new_columns(
             np.arange(size, dtype=np.float64), scenario.prompt.astype(np.int32), np.full(size, 1 << 30, np.int32)
         )
-        return cls(new_engine(columns, scenario.output.astype(np.int32), limits), rules)
+        priority = scenario.priority.astype(np.int32)
+        return cls(new_engine(columns, scenario.output.astype(np.int32), limits, _cache(scenario), priority), rules)
 
     def add(self, n: int) -> None:
         """Request n arrives."""
-        queue.push_back(self.engine, n)
+        self.rules.arrive(self.engine, n)
+
+    def abort(self, n: int) -> None:
+        """The client of request n goes."""
+        self.rules.abort(self.engine, n)
 
     def schedule(self) -> Seen:
         """Decide one step; what it decided."""
         engine = self.engine
         budget, preempted = self.rules.schedule_running(engine)
         if not preempted:
-            self._admit(budget)
+            self.rules.admit_in_order(engine, budget)
         running = engine.lists.running[: engine.counters[RUNNING]].tolist()
         return Seen(
             running=running,
             waiting=self._queue(),
             scheduled=engine.lists.scheduled[: len(running)].tolist(),
             blocks=engine.columns.blocks[running].tolist(),
+            computed=engine.columns.computed[running].tolist(),
             free_blocks=int(engine.counters[FREE]),
             preemptions=engine.columns.preemptions[running].tolist(),
         )
-
-    def _admit(self, budget: int) -> None:
-        if self.rules is step:
-            advance.admit_in_order(self.engine, budget)
-            return
-        counters = self.engine.counters
-        while counters[WAITING] > 0 and self.rules.fits_now(self.engine, counters[HEAD], budget):
-            budget = self.rules.admit(self.engine, counters[HEAD], budget)
 
     def _queue(self) -> list[int]:
         found = []
@@ -83,6 +103,11 @@ class OurSide:
         self.rules.execute(self.engine, COST)
 
     @property
+    def cached_tokens(self) -> int:
+        """Tokens found in the prefix cache so far."""
+        return int(self.engine.cache.marks[FOUND]) if self.engine.cache else 0
+
+    @property
     def unfinished(self) -> bool:
         """Whether any request that arrived has not finished."""
-        return bool(self.engine.counters[arrays.RUNNING] + self.engine.counters[WAITING])
+        return bool(self.engine.counters[RUNNING] + self.engine.counters[WAITING])

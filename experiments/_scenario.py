@@ -8,25 +8,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 IntArray = NDArray[np.int64]
+NEVER = -1
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What one step decided; `scheduled`, `blocks` and `preemptions` follow `running`."""
+    """What one step decided; `scheduled`, `blocks`, `computed` and `preemptions` follow `running`."""
 
     running: list[int]
     waiting: list[int]
     scheduled: list[int]
     blocks: list[int]
+    computed: list[int]  # before the step: what the prefix cache gave shows here
     free_blocks: int
     preemptions: list[int]
 
 
 @dataclass(frozen=True, slots=True)
-class Scenario:
-    """Drawn from a seed; requests are numbered in order of arrival."""
+class Engine:
+    """The configuration."""
 
-    seed: int
     total_blocks: int
     block_size: int
     max_seqs: int
@@ -34,9 +35,22 @@ class Scenario:
     chunked: bool
     long_prefill_tokens: int
     watermark: float
+    prefix_caching: bool
+    by_priority: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """Drawn from a seed; requests are numbered in order of arrival."""
+
+    seed: int
+    engine: Engine
+    tokens: tuple[IntArray, ...]  # of each request, prompt and output
     prompt: IntArray  # (N,)
     output: IntArray  # (N,)
+    priority: IntArray  # (N,) the smaller the sooner
     arrival_step: IntArray  # (N,) ascending
+    abort_step: IntArray  # (N,) step before which the client goes, or NEVER
 
     @property
     def max_model_len(self) -> int:
@@ -52,31 +66,61 @@ def _arrivals(rng: np.random.Generator, requests: int, gap: float) -> IntArray:
     return arrival
 
 
-def draw(seed: int, requests: int) -> Scenario:
-    """A random scenario under memory pressure: the pool holds a few of the larger requests, or some dozens."""
-    rng = np.random.default_rng(seed)
+def _tokens(rng: np.random.Generator, prompt: IntArray, output: IntArray) -> tuple[IntArray, ...]:
+    """Token ids: a third begin like one of three system prompts, a third continue an earlier request; the rest is own."""
+    size = len(prompt)
+    systems = [np.full(int(prompt.max()), 10_000_000 + number, np.int64) for number in range(3)]
+    kind = rng.integers(0, 3, size)
+    found: list[IntArray] = []
+    for n in range(size):
+        mine = np.full(int(prompt[n] + output[n]), n + 1, np.int64)
+        before = systems[int(rng.integers(0, 3))] if kind[n] == 0 else mine[:0]
+        if kind[n] == 1 and n:
+            before = found[int(rng.integers(max(0, n - 30), n))]
+        shared = min(len(before), int(prompt[n] * rng.uniform(0.3, 1.0)))
+        mine[:shared] = before[:shared]
+        found.append(mine)
+    return tuple(found)
+
+
+def _engine(rng: np.random.Generator, prompt: IntArray, output: IntArray) -> Engine:
     block_size = int(rng.choice([4, 8, 16, 32]))
-    median = float(rng.choice([30, 80, 200]))
-    prompt = np.clip(rng.lognormal(np.log(0.3 * median), 0.9, requests), 1, 4 * median).astype(np.int64)
-    output = np.clip(rng.lognormal(np.log(median), 0.6, requests), 1, 5 * median).astype(np.int64)
     whole = -(-(prompt + output) // block_size)
     roomy = rng.random() < 0.9  # else the pool holds just the largest request
-    total_blocks = int(max(whole.max(), rng.uniform(8.0, 20.0) * whole.mean() if roomy else 0))
     chunked = bool(rng.random() < 0.75)
-    longest = int((prompt + output).max()) + 8
     max_seqs = int(rng.choice([16, 64, 128]))
+    longest = int((prompt + output).max()) + 8
     max_tokens = int(rng.choice([64, 256, 1024])) if chunked else max(longest, 256)
-    gap = float(output.mean()) / rng.uniform(50.0, 300.0)
-    return Scenario(
-        seed=seed,
-        total_blocks=total_blocks,
+    return Engine(
+        total_blocks=int(max(whole.max(), rng.uniform(8.0, 20.0) * whole.mean() if roomy else 0)),
         block_size=block_size,
         max_seqs=max_seqs,
         max_tokens=max(max_tokens, max_seqs),
         chunked=chunked,
         long_prefill_tokens=int(rng.choice([0, 0, 32, 200])) if chunked else 0,
-        watermark=float(rng.choice([0.0, 0.0, 0.0, 0.02, 0.1, 0.4])),
+        watermark=float(rng.choice([0.0, 0.0, 0.0, 0.02, 0.1, 0.4] if roomy else [0.0, 0.4])),
+        prefix_caching=bool(rng.random() < 0.5),
+        by_priority=bool(rng.random() < 0.3),
+    )
+
+
+def draw(seed: int, requests: int) -> Scenario:
+    """A random scenario under memory pressure: the pool holds a few of the larger requests, or some dozens."""
+    rng = np.random.default_rng(seed)
+    median = float(rng.choice([30, 80, 200]))
+    prompt = np.clip(rng.lognormal(np.log(0.3 * median), 0.9, requests), 1, 4 * median).astype(np.int64)
+    output = np.clip(rng.lognormal(np.log(median), 0.6, requests), 1, 5 * median).astype(np.int64)
+    engine = _engine(rng, prompt, output)
+    arrival = _arrivals(rng, requests, float(output.mean()) / rng.uniform(50.0, 300.0))
+    goes = rng.random(requests) < rng.choice([0.0, 0.05])
+    after = arrival + 1 + rng.integers(0, 4 * int(output.mean()), requests)
+    return Scenario(
+        seed=seed,
+        engine=engine,
+        tokens=_tokens(rng, prompt, output),
         prompt=prompt,
         output=output,
-        arrival_step=_arrivals(rng, requests, gap),
+        priority=rng.integers(0, 3, requests) if engine.by_priority else np.zeros(requests, np.int64),
+        arrival_step=arrival,
+        abort_step=np.where(goes, after, NEVER),
     )

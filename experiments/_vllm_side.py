@@ -20,11 +20,13 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from vllm.config import CacheConfig, DeviceConfig, ModelConfig, ParallelConfig, SchedulerConfig, VllmConfig
 from vllm.sampling_params import SamplingParams
+from vllm.utils.hashing import get_hash_fn_by_name
+from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.core.single_type_kv_cache_manager import register_all_kvcache_specs
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
 from vllm.v1.outputs import ModelRunnerOutput
-from vllm.v1.request import Request
+from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output import StructuredOutputManager
 
 from experiments._scenario import Scenario, Seen
@@ -42,42 +44,42 @@ def _model_folder() -> str:
 
 
 def _config(scenario: Scenario) -> VllmConfig:
-    longest = scenario.max_model_len
+    longest, engine = scenario.max_model_len, scenario.engine
     return VllmConfig(
         model_config=ModelConfig(
             model=_model_folder(), dtype="float16", seed=0, skip_tokenizer_init=True, max_model_len=longest
         ),
         scheduler_config=SchedulerConfig(
-            max_num_seqs=scenario.max_seqs,
-            max_num_batched_tokens=scenario.max_tokens,
+            max_num_seqs=engine.max_seqs,
+            max_num_batched_tokens=engine.max_tokens,
             max_model_len=longest,
-            enable_chunked_prefill=scenario.chunked,
-            long_prefill_token_threshold=scenario.long_prefill_tokens,
+            enable_chunked_prefill=engine.chunked,
+            long_prefill_token_threshold=engine.long_prefill_tokens,
             async_scheduling=False,
             is_encoder_decoder=False,
-            policy="fcfs",
-            watermark=scenario.watermark,
+            policy="priority" if engine.by_priority else "fcfs",
+            watermark=engine.watermark,
         ),
-        cache_config=CacheConfig(block_size=scenario.block_size, enable_prefix_caching=False),
+        cache_config=CacheConfig(block_size=engine.block_size, enable_prefix_caching=engine.prefix_caching),
         parallel_config=ParallelConfig(),
         device_config=DeviceConfig("cpu"),
     )
 
 
 def make_scheduler(scenario: Scenario) -> Scheduler:
-    """A scheduler whose pool has `scenario.total_blocks` usable blocks; one more is vLLM's null block."""
-    config = _config(scenario)
-    blocks = scenario.total_blocks + 1
-    config.cache_config.block_size = scenario.block_size
+    """A scheduler whose pool has the scenario's blocks, all usable; one more is vLLM's null block."""
+    config, size = _config(scenario), scenario.engine.block_size
+    blocks = scenario.engine.total_blocks + 1
+    config.cache_config.block_size = size
     config.cache_config.num_gpu_blocks = blocks
     register_all_kvcache_specs(config)
-    spec = FullAttentionSpec(block_size=scenario.block_size, num_kv_heads=2, head_size=16, dtype=torch.float16)
+    spec = FullAttentionSpec(block_size=size, num_kv_heads=2, head_size=16, dtype=torch.float16)
     kv = KVCacheConfig(num_blocks=blocks, kv_cache_tensors=[], kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)])
     return Scheduler(
         vllm_config=config,
         kv_cache_config=kv,
-        block_size=scenario.block_size,
-        hash_block_size=scenario.block_size,
+        block_size=size,
+        hash_block_size=size,
         log_stats=False,
         structured_output_manager=StructuredOutputManager(config),
     )
@@ -95,16 +97,21 @@ class VllmSide:
     @classmethod
     def start(cls, scenario: Scenario) -> VllmSide:
         requests = []
-        for n, (prompt, output) in enumerate(zip(scenario.prompt, scenario.output, strict=True)):
-            sampling = SamplingParams(max_tokens=int(output), ignore_eos=True)
+        hash_of = get_hash_fn_by_name("sha256")
+        init_none_hash(hash_of)
+        hasher = get_request_block_hasher(scenario.engine.block_size, hash_of)
+        for n, tokens in enumerate(scenario.tokens):
+            sampling = SamplingParams(max_tokens=int(scenario.output[n]), ignore_eos=True)
             sampling.update_from_generation_config({}, 2)
             requests.append(
                 Request(
                     request_id=str(n),
-                    prompt_token_ids=[7] * int(prompt),
+                    prompt_token_ids=tokens[: scenario.prompt[n]].tolist(),
                     sampling_params=sampling,
                     pooling_params=None,
                     arrival_time=float(n),
+                    priority=int(scenario.priority[n]),
+                    block_hasher=hasher if scenario.engine.prefix_caching else None,
                 )
             )
         return cls(scenario, make_scheduler(scenario), requests)
@@ -112,6 +119,14 @@ class VllmSide:
     def add(self, n: int) -> None:
         """Request n arrives."""
         self.scheduler.add_request(self.requests[n])
+
+    def lives(self, n: int) -> bool:
+        """Whether request n has arrived and not ended."""
+        return str(n) in self.scheduler.requests
+
+    def abort(self, n: int) -> None:
+        """The client of request n goes."""
+        self.scheduler.finish_requests(str(n), RequestStatus.FINISHED_ABORTED)
 
     def schedule(self) -> Seen:
         """Decide one step; what it decided."""
@@ -125,6 +140,7 @@ class VllmSide:
             waiting=[int(request.request_id) for request in scheduler.waiting],
             scheduled=[scheduled.get(str(n), 0) for n in running],
             blocks=[len(manager.get_block_ids(str(n))[0]) for n in running],
+            computed=[self.requests[n].num_computed_tokens - scheduled.get(str(n), 0) for n in running],
             free_blocks=manager.block_pool.get_num_free_blocks(),
             preemptions=[self.requests[n].num_preemptions for n in running],
         )
@@ -132,7 +148,7 @@ class VllmSide:
     def execute(self) -> None:
         """Play the model: a token for each request that is not in the middle of its prefill."""
         ids = list(self.output.num_scheduled_tokens)
-        sampled = [[] if self.scheduler.requests[name].is_prefill_chunk else [9] for name in ids]
+        sampled = [self._next_token(self.scheduler.requests[name]) for name in ids]
         self.scheduler.update_from_output(
             self.output,
             ModelRunnerOutput(
@@ -144,6 +160,12 @@ class VllmSide:
                 pooler_output=[],
             ),
         )
+
+    def _next_token(self, request: Request) -> list[int]:
+        """None in the middle of a prefill."""
+        if request.is_prefill_chunk:
+            return []
+        return [int(self.scenario.tokens[int(request.request_id)][request.num_tokens])]
 
     @property
     def unfinished(self) -> bool:

@@ -36,6 +36,8 @@ def one(arguments: tuple[int, int]) -> dict[str, object]:
         "steps": found.steps,
         "preemptions": found.preemptions,
         "mean_running": found.mean_running,
+        "cached_tokens": found.cached_tokens,
+        "aborted": found.aborted,
         "difference": found.difference,
     }
 
@@ -86,6 +88,8 @@ def measure(options: Options) -> tuple[Figures, Targets]:
         "scenarios": len(runs),
         "requests_per_scenario": requests,
         "mean_running": sum(float(str(run["mean_running"])) * int(str(run["steps"])) for run in runs) / max(steps, 1),
+        "cached_tokens": sum(int(str(run["cached_tokens"])) for run in runs),
+        "aborted": sum(int(str(run["aborted"])) for run in runs),
         "first_differences": differences[:5],
         "mutants": len(MUTANTS),
         "missed": missed,

@@ -23,9 +23,10 @@ from kvhorizon.sim.arrays import (
     TOKENS,
     WAITING,
 )
-from kvhorizon.sim.queue import push_back
+from kvhorizon.sim.blocks import fill, take
+from kvhorizon.sim.queue import arrive
 from kvhorizon.sim.steer import admit_chosen, put_victims_last
-from kvhorizon.sim.step import admit, execute, fits_now, schedule_running
+from kvhorizon.sim.step import admit_in_order, execute, schedule_running
 
 FINISHED, TICK, LEARN = range(3)  # why `advance` returned
 REEVALUATE_STEPS = 16  # a guest with a queue looks again after so many steps in which nothing happened
@@ -41,7 +42,7 @@ def take_arrivals(engine, curves, guest):  # type: ignore[no-untyped-def]
             columns.arrival_s[n] = engine.clock[NOW]
         if columns.arrival_s[n] > engine.clock[NOW]:
             break
-        push_back(engine, n)
+        arrive(engine, n)
         if guest.steers:
             columns.remaining[n] = mean_remaining(curves, n, 0, columns.limit[n])
         count[ARRIVED] += 1
@@ -64,16 +65,6 @@ def sample(engine):  # type: ignore[no-untyped-def]
     row[3] = count[WAITING]
     count[SAMPLES] += 1
     clock[NEXT_SAMPLE] = clock[NOW] + clock[SAMPLE_EVERY]
-
-
-@njit(cache=True)
-def admit_in_order(engine, budget):  # type: ignore[no-untyped-def]
-    """vLLM's own admission: from the front of the queue until one does not fit; returns how many entered."""
-    admitted = 0
-    while engine.counters[WAITING] > 0 and fits_now(engine, engine.counters[HEAD], budget):
-        budget = admit(engine, engine.counters[HEAD], budget)
-        admitted += 1
-    return admitted
 
 
 @njit(cache=True)
@@ -122,6 +113,24 @@ def quiet_steps(engine, guest):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
+def open_blocks(engine, cache, steps, opened, filled):  # type: ignore[no-untyped-def]
+    """The step that comes after `steps` pure decode steps: so many requests open a block, so many fill theirs."""
+    if cache is None:
+        engine.counters[FREE] -= opened
+        return
+    if opened + filled == 0:
+        return
+    columns, size = engine.columns, engine.limits.block_size
+    for i in range(engine.counters[RUNNING]):
+        n = engine.lists.running[i]
+        computed = columns.computed[n] + steps
+        if computed % size == 0:
+            take(engine, cache, n, 1)
+        if (computed + 1) % size == 0:
+            fill(engine, cache, n, computed + 1)
+
+
+@njit(cache=True)
 def skip_decodes(engine, cost, most, watch_arrivals, until_s, growth):  # type: ignore[no-untyped-def]
     """Advance up to `most` pure decode steps at once, exactly, until blocks run out, a request arrives or time is up.
 
@@ -146,7 +155,7 @@ def skip_decodes(engine, cost, most, watch_arrivals, until_s, growth):  # type: 
         opened = growth[steps % size]
         if opened > count[FREE]:
             break
-        count[FREE] -= opened
+        open_blocks(engine, engine.cache, steps, opened, growth[(steps + 1) % size])
         seconds = without_kv + per_token * 1.0e-6 * kv
         clock[NOW] += seconds
         clock[BUSY] += seconds

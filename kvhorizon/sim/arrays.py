@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from kvhorizon.sim.cache import BlockCache
 from kvhorizon.solver.columns import Columns
 
 Int32Array = NDArray[np.int32]
@@ -19,7 +20,7 @@ NOBODY = -1
 # Places in `Engine.counters` (int64).
 FREE, RUNNING, WAITING, HEAD, TAIL, ARRIVED, DONE, STEPS, SAMPLES, PREEMPTED, NEAR_END, COUNTS = range(12)
 # Places in `Engine.clock` (float64).
-NOW, BUSY, RECOMPUTE, STEP, TOKENS, PAIRS, NEXT_SAMPLE, SAMPLE_EVERY, CLOCKS = range(9)
+NOW, BUSY, RECOMPUTE, STEP, TOKENS, PAIRS, NEXT_SAMPLE, SAMPLE_EVERY, RELOAD, CLOCKS = range(10)
 
 TIMELINE_ROWS = 4096
 PREEMPTION_ROWS = 32768
@@ -36,6 +37,7 @@ class Live(NamedTuple):
     finish_s: FloatArray
     newer: Int32Array  # the next in the waiting queue, or NOBODY
     older: Int32Array  # the previous in the waiting queue, or NOBODY
+    priority: Int32Array  # the smaller the sooner; empty unless the engine schedules by priority
 
 
 class Lists(NamedTuple):
@@ -59,6 +61,8 @@ class Limits(NamedTuple):
     chunked: bool
     watermark_blocks: int  # kept free from admissions while anything runs
     free_recompute: bool  # a reference: recomputed tokens take neither time nor budget
+    by_priority: bool  # the order of the queue, and who is preempted
+    reload_s_per_token: float  # KV of the preempted comes back from host memory at this pace; 0: it is recomputed
     concurrency: int  # closed loop: so many requests are under way, the next arrives when one finishes; 0: open loop
 
 
@@ -71,6 +75,7 @@ class Engine(NamedTuple):
     limits: Limits
     counters: NDArray[np.int64]  # (COUNTS,)
     clock: FloatArray  # (CLOCKS,)
+    cache: BlockCache | None  # with prefix caching; compiled apart from the engine without
 
 
 def new_columns(arrival_s: FloatArray, prompt: Int32Array, limit: Int32Array) -> Columns:
@@ -89,7 +94,13 @@ def new_columns(arrival_s: FloatArray, prompt: Int32Array, limit: Int32Array) ->
     )
 
 
-def new_engine(columns: Columns, output: Int32Array, limits: Limits) -> Engine:
+def new_engine(
+    columns: Columns,
+    output: Int32Array,
+    limits: Limits,
+    cache: BlockCache | None = None,
+    priority: Int32Array | None = None,
+) -> Engine:
     """An empty engine at time 0 with every request still to come, sorted by arrival."""
     n = len(output)
     live = Live(
@@ -101,6 +112,7 @@ def new_engine(columns: Columns, output: Int32Array, limits: Limits) -> Engine:
         finish_s=np.full(n, np.nan),
         newer=np.full(n, NOBODY, np.int32),
         older=np.full(n, NOBODY, np.int32),
+        priority=np.zeros(n if limits.by_priority else 0, np.int32) if priority is None else priority,
     )
     lists = Lists(
         running=np.zeros(limits.max_seqs, np.int32),
@@ -115,4 +127,4 @@ def new_engine(columns: Columns, output: Int32Array, limits: Limits) -> Engine:
     clock = np.zeros(CLOCKS)
     clock[SAMPLE_EVERY] = 0.05
     clock[STEP] = 0.02
-    return Engine(columns, live, lists, limits, count, clock)
+    return Engine(columns, live, lists, limits, count, clock, cache)

@@ -3,7 +3,8 @@
 from numba import njit
 
 from kvhorizon.sim.arrays import HEAD, NOBODY, NOW, RUNNING
-from kvhorizon.sim.step import blocks_for, known_tokens
+from kvhorizon.sim.blocks import blocks_for
+from kvhorizon.sim.step import known_tokens
 
 
 @njit(cache=True)

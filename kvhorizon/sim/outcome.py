@@ -29,4 +29,5 @@ class Outcome:
     preempted_at: FloatArray  # (E, 2) time [s], request index
     plans: dict[str, int] = field(default_factory=dict)  # who decided: program, greedy, local, native, stale
     near_end_preemptions: int = 0  # of requests that had given 80 % of their output
+    cached_tokens: int = 0  # found in the prefix cache when requests were admitted
     wall_s: float = 0.0  # on a wall clock; kept out of everything that must repeat

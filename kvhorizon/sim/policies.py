@@ -21,6 +21,7 @@ class Policy:
 
     name: str
     watermark_share: float = 0.0  # vLLM's --watermark: share of the pool kept free from admissions
+    by_priority: bool = False  # vLLM's --scheduling-policy priority
     free_recompute: bool = False  # a reference in which recomputation costs nothing
     guest: Guest = UNSTEERED  # else the engine's own first-come-first-served
     planner: Knob | None = None  # the guest follows plans of a solver service with this knob
@@ -37,6 +38,12 @@ def _fcfs(policy: str, option: str, knob: str) -> Policy:
     if option not in ("", "free-recompute") or knob:
         raise InputError("policy", policy, "must be fcfs or fcfs:free-recompute")
     return Policy(policy, free_recompute=option == "free-recompute")
+
+
+def _priority(policy: str, option: str, knob: str) -> Policy:
+    if option or knob:
+        raise InputError("policy", policy, "takes nothing after its name")
+    return Policy(policy, by_priority=True)
 
 
 def _watermark(policy: str, option: str, knob: str) -> Policy:
@@ -66,6 +73,7 @@ def _rival(policy: str, option: str, knob: str) -> Policy:
 
 POLICIES: dict[str, Callable[[str, str, str], Policy]] = {
     "fcfs": _fcfs,
+    "priority": _priority,
     "watermark": _watermark,
     "kvhorizon": _kvhorizon,
     **dict.fromkeys(RIVALS, _rival),

@@ -34,6 +34,53 @@ def push_front(engine, n):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
+def goes_before(engine, n, m):  # type: ignore[no-untyped-def]
+    """Whether request n comes before m by priority (the smaller first), then arrival."""
+    priority, arrival_s = engine.live.priority, engine.columns.arrival_s
+    if priority[n] != priority[m]:
+        return priority[n] < priority[m]
+    return arrival_s[n] < arrival_s[m]
+
+
+@njit(cache=True)
+def push_in_order(engine, n):  # type: ignore[no-untyped-def]
+    """Into the place that its priority gives; the search begins at the end."""
+    live, count = engine.live, engine.counters
+    before = count[TAIL]
+    while before != NOBODY and (goes_before(engine, n, before) or (n < before and not goes_before(engine, before, n))):
+        before = live.older[before]
+    if before == NOBODY:
+        push_front(engine, n)
+        return
+    after = live.newer[before]
+    live.older[n], live.newer[n] = before, after
+    live.newer[before] = n
+    if after == NOBODY:
+        count[TAIL] = n
+    else:
+        live.older[after] = n
+    count[WAITING] += 1
+
+
+@njit(cache=True)
+def arrive(engine, n):  # type: ignore[no-untyped-def]
+    """A new request joins the queue."""
+    if engine.limits.by_priority:
+        push_in_order(engine, n)
+    else:
+        push_back(engine, n)
+
+
+@njit(cache=True)
+def return_to_queue(engine, n):  # type: ignore[no-untyped-def]
+    """A preempted request joins it again."""
+    if engine.limits.by_priority:
+        push_in_order(engine, n)
+    else:
+        push_front(engine, n)
+
+
+@njit(cache=True)
 def remove(engine, n):  # type: ignore[no-untyped-def]
     """Take request n out, wherever it stands."""
     live, count = engine.live, engine.counters

@@ -31,6 +31,8 @@ from kvhorizon.sim.arrays import (
     new_columns,
     new_engine,
 )
+from kvhorizon.sim.cache import FOUND, BlockCache, new_cache
+from kvhorizon.sim.contents import contents_of
 from kvhorizon.sim.look import collect_waiting
 from kvhorizon.sim.outcome import Outcome
 from kvhorizon.sim.planned import PlanFollower
@@ -52,8 +54,19 @@ def _limits(setup: Setup, policy: Policy) -> Limits:
         chunked=True,
         watermark_blocks=int(policy.watermark_share * (facts.total_blocks + 1)),
         free_recompute=policy.free_recompute,
+        by_priority=policy.by_priority,
+        reload_s_per_token=setup.reload_s_per_token,
         concurrency=setup.concurrency,
     )
+
+
+def _cache(setup: Setup) -> BlockCache | None:
+    if not setup.prefix_caching:
+        return None
+    trace, facts = setup.trace, setup.facts
+    begin, contents = contents_of(trace, facts.block_size)
+    most = int((trace.prompt_tokens + trace.output_tokens).max()) // facts.block_size + 1
+    return new_cache(begin, contents, facts.total_blocks, facts.max_num_seqs, most)
 
 
 def start(setup: Setup, policy: Policy) -> tuple[Engine, Forecast]:
@@ -63,7 +76,9 @@ def start(setup: Setup, policy: Policy) -> tuple[Engine, Forecast]:
     limit = np.clip(facts.max_model_len - prompt, 1, setup.output_limit_tokens()).astype(np.int32)
     arrival_s = np.full(len(trace), np.inf) if setup.concurrency else trace.arrival_s
     columns = new_columns(arrival_s, prompt, limit)
-    engine = new_engine(columns, trace.output_tokens.astype(np.int32), _limits(setup, policy))
+    priority = None if trace.priority is None or not policy.by_priority else trace.priority.astype(np.int32)
+    limits = _limits(setup, policy)
+    engine = new_engine(columns, trace.output_tokens.astype(np.int32), limits, _cache(setup), priority)
     forecast = make_forecast(
         setup.forecast if policy.guest.steers else "history",
         prompt_tokens=trace.prompt_tokens,
@@ -134,4 +149,5 @@ def _outcome(setup: Setup, engine: Engine, plans: dict[str, int]) -> Outcome:
         preempted_at=events.copy(),
         plans=plans,
         near_end_preemptions=int(count[NEAR_END]),
+        cached_tokens=int(engine.cache.marks[FOUND]) if engine.cache else 0,
     )

@@ -6,13 +6,14 @@ from numba import njit
 
 from kvhorizon.models.survival import mean_remaining
 from kvhorizon.sim.arrays import FREE, NOW, RUNNING
+from kvhorizon.sim.blocks import blocks_for, would_free
 from kvhorizon.sim.look import collect_waiting, owed_blocks
 from kvhorizon.sim.rivals.codes import LAST, OURS
 from kvhorizon.sim.rivals.evict import evict_for_better
 from kvhorizon.sim.rivals.loop import admit_by_rival, observe
 from kvhorizon.sim.rivals.rules import Rules
 from kvhorizon.sim.rivals.victim import rival_score
-from kvhorizon.sim.step import admit, blocks_for, blocks_wanted, fits_now, known_tokens, next_chunk
+from kvhorizon.sim.step import admit, blocks_wanted, fits_now, known_tokens, next_chunk
 from kvhorizon.solver.columns import Room
 from kvhorizon.solver.greedy import GREEDY, Greedy, Knob, victim_score
 from kvhorizon.solver.select import choose_admissions
@@ -112,7 +113,7 @@ def put_victims_last(engine, curves, guest, cost, desk):  # type: ignore[no-unty
         lists.running[end] = n
         tokens = next_chunk(engine, n, columns.computed[n], engine.limits.max_tokens)[0]
         wanted = blocks_for(columns.computed[n] + tokens, engine.limits.block_size)
-        lacking -= max(wanted, columns.blocks[n])
+        lacking -= max(wanted - columns.blocks[n], 0) + would_free(engine, engine.cache, n)
 
 
 @njit(cache=True)

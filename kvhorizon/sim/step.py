@@ -1,9 +1,10 @@
 """One step of the engine: vLLM V1's `Scheduler.schedule` and `update_from_output`, as arrays.
 
 Running requests come first, each given its next tokens within the token budget; where a block is lacking, the last of
-the running list is preempted, loses its KV and goes to the front of the queue. Waiting requests are admitted only in
-a step that preempted nobody, while their *whole* known sequence (and the watermark, if anything runs) fits into free
-blocks. Source: vllm/v1/core/sched/scheduler.py and kv_cache_manager.py, release 0.32.
+the running list (of the least priority, where requests have one) is preempted, loses its KV and goes to the front of
+the queue. Waiting requests are admitted only in a step that preempted nobody, while their *whole* known sequence (and
+the watermark, if anything runs) fits into free blocks and those found in the prefix cache.
+Source: vllm/v1/core/sched/scheduler.py and kv_cache_manager.py, release 0.32.
 """
 
 from numba import njit
@@ -13,19 +14,22 @@ from kvhorizon.sim.arrays import (
     BUSY,
     DONE,
     FREE,
+    HEAD,
     NEAR_END,
     NOW,
     PAIRS,
     PREEMPTED,
     PREEMPTION_ROWS,
     RECOMPUTE,
+    RELOAD,
     RUNNING,
     STEP,
     STEPS,
     TOKENS,
     WAITING,
 )
-from kvhorizon.sim.queue import push_front, remove
+from kvhorizon.sim.blocks import blocks_for, fill, find, give_back, join, take
+from kvhorizon.sim.queue import arrive, goes_before, remove, return_to_queue
 
 NEAR_END_SHARE = 0.8  # of the output: preemptions past it are counted apart
 
@@ -34,11 +38,6 @@ NEAR_END_SHARE = 0.8  # of the output: preemptions past it are counted apart
 def known_tokens(engine, n):  # type: ignore[no-untyped-def]
     """Prompt and output so far of request n."""
     return engine.columns.prompt[n] + engine.columns.generated[n]
-
-
-@njit(cache=True)
-def blocks_for(tokens, block_size):  # type: ignore[no-untyped-def]
-    return (tokens + block_size - 1) // block_size
 
 
 @njit(cache=True)
@@ -73,14 +72,24 @@ def blocks_wanted(engine):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def preempt_last(engine):  # type: ignore[no-untyped-def]
-    """Take the last running request's KV away; returns it."""
-    columns, live, lists, count = engine.columns, engine.live, engine.lists, engine.counters
+def take_out(engine, place):  # type: ignore[no-untyped-def]
+    """Remove the request at `place` of the running list, with its tokens of this step; returns it."""
+    lists, count = engine.lists, engine.counters
+    n = lists.running[place]
     count[RUNNING] -= 1
-    n = lists.running[count[RUNNING]]
+    for i in range(place, count[RUNNING]):
+        lists.running[i] = lists.running[i + 1]
+        lists.scheduled[i] = lists.scheduled[i + 1]
+    return n
+
+
+@njit(cache=True)
+def preempt(engine, place):  # type: ignore[no-untyped-def]
+    """Take the KV of the request at `place` of the running list away; returns the request."""
+    columns, live, lists, count = engine.columns, engine.live, engine.lists, engine.counters
+    n = take_out(engine, place)
     live.high_water[n] = max(live.high_water[n], columns.computed[n])
-    count[FREE] += columns.blocks[n]
-    columns.blocks[n] = 0
+    give_back(engine, engine.cache, n)
     columns.computed[n] = 0
     columns.overtaker[n] = 0
     columns.preemptions[n] += 1
@@ -90,8 +99,21 @@ def preempt_last(engine):  # type: ignore[no-untyped-def]
     count[PREEMPTED] += 1
     if columns.generated[n] >= NEAR_END_SHARE * live.output[n]:
         count[NEAR_END] += 1
-    push_front(engine, n)
+    return_to_queue(engine, n)
     return n
+
+
+@njit(cache=True)
+def last_in_line(engine):  # type: ignore[no-untyped-def]
+    """Place in the running list of the request to preempt: the last, or by priority the one that all go before."""
+    running, count = engine.lists.running, engine.counters
+    if not engine.limits.by_priority:
+        return count[RUNNING] - 1
+    worst = 0
+    for i in range(1, count[RUNNING]):
+        if goes_before(engine, running[worst], running[i]):
+            worst = i
+    return worst
 
 
 @njit(cache=True)
@@ -107,17 +129,42 @@ def schedule_running(engine):  # type: ignore[no-untyped-def]
         lacking = blocks_for(columns.computed[n] + tokens, limits.block_size) - columns.blocks[n]
         while lacking > count[FREE]:
             preempted += 1
-            if preempt_last(engine) == n:
+            place = last_in_line(engine)
+            if place < i:  # it had its tokens already
+                budget += lists.scheduled[place]
+                i -= 1
+            if preempt(engine, place) == n:
+                clear_scheduled(engine, i)
                 return budget, preempted
         if lacking > 0:
-            count[FREE] -= lacking
-            columns.blocks[n] += lacking
+            take(engine, engine.cache, n, lacking)
+        fill(engine, engine.cache, n, columns.computed[n] + tokens)
         lists.scheduled[i] = tokens
         budget -= charged
         i += 1
-    for j in range(i, count[RUNNING]):
-        lists.scheduled[j] = 0
+    clear_scheduled(engine, i)
     return budget, preempted
+
+
+@njit(cache=True)
+def clear_scheduled(engine, place):  # type: ignore[no-untyped-def]
+    """The running requests from `place` on get no tokens in this step."""
+    for i in range(place, engine.counters[RUNNING]):
+        engine.lists.scheduled[i] = 0
+
+
+@njit(cache=True)
+def present(engine, n, found):  # type: ignore[no-untyped-def]
+    """Tokens of waiting request n whose KV need not be computed: `found` cached blocks, or all that host memory kept.
+
+    The last token is always computed, since its output is wanted.
+    """
+    size = engine.limits.block_size
+    tokens = found * size
+    if engine.limits.reload_s_per_token > 0.0:
+        kept = min(engine.live.high_water[n], known_tokens(engine, n) - 1)
+        tokens = max(tokens, kept // size * size)
+    return tokens
 
 
 @njit(cache=True)
@@ -126,25 +173,42 @@ def fits_now(engine, n, budget):  # type: ignore[no-untyped-def]
     limits, count = engine.limits, engine.counters
     if count[RUNNING] >= limits.max_seqs or budget <= 0:
         return False
-    if not limits.chunked and known_tokens(engine, n) > budget:
+    known = known_tokens(engine, n)
+    found, idle = find(engine, engine.cache, n, known - 1)
+    if not limits.chunked and known - present(engine, n, found) > budget:
         return False
     margin = limits.watermark_blocks if count[RUNNING] > 0 else 0
-    return blocks_for(known_tokens(engine, n), limits.block_size) + margin <= count[FREE]
+    return blocks_for(known, limits.block_size) - found + idle + margin <= count[FREE]
 
 
 @njit(cache=True)
 def admit(engine, n, budget):  # type: ignore[no-untyped-def]
     """Move waiting request n into the batch with its first chunk; returns the token budget left."""
     columns, lists, limits, count = engine.columns, engine.lists, engine.limits, engine.counters
-    tokens, charged = next_chunk(engine, n, 0, budget)
+    known = known_tokens(engine, n)
+    found, idle = find(engine, engine.cache, n, known - 1)
+    start = present(engine, n, found)
+    tokens, charged = next_chunk(engine, n, start, budget)
     remove(engine, n)
-    held = blocks_for(tokens, limits.block_size)
-    columns.blocks[n] = held
-    count[FREE] -= held
+    join(engine, engine.cache, n, found, idle, known)
+    take(engine, engine.cache, n, blocks_for(start + tokens, limits.block_size) - found)
+    fill(engine, engine.cache, n, start + tokens)
+    engine.clock[RELOAD] += limits.reload_s_per_token * (start - found * limits.block_size)
+    columns.computed[n] = start
     lists.running[count[RUNNING]] = n
     lists.scheduled[count[RUNNING]] = tokens
     count[RUNNING] += 1
     return budget - charged
+
+
+@njit(cache=True)
+def admit_in_order(engine, budget):  # type: ignore[no-untyped-def]
+    """vLLM's own admission: from the front of the queue until one does not fit; returns how many entered."""
+    admitted = 0
+    while engine.counters[WAITING] > 0 and fits_now(engine, engine.counters[HEAD], budget):
+        budget = admit(engine, engine.counters[HEAD], budget)
+        admitted += 1
+    return admitted
 
 
 @njit(cache=True)
@@ -190,6 +254,9 @@ def run_batch(engine, cost):  # type: ignore[no-untyped-def]
             seconds = without
         else:
             clock[RECOMPUTE] += seconds - without
+    seconds += clock[RELOAD]
+    clock[RECOMPUTE] += clock[RELOAD]
+    clock[RELOAD] = 0.0
     clock[NOW] += seconds
     clock[BUSY] += seconds
     clock[STEP] += 0.01 * (seconds - clock[STEP])
@@ -218,8 +285,7 @@ def execute(engine, cost):  # type: ignore[no-untyped-def]
                 live.first_token_s[n] = now
             if columns.generated[n] >= live.output[n]:
                 live.finish_s[n] = now
-                count[FREE] += columns.blocks[n]
-                columns.blocks[n] = 0
+                give_back(engine, engine.cache, n)
                 lists.finished[count[DONE]] = n
                 count[DONE] += 1
                 continue
@@ -227,3 +293,15 @@ def execute(engine, cost):  # type: ignore[no-untyped-def]
         kept += 1
     count[RUNNING] = kept
     return count[DONE] - before
+
+
+@njit(cache=True)
+def abort(engine, n):  # type: ignore[no-untyped-def]
+    """The client of request n has gone: it leaves without finishing."""
+    lists, count = engine.lists, engine.counters
+    for place in range(count[RUNNING]):
+        if lists.running[place] == n:
+            take_out(engine, place)
+            give_back(engine, engine.cache, n)
+            return
+    remove(engine, n)

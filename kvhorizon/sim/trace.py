@@ -26,7 +26,8 @@ class Trace:
     key: IntArray  # (N,)
     prefix_hashes: tuple[IntArray, ...] | None = None
     prefix_tokens: int = 0
-    session: IntArray | None = None  # (N,)
+    session: IntArray | None = None  # (N,) conversation that a request continues
+    priority: IntArray | None = None  # (N,) the smaller the sooner, for engines that schedule by it
 
     def __len__(self) -> int:
         return len(self.arrival_s)

@@ -2,7 +2,7 @@
 
 | format | columns or keys |
 |---|---|
-| own CSV | arrival_s, prompt_tokens, output_tokens [, client or key] [, session] [, prefix_hashes] |
+| own CSV | arrival_s, prompt_tokens, output_tokens [, client or key] [, session] [, priority] [, prefix_hashes] |
 | Azure LLM 2023 / 2024 | TIMESTAMP, ContextTokens, GeneratedTokens (github.com/Azure/AzurePublicDataset) |
 | BurstGPT | Timestamp [s], Request tokens, Response tokens (github.com/HPMLL/BurstGPT) |
 | Mooncake | JSON lines: timestamp [ms], input_length, output_length [, hash_ids] (github.com/kvcache-ai/Mooncake) |
@@ -45,6 +45,7 @@ class Columns:
     output: list[int] = dataclasses.field(default_factory=list)
     key: list[str] = dataclasses.field(default_factory=list)
     session: list[str] = dataclasses.field(default_factory=list)
+    priority: list[int] = dataclasses.field(default_factory=list)
     prefix: list[IntArray] = dataclasses.field(default_factory=list)
 
 
@@ -105,6 +106,16 @@ def _count(row: int, field: str, text: object, least: int = 1) -> int:
     return value
 
 
+def _whole(row: int, field: str, text: object) -> int:
+    try:
+        value = int(str(text))
+    except ValueError:
+        value = MOST_TOKENS + 1
+    if abs(value) > MOST_TOKENS:
+        raise InputError(f"row {row}: {field}", text, f"must be a whole number, {-MOST_TOKENS}..{MOST_TOKENS}")
+    return value
+
+
 def _seconds(row: int, field: str, text: object) -> float:
     try:
         value = float(str(text))
@@ -136,6 +147,8 @@ def _own(rows: Rows, fields: set[str], arrivals: bool) -> Columns:
             columns.key.append(row[tenant])
         if "session" in fields:
             columns.session.append(row["session"])
+        if "priority" in fields:
+            columns.priority.append(_whole(number, "priority", row["priority"]))
         if "prefix_hashes" in fields:
             ids = (row["prefix_hashes"] or "").split()
             columns.prefix.append(np.array([_count(number, "prefix_hashes", one, 0) for one in ids], np.int64))
@@ -194,7 +207,8 @@ def _trace(name: str, columns: Columns, prefix_tokens: int) -> Trace:
         key=_numbers(columns.key, size)[order],
         prefix_hashes=tuple(columns.prefix[n] for n in order) if hashed else None,
         prefix_tokens=prefix_tokens if hashed else 0,
-        session=_numbers(columns.session, size)[order] if columns.session else None,
+        session=_sessions(columns.session)[order] if columns.session else None,
+        priority=np.array(columns.priority, np.int64)[order] if columns.priority else None,
     )
 
 
@@ -206,6 +220,11 @@ def _numbers(names: list[str], size: int) -> IntArray:
     return np.array([known.setdefault(name, len(known)) for name in names], np.int64)
 
 
+def _sessions(names: list[str]) -> IntArray:
+    """As `_numbers`, but a request without a name (−1) continues nobody."""
+    return np.where(np.array(names) == "", -1, _numbers(names, len(names)))
+
+
 def make_trace(
     name: str,
     arrival_s: NDArray[np.float64],
@@ -215,6 +234,7 @@ def make_trace(
     prefix_hashes: tuple[IntArray, ...] | None = None,
     prefix_tokens: int = 0,
     session: IntArray | None = None,
+    priority: IntArray | None = None,
 ) -> Trace:
     """A trace from its columns, (N,) each, with their checksum."""
     digest = hashlib.sha256()
@@ -230,6 +250,7 @@ def make_trace(
         prefix_hashes=prefix_hashes,
         prefix_tokens=prefix_tokens,
         session=session,
+        priority=priority,
     )
 
 
@@ -245,6 +266,7 @@ def window(trace: Trace, first: int, size: int) -> Trace:
         None if trace.prefix_hashes is None else trace.prefix_hashes[rows],
         trace.prefix_tokens,
         None if trace.session is None else trace.session[rows],
+        None if trace.priority is None else trace.priority[rows],
     )
 
 
@@ -255,13 +277,18 @@ def limit(trace: Trace, most: int) -> Trace:
 
 def write_trace(trace: Trace, path: Path) -> None:
     """Our own CSV, gzipped if the name ends so."""
-    rows = zip(
-        trace.arrival_s.tolist(),
-        trace.prompt_tokens.tolist(),
-        trace.output_tokens.tolist(),
-        trace.key.tolist(),
-        strict=True,
-    )
-    lines = ["arrival_s,prompt_tokens,output_tokens,client", *(f"{a!r},{p},{o},{k}" for a, p, o, k in rows)]
+    columns: dict[str, list[object]] = {
+        "arrival_s": [repr(seconds) for seconds in trace.arrival_s.tolist()],
+        "prompt_tokens": trace.prompt_tokens.tolist(),
+        "output_tokens": trace.output_tokens.tolist(),
+        "client": trace.key.tolist(),
+    }
+    if trace.session is not None:
+        columns["session"] = ["" if session < 0 else session for session in trace.session.tolist()]
+    if trace.priority is not None:
+        columns["priority"] = trace.priority.tolist()
+    if trace.prefix_hashes is not None:
+        columns["prefix_hashes"] = [" ".join(map(str, hashes.tolist())) for hashes in trace.prefix_hashes]
+    lines = [",".join(columns), *(",".join(map(str, row)) for row in zip(*columns.values(), strict=True))]
     raw = ("\n".join(lines) + "\n").encode()
     path.write_bytes(gzip.compress(raw, mtime=0) if path.suffix == ".gz" else raw)

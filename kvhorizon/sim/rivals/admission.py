@@ -11,6 +11,7 @@
 from numba import njit
 
 from kvhorizon.sim.arrays import FREE, HEAD, NOW, PREEMPTED, RUNNING, STEPS
+from kvhorizon.sim.blocks import blocks_for
 from kvhorizon.sim.look import owed_blocks
 from kvhorizon.sim.rivals.codes import (
     CAPPED_RESERVE,
@@ -21,7 +22,7 @@ from kvhorizon.sim.rivals.codes import (
 )
 from kvhorizon.sim.rivals.notes import AVERAGE, LAST_PREEMPTED, LAST_STEP, PASS_TOKENS, RATIO, READY
 from kvhorizon.sim.rivals.peak import peak_fits
-from kvhorizon.sim.step import blocks_for, known_tokens
+from kvhorizon.sim.step import known_tokens
 from kvhorizon.solver.select import add_to_profile, leaves_reserve
 
 CLIP_TOKENS = 4096  # SGLANG_CLIP_MAX_NEW_TOKENS_ESTIMATION

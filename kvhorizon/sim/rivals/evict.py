@@ -11,10 +11,11 @@ from numba import njit
 
 from kvhorizon.models.survival import mean_remaining
 from kvhorizon.sim.arrays import FREE, NOW, RUNNING, STEPS, WAITING
+from kvhorizon.sim.blocks import blocks_for, would_free
 from kvhorizon.sim.rivals.codes import SHORTEST_TOTAL
 from kvhorizon.sim.rivals.notes import note_wait
 from kvhorizon.sim.rivals.order import HIDDEN, predicted_total, rank_queue
-from kvhorizon.sim.step import blocks_for, blocks_wanted, known_tokens, next_chunk, preempt_last
+from kvhorizon.sim.step import blocks_wanted, known_tokens, next_chunk, preempt
 from kvhorizon.solver.select import best_place
 
 
@@ -35,13 +36,8 @@ def running_key(engine, curves, rules, n):  # type: ignore[no-untyped-def]
 @njit(cache=True)
 def evict(engine, rules, place):  # type: ignore[no-untyped-def]
     """Preempt the request at `place` of the running list, keeping the others' order."""
-    lists, count = engine.lists, engine.counters
-    n = lists.running[place]
-    for i in range(place, count[RUNNING] - 1):
-        lists.running[i] = lists.running[i + 1]
-    lists.running[count[RUNNING] - 1] = n
-    preempt_last(engine)
-    note_wait(rules.notes, n, engine.columns.preemptions[n], engine.clock[NOW], count[STEPS])
+    n = preempt(engine, place)
+    note_wait(rules.notes, n, engine.columns.preemptions[n], engine.clock[NOW], engine.counters[STEPS])
     return n
 
 
@@ -55,7 +51,7 @@ def worst_running(engine, curves, rules, above):  # type: ignore[no-untyped-def]
         n = engine.lists.running[i]
         key = running_key(engine, curves, rules, n)
         if key > above:
-            blocks += engine.columns.blocks[n]
+            blocks += would_free(engine, engine.cache, n)
         if key > greatest:
             greatest = key
             worst = i

@@ -1,0 +1,70 @@
+"""KV blocks of requests: counted only, or, with prefix caching, each with its content.
+
+`cache` is the engine's, given as an argument of its own, so that without one its branches are compiled away.
+"""
+
+from numba import njit
+
+from kvhorizon.sim.arrays import FREE
+from kvhorizon.sim.cache import FOUND, LOOKED_UP, found_blocks, grow, leave, own_blocks, register, seat
+
+
+@njit(cache=True)
+def blocks_for(tokens, block_size):  # type: ignore[no-untyped-def]
+    """Blocks that hold so many tokens."""
+    return (tokens + block_size - 1) // block_size
+
+
+@njit(cache=True)
+def take(engine, cache, n, more):  # type: ignore[no-untyped-def]
+    """Request n gets `more` blocks; there must be so many."""
+    if cache is not None:
+        grow(cache, n, engine.columns.blocks[n], more)
+    engine.counters[FREE] -= more
+    engine.columns.blocks[n] += more
+
+
+@njit(cache=True)
+def fill(engine, cache, n, tokens):  # type: ignore[no-untyped-def]
+    """After this step the KV of request n's first `tokens` tokens is present."""
+    if cache is not None:
+        register(cache, n, tokens // engine.limits.block_size)
+
+
+@njit(cache=True)
+def give_back(engine, cache, n):  # type: ignore[no-untyped-def]
+    """Request n gives up all its blocks."""
+    held = engine.columns.blocks[n]
+    freed = held
+    if cache is not None:
+        freed = leave(cache, n, held)
+    engine.counters[FREE] += freed
+    engine.columns.blocks[n] = 0
+
+
+@njit(cache=True)
+def would_free(engine, cache, n):  # type: ignore[no-untyped-def]
+    """Blocks that become free if running request n leaves."""
+    held = engine.columns.blocks[n]
+    if cache is None:
+        return held
+    return own_blocks(cache, n, held)
+
+
+@njit(cache=True)
+def find(engine, cache, n, tokens):  # type: ignore[no-untyped-def]
+    """(blocks of request n's first `tokens` tokens in the cache, those of them that are free)."""
+    if cache is None:
+        return 0, 0
+    return found_blocks(cache, n, tokens // engine.limits.block_size)
+
+
+@njit(cache=True)
+def join(engine, cache, n, found, idle, tokens):  # type: ignore[no-untyped-def]
+    """Request n of `tokens` tokens joins the batch with its blocks from the cache."""
+    if cache is not None:
+        seat(cache, n, found)
+        engine.counters[FREE] -= idle
+        engine.columns.blocks[n] = found
+        cache.marks[LOOKED_UP] += tokens
+        cache.marks[FOUND] += found * engine.limits.block_size
