@@ -67,7 +67,7 @@ def _arrivals(rng: np.random.Generator, requests: int, gap: float) -> IntArray:
 
 
 def _tokens(rng: np.random.Generator, prompt: IntArray, output: IntArray) -> tuple[IntArray, ...]:
-    """Token ids: a third begin like one of three system prompts, a third continue an earlier request; the rest is own."""
+    """Token ids: a third begin like one of three system prompts, a third continue an earlier request; rest its own."""
     size = len(prompt)
     systems = [np.full(int(prompt.max()), 10_000_000 + number, np.int64) for number in range(3)]
     kind = rng.integers(0, 3, size)

@@ -29,7 +29,7 @@ from kvhorizon.sim.arrays import (
     WAITING,
 )
 from kvhorizon.sim.blocks import blocks_for, fill, find, give_back, join, take
-from kvhorizon.sim.queue import arrive, goes_before, remove, return_to_queue
+from kvhorizon.sim.queue import goes_before, remove, return_to_queue
 
 NEAR_END_SHARE = 0.8  # of the output: preemptions past it are counted apart
 
