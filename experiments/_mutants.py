@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
+from experiments._our_side import Rules
+
 # The modules that schedule, each built before those that import it.
 MODULES = ("cache", "blocks", "queue", "step")
 
@@ -133,8 +135,8 @@ def replaced(modules: dict[str, ModuleType]) -> Iterator[None]:
                 sys.modules[name] = module
 
 
-def mutant(name: str) -> ModuleType:
-    """The step's module over one fault; raises ValueError where the source no longer has the text to change."""
+def mutant(name: str) -> Rules:
+    """The modules with one fault in them; raises ValueError where the source no longer has the text to change."""
     where, before, after = MUTANTS[name]
     built: dict[str, ModuleType] = {}
     for module in MODULES:
@@ -150,4 +152,4 @@ def mutant(name: str) -> ModuleType:
         built[full] = ModuleType(full)
         with replaced(built):
             exec(compile(source, name, "exec"), built[full].__dict__)
-    return built["kvhorizon.sim.step"]
+    return Rules(built["kvhorizon.sim.queue"], built["kvhorizon.sim.step"])

@@ -5,16 +5,24 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 
 from experiments._scenario import Scenario, Seen
-from kvhorizon.sim import step
+from kvhorizon.sim import queue, step
 from kvhorizon.sim.arrays import FREE, HEAD, NOBODY, RUNNING, WAITING, Engine, Limits, new_columns, new_engine
 from kvhorizon.sim.cache import FOUND, BlockCache, new_cache
 from kvhorizon.state import StepCost
 
 COST = StepCost(fixed_s=1e-3, weights_s=1e-2)
+
+
+class Rules(NamedTuple):
+    """The simulator's modules that are driven here, or mutants of them."""
+
+    queue: ModuleType = queue
+    step: ModuleType = step
 
 
 def _cache(scenario: Scenario) -> BlockCache | None:
@@ -37,13 +45,13 @@ def _cache(scenario: Scenario) -> BlockCache | None:
 
 @dataclass(slots=True)
 class OurSide:
-    """One scenario on the simulated engine. `rules` is `sim.step`, or a mutant of it."""
+    """One scenario on the simulated engine."""
 
     engine: Engine
-    rules: ModuleType
+    rules: Rules
 
     @classmethod
-    def start(cls, scenario: Scenario, rules: ModuleType = step) -> OurSide:
+    def start(cls, scenario: Scenario, rules: Rules = Rules()) -> OurSide:
         setup = scenario.engine
         limits = Limits(
             total_blocks=setup.total_blocks,
@@ -67,18 +75,18 @@ class OurSide:
 
     def add(self, n: int) -> None:
         """Request n arrives."""
-        self.rules.arrive(self.engine, n)
+        self.rules.queue.arrive(self.engine, n)
 
     def abort(self, n: int) -> None:
         """The client of request n goes."""
-        self.rules.abort(self.engine, n)
+        self.rules.step.abort(self.engine, n)
 
     def schedule(self) -> Seen:
         """Decide one step; what it decided."""
         engine = self.engine
-        budget, preempted = self.rules.schedule_running(engine)
+        budget, preempted = self.rules.step.schedule_running(engine)
         if not preempted:
-            self.rules.admit_in_order(engine, budget)
+            self.rules.step.admit_in_order(engine, budget)
         running = engine.lists.running[: engine.counters[RUNNING]].tolist()
         return Seen(
             running=running,
@@ -100,7 +108,7 @@ class OurSide:
 
     def execute(self) -> None:
         """Every scheduled token is computed; who is done leaves."""
-        self.rules.execute(self.engine, COST)
+        self.rules.step.execute(self.engine, COST)
 
     @property
     def cached_tokens(self) -> int:

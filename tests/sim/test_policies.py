@@ -19,7 +19,7 @@ def test_the_default_ones_are_known() -> None:
 def test_only_the_engine_itself_is_unsteered() -> None:
     for name in POLICIES:
         option = {"watermark": ":0.1", "victims": ":lifo", "admission": ":ours"}.get(name, "")
-        assert (parse_policy(name + option).guest is UNSTEERED) == (name in ("fcfs", "watermark"))
+        assert (parse_policy(name + option).guest is UNSTEERED) == (name in ("fcfs", "priority", "watermark"))
 
 
 def test_knobs_reach_the_rule() -> None:
