@@ -25,6 +25,9 @@ class ServiceConfig(BaseModel):
     budget: str = Field("50ms", description="per plan: milliseconds (5ms) or work units (100)")
     knob: str = Field("balanced", description="of the rules: means, balanced or strict")
     metrics_port: int | None = Field(None, ge=0, le=65535, description="Prometheus metrics; 0: any free port")
+    tls_cert: Path | None = Field(None, description="PEM certificate of this end; with it clients need one, too")
+    tls_key: Path | None = Field(None, description="PEM key of that certificate")
+    tls_ca: Path | None = Field(None, description="PEM certificate of the authority that clients' certificates are of")
 
 
 def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> ServiceConfig:

@@ -20,6 +20,7 @@ from kvhorizon.solver.budget import Budget
 from kvhorizon.solver.greedy import Knob
 from kvhorizon.solver.planner import Planner, PlannerSettings
 from kvhorizon.wire.channel import unix_path
+from kvhorizon.wire.tls import Tls
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ def run_service(
     metrics_port: int | None = None,
     exit_on_stdin_eof: bool = False,
     make_planner: Callable[[], PlannerLike] = functools.partial(planner_for, Knob.BALANCED),
+    tls: Tls | None = None,
 ) -> None:
     """Serve on `listen` until SIGTERM or SIGINT, then finish the plans under way. Call it from the main thread.
 
@@ -51,7 +53,7 @@ def run_service(
         signal.signal(number, lambda *_: stopping.set())
     if exit_on_stdin_eof:
         threading.Thread(target=_follow_parent, args=(listen, os.getppid()), daemon=True).start()
-    with serve(listen, make_planner, budget, metrics_port) as server:
+    with serve(listen, make_planner, budget, metrics_port, tls=tls) as server:
         warm_up(make_planner(), _WARM_UP)
         server.serving()
         _announce(server)

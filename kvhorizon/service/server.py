@@ -17,6 +17,7 @@ from kvhorizon.errors import InputError
 from kvhorizon.service.calls import PlannerLike, PlannerService, handlers
 from kvhorizon.service.metrics import ServiceMetrics
 from kvhorizon.wire.channel import SERVER_OPTIONS, SERVICE, unix_path
+from kvhorizon.wire.tls import Tls, server_credentials
 
 MAX_SESSIONS = 16
 _OTHER_CALLS = 8  # threads beyond those of the sessions
@@ -65,12 +66,14 @@ def serve(
     budget: Any,
     metrics_port: int | None = None,
     max_sessions: int = MAX_SESSIONS,
+    tls: Tls | None = None,
 ) -> Server:
     """Start the service on `listen`, `host:port` (port 0: any free one) or `unix:/path`.
 
     It answers at once but is reported as serving only after `Server.serving()`. `make_planner` is called once per
     session and once per single call; `budget` is passed on with each plan. `metrics_port` (0: any) serves Prometheus
-    metrics on the host of `listen`, for a Unix socket on localhost. Raises InputError where an address cannot be bound.
+    metrics on the host of `listen`, for a Unix socket on localhost. With `tls`, clients on `host:port` must show a
+    certificate of its authority. Raises InputError where an address cannot be bound.
     """
     metrics = ServiceMetrics()
     service = PlannerService(make_planner, budget, metrics, max_sessions)
@@ -84,19 +87,20 @@ def serve(
     checks.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    address = _bind(server, listen)
+    address = _bind(server, listen, tls)
     http = _expose(metrics, listen, metrics_port)
     server.start()
     return Server(address, metrics, http.server_port if http else None, server, service, checks, http)
 
 
-def _bind(server: Any, listen: str) -> str:
+def _bind(server: Any, listen: str, tls: Tls | None) -> str:
     path = unix_path(listen)
     if path is not None:
         _bind_unix(server, listen, path)
         return listen
+    credentials = None if tls is None else server_credentials(tls)
     try:
-        port = server.add_insecure_port(listen)
+        port = server.add_secure_port(listen, credentials) if credentials else server.add_insecure_port(listen)
     except RuntimeError:
         port = 0
     if port == 0:

@@ -6,6 +6,7 @@ from typing import Any
 import grpc
 
 from kvhorizon.errors import InputError
+from kvhorizon.wire.tls import Tls, channel_credentials
 from kvhorizon.wire.validate import MAX_MESSAGE_BYTES
 
 SERVICE = "kvhorizon.v1.Planner"
@@ -42,7 +43,12 @@ def unix_path(address: str) -> Path | None:
     return None
 
 
-def connect(address: str) -> Any:
-    """A channel to `address`; it connects by itself when first used. Raises InputError for an unusable address."""
-    unix_path(address)
-    return grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
+def connect(address: str, tls: Tls | None = None) -> Any:
+    """A channel to `address`; it connects by itself when first used. Raises InputError for an unusable address.
+
+    With `tls` both ends prove who they are; a Unix socket is guarded by its permissions and takes none.
+    """
+    if tls is None or unix_path(address) is not None:
+        unix_path(address)
+        return grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
+    return grpc.secure_channel(address, channel_credentials(tls), options=_CHANNEL_OPTIONS)

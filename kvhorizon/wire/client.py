@@ -19,6 +19,7 @@ from kvhorizon.wire.channel import SERVICE, connect
 from kvhorizon.wire.convert import decode_plan, encode_snapshot
 from kvhorizon.wire.failures import GarbagePlan, failure
 from kvhorizon.wire.session import Session
+from kvhorizon.wire.tls import Tls
 from kvhorizon.wire.v1 import scheduler_pb2 as pb
 from kvhorizon.wire.v1 import scheduler_pb2_grpc as stubs
 from kvhorizon.wire.validate import check_plan_for
@@ -30,11 +31,11 @@ class Client:
     Calls raise SolverUnavailable, SolverRefused or GarbagePlan, all of them SolverError.
     """
 
-    def __init__(self, address: str, timeout_s: float = 5.0) -> None:
-        """`timeout_s` is the deadline of each call that names none."""
+    def __init__(self, address: str, timeout_s: float = 5.0, tls: Tls | None = None) -> None:
+        """`timeout_s` is the deadline of each call that names none; `tls` proves who we are to a shared service."""
         self.address = address
         self.timeout_s = timeout_s
-        self._channel = connect(address)
+        self._channel = connect(address, tls)
         self._stub: Any = stubs.PlannerStub(self._channel)  # type: ignore[no-untyped-call, unused-ignore]
 
     def plan_once(self, snapshot: Snapshot, timeout_s: float | None = None) -> Plan:
