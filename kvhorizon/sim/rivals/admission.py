@@ -4,7 +4,7 @@
 * RESERVE_MAX: every request's prompt and largest output (TensorRT-LLM's GUARANTEED_NO_EVICT).
 * NEW_TOKEN_RATIO: a share of the largest output (SGLang: `schedule_policy.py`, `PrefillAdder.add_one_req`;
   `scheduler_components/new_token_ratio_tracker.py`).
-* SAMPLED_PEAK, PREDICTED_PEAK: the batch's future peak; see `peak`.
+* SAMPLED_PEAK, PREDICTED_PEAK, BOUND_PEAK: the batch's future peak; see `peak`.
 * CAPPED_RESERVE: our own reserve, for use with another order and other victims.
 """
 
@@ -14,6 +14,7 @@ from kvhorizon.sim.arrays import FREE, HEAD, NOW, PREEMPTED, RUNNING, STEPS
 from kvhorizon.sim.blocks import blocks_for
 from kvhorizon.sim.look import owed_blocks
 from kvhorizon.sim.rivals.codes import (
+    BOUND_PEAK,
     CAPPED_RESERVE,
     NEW_TOKEN_RATIO,
     PREDICTED_PEAK,
@@ -122,7 +123,7 @@ def admissible(engine, curves, rules, desk, n):  # type: ignore[no-untyped-def]
         return largest_outputs_fit(engine, n)
     if rules.admission == NEW_TOKEN_RATIO:
         return ratio_fits(engine, rules, n)
-    if rules.admission == SAMPLED_PEAK or rules.admission == PREDICTED_PEAK:
+    if rules.admission in (SAMPLED_PEAK, PREDICTED_PEAK, BOUND_PEAK):
         return peak_fits(engine, curves, rules, n)
     if rules.admission == CAPPED_RESERVE:
         return reserve_fits(engine, curves, rules, desk, n)

@@ -107,6 +107,27 @@ def _mc_sf(policy: str, option: str, knob: Knob) -> Rival:
     return Rival(VLLM._replace(order=codes.SHORTEST_REMAINING, admission=codes.PREDICTED_PEAK))
 
 
+def _sorted_f(policy: str, option: str, knob: Knob) -> Rival:
+    """Sorted-F (Wang, Ye & Zhou, arXiv 2508.06133): batches of least F in turn, while their predicted peak fits."""
+    _plain(policy, option)
+    return Rival(VLLM._replace(order=codes.BEST_BATCH, admission=codes.PREDICTED_PEAK))
+
+
+def _a_min(policy: str, option: str, knob: Knob) -> Rival:
+    """A_min (Chen, Ye & Zhou, arXiv 2508.14544): lengths are taken for their lower bounds until they prove longer.
+
+    Smallest bound first, admitted while the peak of the bounds fits; on overflow the smallest bounds are given up, each
+    raised to what the request had given. There they begin anew; here, as in vLLM, they keep their output and prefill it
+    again. The paper takes the intervals as given: here the lower end is a quantile of the forecast, after the colon.
+    """
+    quantile = _number(policy, option, 0.1, 0.0, 0.99)
+    return Rival(
+        VLLM._replace(
+            order=codes.LEAST_BOUND, admission=codes.BOUND_PEAK, victim=codes.SMALLEST_BOUND, quantile=quantile
+        )
+    )
+
+
 def _ltr(policy: str, option: str, knob: Knob) -> Rival:
     """vllm-ltr (Fu et al., NeurIPS 2024): rank of predicted length over waiting and running, starvation promotion.
 
@@ -156,6 +177,8 @@ RIVALS: dict[str, Callable[[str, str, Knob], Rival]] = {
     "sjf": _sjf,
     "srpt": _srpt,
     "mc-sf": _mc_sf,
+    "sorted-f": _sorted_f,
+    "a-min": _a_min,
     "ltr": _ltr,
     "lcf": _victim_rule(codes.LEAST_COMPUTED),
     "cost-aware": _victim_rule(codes.COST_AWARE),

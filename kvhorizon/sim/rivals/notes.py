@@ -7,7 +7,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 # Places in `Notes.state` (float64).
-RATIO, LAST_STEP, LAST_PREEMPTED, PASS_TOKENS, READY, PEAK_SIZE, AVERAGE, STATES = range(8)
+RATIO, LAST_STEP, LAST_PREEMPTED, PASS_TOKENS, READY, PEAK_SIZE, AVERAGE, EVENTS, STATES = range(9)
 UNSEEN = -1
 
 
@@ -19,6 +19,8 @@ class Notes(NamedTuple):
     since_step: NDArray[np.int64]  # (N,) step at which it began to wait, or was admitted; UNSEEN at first
     promoted: NDArray[np.uint8]  # (N,) 1: waited too long
     seen_preemptions: NDArray[np.int32]  # (N,)
+    bound: NDArray[np.float64]  # (N,) least output as predicted when first seen [tokens]; 0 before
+    batch_key: NDArray[np.float64]  # (N,) place among the batches formed last; inf before
     peak_context: NDArray[np.float64]  # (max_num_seqs + 1,) tokens held, by remaining descending
     peak_remaining: NDArray[np.float64]  # (max_num_seqs + 1,) tokens to come, descending
 
@@ -31,6 +33,8 @@ def new_notes(requests: int, seats: int) -> Notes:
         since_step=np.full(requests, UNSEEN, np.int64),
         promoted=np.zeros(requests, np.uint8),
         seen_preemptions=np.zeros(requests, np.int32),
+        bound=np.zeros(requests),
+        batch_key=np.full(requests, np.inf),
         peak_context=np.zeros(seats + 1),
         peak_remaining=np.zeros(seats + 1),
     )

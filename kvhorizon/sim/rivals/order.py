@@ -6,6 +6,8 @@
 * SHORTEST_TOTAL: predicted output in all, never updated by progress, except that a request which waited `starvation`
   steps goes first and keeps that rank for `quantum` steps after admission (vllm-ltr, Fu et al., NeurIPS 2024:
   `_get_opt_ordered_requests`; its scripts set 200 and 10).
+* BEST_BATCH: batches of least F, each in order of predicted output (Sorted-F; see `batches`).
+* LEAST_BOUND: the least lower bound of the output (A_min; see `peak`).
 """
 
 import numpy as np
@@ -14,8 +16,10 @@ from numba import njit
 from kvhorizon.models.survival import mean_remaining
 from kvhorizon.sim.arrays import STEPS
 from kvhorizon.sim.look import collect_waiting
-from kvhorizon.sim.rivals.codes import RETRACTED_LAST, SHORTEST_REMAINING, SHORTEST_TOTAL
+from kvhorizon.sim.rivals.batches import form_batches
+from kvhorizon.sim.rivals.codes import BEST_BATCH, LEAST_BOUND, RETRACTED_LAST, SHORTEST_REMAINING, SHORTEST_TOTAL
 from kvhorizon.sim.rivals.notes import UNSEEN
+from kvhorizon.sim.rivals.peak import output_bound
 
 PROMOTED = -1e12  # below any length
 HIDDEN = np.inf
@@ -48,6 +52,10 @@ def order_key(engine, curves, rules, n, place):  # type: ignore[no-untyped-def]
     if rules.order == SHORTEST_TOTAL:
         promote_starving(engine, rules, n)
         return predicted_total(engine, curves, rules, n)
+    if rules.order == BEST_BATCH:
+        return rules.notes.batch_key[n]
+    if rules.order == LEAST_BOUND:
+        return output_bound(engine, curves, rules, n)
     return float(place)
 
 
@@ -59,6 +67,8 @@ def rank_queue(engine, curves, rules, desk):  # type: ignore[no-untyped-def]
     """
     size, _ = collect_waiting(engine, desk.waiting)
     step = engine.counters[STEPS]
+    if rules.order == BEST_BATCH:
+        form_batches(engine, rules, desk, size)
     for place in range(size):
         n = desk.waiting[place]
         evicted_now = engine.columns.preemptions[n] > 0 and rules.notes.since_step[n] == step

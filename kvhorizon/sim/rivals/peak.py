@@ -5,7 +5,8 @@ Sorted by remaining output, descending, the i-th request (from 1) ends when i ar
     peak = max_i (remaining_i · i + Σ_{j ≤ i} context_j)                                    [tokens]
 
 Source: LightLLM's past-future scheduler (ASPLOS 2025; `req_queue/chunked_prefill/impl.py`). That it fits at every
-predicted completion time is MC-SF's test (Jaillet et al., arXiv 2502.07115).
+predicted completion time is MC-SF's test (Jaillet et al., arXiv 2502.07115). With lower bounds of the outputs in place
+of predictions it is A_min's (Chen, Ye & Zhou, arXiv 2508.14544).
 """
 
 import math
@@ -22,7 +23,7 @@ from kvhorizon.models.survival import (
     survive,
 )
 from kvhorizon.sim.arrays import RUNNING, STEPS
-from kvhorizon.sim.rivals.codes import SAMPLED_PEAK
+from kvhorizon.sim.rivals.codes import BOUND_PEAK, SAMPLED_PEAK
 from kvhorizon.sim.rivals.notes import PEAK_SIZE, READY
 from kvhorizon.sim.step import known_tokens
 from kvhorizon.solver.greedy import HALF_BLOCK
@@ -60,12 +61,23 @@ def quantile_remaining(curves, n, generated, u, limit):  # type: ignore[no-untyp
 
 
 @njit(cache=True)
+def output_bound(engine, curves, rules, n):  # type: ignore[no-untyped-def]
+    """A_min's lower bound of request n's output [tokens]: as predicted when first seen, raised by what it has given."""
+    columns, bound = engine.columns, rules.notes.bound
+    if bound[n] == 0.0:
+        bound[n] = quantile_remaining(curves, n, 0, rules.quantile, columns.limit[n])
+    return max(bound[n], float(columns.generated[n]))
+
+
+@njit(cache=True)
 def assumed_remaining(engine, curves, rules, n):  # type: ignore[no-untyped-def]
-    """Output to come as the policy assumes it [tokens]: drawn anew at each look, or the mean."""
+    """Output to come as the policy assumes it [tokens]: drawn anew at each look, its lower bound, or the mean."""
     columns = engine.columns
     generated, limit = columns.generated[n], columns.limit[n]
     if rules.admission == SAMPLED_PEAK:
         return quantile_remaining(curves, n, generated, uniform(n, engine.counters[STEPS]), limit)
+    if rules.admission == BOUND_PEAK:
+        return max(output_bound(engine, curves, rules, n) - generated, 1.0)
     return mean_remaining(curves, n, generated, limit)
 
 

@@ -19,6 +19,7 @@ class Rules(NamedTuple):
     preemptible: float = 1.0  # share of the output predicted at arrival after which a request is let finish
     reserved: float = 0.0  # share of the pool that the future peak must not touch
     conservativeness: float = 1.0  # of the new-token ratio
+    quantile: float = 0.0  # of the predicted output that serves as its lower bound
     starvation: int = 0  # steps of waiting that promote a request
     quantum: int = 0  # steps for which a promoted request keeps its rank
     notes: Notes | None = None  # given anew to each replay

@@ -6,6 +6,7 @@
 * COST_AWARE: blocks freed per token, times the share of the largest output still to come (vLLM pull request 56897).
 * FLOPS_PER_BLOCK: fewest FLOPs of recompute per byte freed.
 * MOST_REMAINING: longest predicted remaining output. * LONGEST_TOTAL: longest predicted output (vllm-ltr).
+* SMALLEST_BOUND: least lower bound of the output, among equals the last (A_min; its paper breaks ties at random).
 """
 
 from numba import njit
@@ -18,8 +19,10 @@ from kvhorizon.sim.rivals.codes import (
     LEAST_COMPUTED,
     LONGEST_TOTAL,
     MOST_REMAINING,
+    SMALLEST_BOUND,
 )
 from kvhorizon.sim.rivals.order import predicted_total
+from kvhorizon.sim.rivals.peak import output_bound
 from kvhorizon.sim.step import known_tokens
 
 FAR_BELOW = 1e12  # scores are made positive by it
@@ -53,4 +56,6 @@ def rival_score(engine, curves, rules, cost, n, place):  # type: ignore[no-untyp
         return mean_remaining(curves, n, columns.generated[n], columns.limit[n])
     if rules.victim == LONGEST_TOTAL:
         return FAR_BELOW + predicted_total(engine, curves, rules, n)
+    if rules.victim == SMALLEST_BOUND:
+        return FAR_BELOW - output_bound(engine, curves, rules, n) + 1e-3 * place
     return float(place)
