@@ -16,13 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvhorizon.errors import InputError
-from kvhorizon.models.history import GLOBAL_WINDOW, UNIT_TOKENS, LengthHistory, Window, fit_lognormal
+from kvhorizon.models.history import UNIT_TOKENS, LengthHistory
+from kvhorizon.models.lognormal import Window, fit_lognormal
 from kvhorizon.models.survival import EXACT, GRID_POINTS, Curves, lognormal_curve, residual_of
 
 SPECS = "must be history, oracle, or noisy:SIGMA with SIGMA > 0"
 PROMPT_CLASS_BITS = 3  # classes of prompt length: below 8, 64, 512, 4096, … tokens
 MATERIAL = 0.05  # change of the prior, in log length, that is worth new tables
 UPDATE_EVERY = 64  # finished requests between two looks at the prior
+PRIOR_WINDOW = 2000  # finished requests that the prior of a predictor remembers
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -84,6 +86,12 @@ def length_key(tenant: IntArray, prompt_tokens: IntArray) -> IntArray:
     return tenant.astype(np.int64) * 16 + np.minimum(bits // PROMPT_CLASS_BITS, 15)
 
 
+def length_chain(tenant: IntArray, prompt_tokens: IntArray) -> IntArray:
+    """The history's keys of each request (N, 2), the general before the special: tenant, and `length_key`."""
+    leaf = length_key(tenant, prompt_tokens)
+    return np.stack([-1 - tenant.astype(np.int64), leaf], axis=1)
+
+
 class HistoryForecast:
     """What requests with the same key did before."""
 
@@ -125,7 +133,7 @@ class NoisyForecast:
         self.version = 0
         self._predicted = np.log(true_output_tokens) + log_sigma * noise  # (N,) log tokens
         self._variance = log_sigma**2
-        self._window = Window(GLOBAL_WINDOW)
+        self._window = Window(PRIOR_WINDOW)
         self._looked_at = 0
         self._prior = fit_lognormal(self._window.lengths())
         tables = np.zeros((2, 1, GRID_POINTS))

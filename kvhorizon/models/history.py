@@ -1,171 +1,167 @@
-"""What finished requests teach about output lengths: survival curves per key, learned online.
+"""What requests teach about output lengths: survival curves per key, learned online, finished and running alike.
 
-A key names requests alike (tenant and class of prompt length). Its curve is an empirical distribution over a sliding
-window, shrunk to that of all keys, which in turn is shrunk to a log-normal fitted to the same window:
-
-    S_key    = (n_key · Ŝ_key + K · S_global) / (n_key + K)
-    S_global = (n · Ŝ + B · LogNormal(μ, σ)) / (n + B)
-
-This is the predictive distribution of a Dirichlet process with base measure S_global or the log-normal (Ferguson,
-"A Bayesian analysis of some nonparametric problems", 1973). μ and σ² are themselves posterior means under a wide prior
-(normal-inverse-gamma; Gelman et al., Bayesian Data Analysis, § 3.3), so that a start without evidence is conservative,
-and the log-normal continues the tail beyond the longest request seen. Requests cut at their output limit count as
-finished there.
+A key names requests alike; a chain of keys goes from the general to the special (tenant, then tenant and class of
+prompt). Each key's curve is shrunk to that of the key before it, the first key's to that of all requests, by as much
+as evidence says (`models.evidence`). Requests that still run count as censored: without them the short ones, which
+finish first, would make every start look shorter than it is. So do those cut at their output limit, unless that is
+unknown. Memory is bounded: the keys that were used longest ago are forgotten.
 """
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kvhorizon.models.survival import GRID_POINTS, empirical_curve, lognormal_curve, residual_of
+from kvhorizon.models.bins import UNIT_TOKENS, bin_of
+from kvhorizon.models.evidence import (
+    Evidence,
+    build_and_tabulate,
+    clear_node,
+    count_all,
+    no_evidence,
+    strength_of,
+    watch_all,
+)
+from kvhorizon.models.lognormal import DEFAULT_PRIOR, LogNormalPrior
+from kvhorizon.models.survival import GRID_POINTS
 
-UNIT_TOKENS = 16.0  # scale of the curves: the grid then ends at a million tokens
-GLOBAL_WINDOW = 2000  # finished requests that the curve of all keys remembers
-KEY_WINDOW = 500
-KEY_STRENGTH = 32.0  # K: finished requests that the global curve weighs against a key's own
-BASE_STRENGTH = 8.0  # B: likewise the log-normal against the global window
-REBUILD_EVERY = 64  # finished requests between two versions of a curve, once it is old
-FIRST_REBUILD = 8
-KEYS_PER_ROW = 4  # keys remembered, with a curve or not, per row of the tables
+__all__ = ["DEFAULT_PRIOR", "GLOBAL_ROW", "UNIT_TOKENS", "LengthHistory", "LogNormalPrior"]
+
+NODES_PER_ROW = 4  # keys remembered, with a curve of their own or not, per row of the tables
+LEVELS = 5  # longest chain of keys, and the root
+MEMORY = 4000.0  # requests that a key remembers: each weighs 1 − 1/MEMORY of the next
+OWN_ROW_SHARE = 0.03  # a key gets a row once its own requests weigh as much in its curve
+GLOBAL_ROW = 0
+ROOT = 0
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
-
-
-class LogNormalPrior(NamedTuple):
-    """Belief about lengths before evidence; `strength` is its weight in requests."""
-
-    median_tokens: float = 512.0
-    log_sigma: float = 1.4
-    strength: float = 4.0
-
-
-DEFAULT_PRIOR = LogNormalPrior()
-
-
-def fit_lognormal(lengths: IntArray, prior: LogNormalPrior = DEFAULT_PRIOR) -> tuple[float, float]:
-    """Posterior mean of log length and of its standard deviation, from (n,) lengths [tokens] >= 1; n may be 0."""
-    count, mean = len(lengths), math.log(prior.median_tokens)
-    if count == 0:
-        return mean, prior.log_sigma
-    logs = np.log(lengths)
-    total = prior.strength + count
-    shift = float(logs.mean()) - mean
-    squares = prior.strength * prior.log_sigma**2 + count * float(logs.var())
-    squares += prior.strength * count / total * shift**2
-    return mean + count / total * shift, math.sqrt(squares / total)
-
-
-class Window:
-    """The last `capacity` lengths, in no particular order."""
-
-    def __init__(self, capacity: int) -> None:
-        self._kept = np.zeros(capacity, dtype=np.int64)
-        self.seen = 0
-
-    def extend(self, lengths: IntArray) -> None:
-        """Append (n,) lengths [tokens]."""
-        newest = lengths[-len(self._kept) :]
-        first = self.seen + len(lengths) - len(newest)
-        self._kept[np.arange(first, first + len(newest)) % len(self._kept)] = newest
-        self.seen += len(lengths)
-
-    def lengths(self) -> IntArray:
-        """(min(seen, capacity),) lengths [tokens]."""
-        return self._kept[: min(self.seen, len(self._kept))]
-
-
-@dataclass(slots=True)
-class _Learned:
-    """A window, and when its curve was last built."""
-
-    window: Window
-    row: int  # of the tables; GLOBAL_ROW while it has none of its own
-    built_at: int = 0  # `window.seen` at that time
-
-    def due(self) -> bool:
-        wait = min(max(self.built_at, FIRST_REBUILD), REBUILD_EVERY)
-        return self.window.seen - self.built_at >= wait
-
-
-GLOBAL_ROW = 0
 
 
 class LengthHistory:
     """Curves of output length, one table row per busy key; row 0 is of all keys and serves the rest.
 
     `survival` and `residual` are (rows, G) as `models.survival.Curves` wants them, in units of `UNIT_TOKENS`, and are
-    updated in place. `mapping_version` counts the changes of which key has which row.
+    updated in place. `mapping_version` counts the changes of which key has which row. Keys are (n,) or, as chains,
+    (n, levels), the general before the special; a key must always come with the same keys before it.
     """
 
-    def __init__(self, rows: int = 64, prior: LogNormalPrior = DEFAULT_PRIOR) -> None:
+    def __init__(self, rows: int = 64, prior: LogNormalPrior = DEFAULT_PRIOR, memory: float = MEMORY) -> None:
         self.survival: FloatArray = np.zeros((rows, GRID_POINTS))
         self.residual: FloatArray = np.zeros((rows, GRID_POINTS))
         self.mapping_version = 0
-        self._prior = prior
-        self._all = _Learned(Window(GLOBAL_WINDOW), GLOBAL_ROW)
-        self._keys: OrderedDict[int, _Learned] = OrderedDict()  # the key that finished last is last
+        self.prior = prior
+        nodes = NODES_PER_ROW * rows
+        self.evidence: Evidence = no_evidence(nodes, LEVELS, memory)
+        self.evidence.row[ROOT] = GLOBAL_ROW
+        self._nodes: OrderedDict[int, int] = OrderedDict()  # key -> node; the key used last is last
+        self._free_nodes = list(range(nodes - 1, ROOT, -1))
         self._free_rows = list(range(rows - 1, GLOBAL_ROW, -1))
-        self._build_global()
+        self._build(ROOT)
 
     def rows_of(self, keys: IntArray) -> NDArray[np.int32]:
-        """Table row of each of (n,) keys."""
-        found = (self._keys.get(key) for key in keys.tolist())
-        return np.array([known.row if known else GLOBAL_ROW for known in found], dtype=np.int32)
+        """Table row of each of n keys: that of the most special one in its chain that has a row."""
+        return np.array([self._row_of(chain) for chain in _chains(keys)], dtype=np.int32)
 
-    def learn(self, keys: IntArray, lengths: IntArray) -> bool:
-        """Take in (n,) finished requests, in order of finish; True if a table changed."""
-        self._all.window.extend(lengths)
-        changed = self._all.due()
-        if changed:
-            self._build_global()
-        for key in np.unique(keys).tolist():
-            known = self._remember(key)
-            known.window.extend(lengths[keys == key])
-            if known.due():
-                self._build_key(known)
-                changed = True
-        return changed
+    def learn(self, keys: IntArray, lengths: IntArray, capped: NDArray[np.bool_] | None = None) -> bool:
+        """Take in n finished requests, in order of finish; True if a table changed.
 
-    def _remember(self, key: int) -> _Learned:
-        known = self._keys.setdefault(key, _Learned(Window(KEY_WINDOW), GLOBAL_ROW))
-        self._keys.move_to_end(key)
-        if len(self._keys) > KEYS_PER_ROW * len(self.survival):
-            _, forgotten = self._keys.popitem(last=False)
-            if forgotten.row != GLOBAL_ROW:
-                self._free_rows.append(forgotten.row)
-                self.mapping_version += 1
-        return known
+        `capped` (n,) marks those that ended because of a limit: all that is known of them is that they are longer.
+        """
+        paths = self._paths(keys, remember=True)
+        cut = np.zeros(len(lengths), np.bool_) if capped is None else capped
+        renewed = count_all(self.evidence, paths, bin_of(lengths), cut, self.prior, self.survival, self.residual)
+        if renewed:
+            self._give_rows(paths)
+        return bool(renewed)
 
-    def _build_global(self) -> None:
-        lengths = self._all.window.lengths()
-        mean, log_sigma = fit_lognormal(lengths, self._prior)
-        base = lognormal_curve(log_sigma, math.exp(mean) / UNIT_TOKENS)
-        self._store(self._all, _blend(lengths, base, BASE_STRENGTH))
+    def watch(self, keys: IntArray, generated: IntArray) -> None:
+        """Take in what runs now, n requests with tokens generated so far; replaces what was running before."""
+        busy = self.evidence.running.any(axis=1)
+        started = generated > 0
+        paths = self._paths(keys[started], remember=False)
+        watch_all(self.evidence, paths, bin_of(generated[started]))
+        busy |= self.evidence.running.any(axis=1)
+        for node in sorted(np.flatnonzero(busy).tolist(), key=lambda node: int(self.evidence.level[node])):
+            self._build(node)
 
-    def _build_key(self, known: _Learned) -> None:
-        if known.row == GLOBAL_ROW and self._free_rows:
-            known.row = self._free_rows.pop()
+    def forget(self, keep: float) -> None:
+        """Weigh all evidence so far by `keep`, 0 < keep <= 1, and renew all curves."""
+        for counts in (self.evidence.ended, self.evidence.capped, self.evidence.total):
+            counts *= keep
+        known = [ROOT, *self._nodes.values()]
+        for node in sorted(known, key=lambda node: int(self.evidence.level[node])):
+            self._build(node)
+
+    def _row_of(self, chain: list[int]) -> int:
+        for key in reversed(chain):
+            node = self._nodes.get(key)
+            if node is not None and self.evidence.row[node] >= 0:
+                return int(self.evidence.row[node])
+        return GLOBAL_ROW
+
+    def _paths(self, keys: IntArray, remember: bool) -> IntArray:
+        """(n, levels) nodes of n keys, the root first; -1 for keys that are unknown and not to be remembered."""
+        chains = _chains(keys)
+        levels = 1 + (len(chains[0]) if chains else 0)
+        if not remember:
+            nodes = [[ROOT, *(self._nodes.get(key, -1) for key in chain)] for chain in chains]
+        else:
+            nodes = [self._remember(chain) for chain in chains]
+        return np.array(nodes, dtype=np.int64).reshape(len(chains), levels)
+
+    def _remember(self, chain: list[int]) -> list[int]:
+        path = [ROOT]
+        for level, key in enumerate(chain, start=1):
+            node = self._nodes.get(key)
+            if node is None:
+                node = self._new_node(chain)
+                self._nodes[key] = node
+                self.evidence.parent[node], self.evidence.level[node] = path[-1], level
+                self.evidence.alive[node] = self.evidence.alive[path[-1]]
+            path.append(node)
+        for key in reversed(chain):  # so that a key always outlives the more special ones
+            self._nodes.move_to_end(key)
+        return path
+
+    def _new_node(self, wanted: list[int]) -> int:
+        if self._free_nodes:
+            return self._free_nodes.pop()
+        oldest = next(key for key in self._nodes if key not in wanted)
+        node = self._nodes.pop(oldest)
+        self._free_row(node)
+        clear_node(self.evidence, node)
+        return node
+
+    def _give_rows(self, paths: IntArray) -> None:
+        """A row for each node of `paths` whose own requests matter by now."""
+        for node in np.unique(paths).tolist():
+            if node <= ROOT or self.evidence.row[node] >= 0:
+                continue
+            own = self.evidence.total[node] / self.evidence.weight[node]
+            if own < OWN_ROW_SHARE * (own + strength_of(self.evidence, node)):
+                continue
+            if not self._free_rows:
+                oldest = next((n for n in self._nodes.values() if self.evidence.row[n] >= 0), None)
+                if oldest is None:
+                    return
+                self._free_row(oldest)
+            self.evidence.row[node] = self._free_rows.pop()
             self.mapping_version += 1
-        if known.row != GLOBAL_ROW:
-            self._store(known, _blend(known.window.lengths(), self.survival[GLOBAL_ROW], KEY_STRENGTH))
+            self._build(node)
 
-    def _store(self, known: _Learned, survival: FloatArray) -> None:
-        self.survival[known.row] = survival
-        self.residual[known.row] = residual_of(survival)
-        known.built_at = known.window.seen
+    def _free_row(self, node: int) -> None:
+        if self.evidence.row[node] >= 0:
+            self._free_rows.append(int(self.evidence.row[node]))
+            self.evidence.row[node] = -1
+            self.mapping_version += 1
+
+    def _build(self, node: int) -> None:
+        build_and_tabulate(self.evidence, node, self.prior, self.survival, self.residual)
 
 
-def _blend(lengths: IntArray, base: FloatArray, strength: float) -> FloatArray:
-    """(G,) survival: the lengths' own, with `base` weighing as much as `strength` of them."""
-    if len(lengths) == 0:
-        return base
-    own = empirical_curve(lengths / UNIT_TOKENS)
-    blended: FloatArray = (len(lengths) * own + strength * base) / (len(lengths) + strength)
-    return blended
+def _chains(keys: IntArray) -> list[list[int]]:
+    chains: list[list[int]] = (keys[:, None] if keys.ndim == 1 else keys).tolist()
+    return chains
