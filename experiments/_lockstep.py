@@ -1,8 +1,9 @@
-"""Run a scenario on both sides and compare every step."""
+"""Record a scenario on vLLM's scheduler; play the recording to ours and compare every step."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,16 +12,89 @@ from experiments._scenario import NEVER, Scenario, Seen
 from experiments._vllm_side import VllmSide
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """What a scenario showed."""
+class Step(NamedTuple):
+    """What the clients did before a step, and what vLLM then decided."""
 
-    steps: int
+    came: tuple[int, ...]
+    went: tuple[int, ...]
+    seen: Seen
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A scenario on vLLM's scheduler, up to its end or to a number of steps."""
+
+    scenario: Scenario
+    steps: list[Step]
+    ended: bool  # every request is done
     preemptions: int
-    mean_running: float
-    cached_tokens: int  # found in the prefix cache
-    aborted: int
-    difference: str | None  # the first one, in words; None where every step was equal
+
+    @property
+    def mean_running(self) -> float:
+        """Requests in the batch."""
+        return sum(len(step.seen.running) for step in self.steps) / max(len(self.steps), 1)
+
+    @property
+    def aborted(self) -> int:
+        """Requests whose client went before the end."""
+        return sum(len(step.went) for step in self.steps)
+
+
+class Clients:
+    """Requests come, and some go before they are answered."""
+
+    def __init__(self, scenario: Scenario, theirs: VllmSide) -> None:
+        self._scenario, self._theirs = scenario, theirs
+        going = np.argsort(scenario.abort_step, kind="stable")
+        self._going = [int(n) for n in going if scenario.abort_step[n] != NEVER]
+        self._arrived = 0
+
+    @property
+    def next_arrival(self) -> int | None:
+        """Step of the next arrival, if one is to come."""
+        steps = self._scenario.arrival_step
+        return int(steps[self._arrived]) if self._arrived < len(steps) else None
+
+    def come(self, clock: int) -> tuple[int, ...]:
+        """Everyone who arrives by step `clock`."""
+        first = self._arrived
+        while self.next_arrival is not None and self.next_arrival <= clock:
+            self._theirs.add(self._arrived)
+            self._arrived += 1
+        return tuple(range(first, self._arrived))
+
+    def go(self, clock: int) -> tuple[int, ...]:
+        """Everyone who goes by step `clock`, of those who are there."""
+        gone = []
+        while self._going and self._scenario.abort_step[self._going[0]] <= clock:
+            n = self._going.pop(0)
+            if self._theirs.lives(n):
+                gone.append(n)
+                self._theirs.abort(n)
+        return tuple(gone)
+
+
+def record(scenario: Scenario, most_steps: int = 1 << 40) -> Recording:
+    """vLLM's side until all requests are done, or `most_steps`."""
+    theirs = VllmSide.start(scenario)
+    clients = Clients(scenario, theirs)
+    steps: list[Step] = []
+    came: tuple[int, ...] = ()
+    went: tuple[int, ...] = ()
+    clock = 0
+    while len(steps) < most_steps:
+        came, went = came + clients.come(clock), went + clients.go(clock)
+        if not theirs.unfinished:
+            if clients.next_arrival is None:
+                break
+            clock = clients.next_arrival
+            continue
+        steps.append(Step(came, went, theirs.schedule()))
+        came = went = ()
+        theirs.execute()
+        clock += 1
+    preemptions = sum(request.num_preemptions for request in theirs.requests)
+    return Recording(scenario, steps, not theirs.unfinished, preemptions)
 
 
 def differs(step: int, theirs: Seen, ours: Seen) -> str | None:
@@ -32,58 +106,17 @@ def differs(step: int, theirs: Seen, ours: Seen) -> str | None:
     return None
 
 
-class Clients:
-    """Requests come, and some go before they are answered, on both sides alike."""
-
-    def __init__(self, scenario: Scenario, theirs: VllmSide, ours: OurSide) -> None:
-        self._scenario, self._sides = scenario, (theirs, ours)
-        self._theirs = theirs
-        going = np.argsort(scenario.abort_step, kind="stable")
-        self._going = [int(n) for n in going if scenario.abort_step[n] != NEVER]
-        self.arrived = self.aborted = 0
-
-    @property
-    def next_arrival(self) -> int | None:
-        """Step of the next arrival, if one is to come."""
-        steps = self._scenario.arrival_step
-        return int(steps[self.arrived]) if self.arrived < len(steps) else None
-
-    def until(self, clock: int) -> None:
-        """Everything that clients do before step `clock`."""
-        while self.next_arrival is not None and self.next_arrival <= clock:
-            for side in self._sides:
-                side.add(self.arrived)
-            self.arrived += 1
-        while self._going and self._scenario.abort_step[self._going[0]] <= clock:
-            n = self._going.pop(0)
-            if self._theirs.lives(n):
-                self.aborted += 1
-                for side in self._sides:
-                    side.abort(n)
-
-
-def compare(scenario: Scenario, ours: OurSide, most_steps: int = 1 << 40) -> Comparison:
-    """Both sides step by step until all requests are done, a step differs, or `most_steps`."""
-    theirs = VllmSide.start(scenario)
-    clients = Clients(scenario, theirs, ours)
-    steps = running = clock = 0
-    difference = None
-    while steps < most_steps and difference is None:
-        clients.until(clock)
-        if not theirs.unfinished:
-            if clients.next_arrival is None:
-                break
-            clock = clients.next_arrival
-            continue
-        expected, found = theirs.schedule(), ours.schedule()
-        difference = differs(steps, expected, found)
-        theirs.execute()
+def difference(recording: Recording, ours: OurSide) -> str | None:
+    """The first difference, in words; None where every step is equal."""
+    for number, step in enumerate(recording.steps):
+        for n in step.came:
+            ours.add(n)
+        for n in step.went:
+            ours.abort(n)
+        found = differs(number, step.seen, ours.schedule())
+        if found:
+            return found
         ours.execute()
-        steps += 1
-        clock += 1
-        running += len(expected.running)
-    if difference is None and ours.unfinished != theirs.unfinished:
-        difference = "one side has requests left, the other has none"
-    preemptions = sum(request.num_preemptions for request in theirs.requests)
-    mean_running = running / max(steps, 1)
-    return Comparison(steps, preemptions, mean_running, ours.cached_tokens, clients.aborted, difference)
+    if recording.ended and ours.unfinished:
+        return "ours has requests left, vLLM has none"
+    return None

@@ -1,6 +1,6 @@
 """Faults planted in the simulated engine, each a change of its source text, to see whether lockstep finds them.
 
-A mutant runs uncompiled: set NUMBA_DISABLE_JIT=1 before numba is imported.
+A mutant runs uncompiled: while its modules are built, `numba.njit` leaves functions as they are.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from experiments._our_side import Rules
 
 # The modules that schedule, each built before those that import it.
 MODULES = ("cache", "blocks", "queue", "step")
+ORIGIN = "<mutant>"  # file name of their code, so that an exception says where it arose
 
 FREE_FINISHED = """                give_back(engine, engine.cache, n)
                 lists.finished"""
@@ -70,10 +72,10 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "    columns.computed[n] = 0\n    columns.overtaker",
         "    columns.computed[n] = 0\n    columns.generated[n] = 0\n    columns.overtaker",
     ),
-    "a preemption keeps half the KV": (
+    "the preempted keep their blocks": (
         "step",
-        "    columns.computed[n] = 0\n    columns.overtaker",
-        "    columns.computed[n] //= 2\n    columns.overtaker",
+        "    give_back(engine, engine.cache, n)\n    columns.computed[n] = 0",
+        "    columns.computed[n] = 0",
     ),
     "running requests cost no tokens": (
         "step",
@@ -112,10 +114,10 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "register(cache, n, tokens // engine.limits.block_size)",
         "register(cache, n, (tokens - 1) // engine.limits.block_size)",
     ),
-    "equal blocks are forgotten together": (
+    "of equal blocks the last is found": (
         "cache",
-        "        if after == NONE:\n            close_gap",
-        "        if True:\n            close_gap",
+        "    cache.twin[last] = block\n",
+        "    cache.twin[block] = cache.first[at]\n    cache.first[at] = block\n",
     ),
 }
 
@@ -135,21 +137,42 @@ def replaced(modules: dict[str, ModuleType]) -> Iterator[None]:
                 sys.modules[name] = module
 
 
-def mutant(name: str) -> Rules:
-    """The modules with one fault in them; raises ValueError where the source no longer has the text to change."""
-    where, before, after = MUTANTS[name]
-    built: dict[str, ModuleType] = {}
+def uncompiled() -> ModuleType:
+    """Stands where numba does."""
+
+    def njit(*functions: Any, **_options: Any) -> Any:
+        return functions[0] if functions else njit
+
+    module = ModuleType("numba")
+    module.__dict__["njit"] = njit
+    return module
+
+
+def source_of(module: str) -> str:
+    """The text of one of the simulator's modules."""
+    found = importlib.util.find_spec(module)
+    if found is None or found.origin is None:
+        raise ValueError(f"there is no {module}")
+    return Path(found.origin).read_text(encoding="utf-8")
+
+
+def changed(name: str | None, module: str, source: str) -> str:
+    """The source with the fault `name` in it, if it belongs to this module."""
+    if name is None or f"kvhorizon.sim.{MUTANTS[name][0]}" != module:
+        return source
+    _, before, after = MUTANTS[name]
+    if before not in source:
+        raise ValueError(f"mutant {name!r}: {module} has no {before!r}")
+    return source.replace(before, after)
+
+
+def mutant(name: str | None) -> Rules:
+    """The modules with one fault in them, or uncompiled with none; each file's name is `ORIGIN`."""
+    built = {"numba": uncompiled()}
     for module in MODULES:
         full = f"kvhorizon.sim.{module}"
-        found = importlib.util.find_spec(full)
-        if found is None or found.origin is None:
-            raise ValueError(f"mutant {name!r}: there is no {full}")
-        source = Path(found.origin).read_text(encoding="utf-8")
-        if module == where:
-            if before not in source:
-                raise ValueError(f"mutant {name!r}: {full} has no {before!r}")
-            source = source.replace(before, after)
+        source = changed(name, full, source_of(full))
         built[full] = ModuleType(full)
         with replaced(built):
-            exec(compile(source, name, "exec"), built[full].__dict__)
+            exec(compile(source, ORIGIN, "exec"), built[full].__dict__)
     return Rules(built["kvhorizon.sim.queue"], built["kvhorizon.sim.step"])

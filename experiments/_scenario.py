@@ -77,7 +77,7 @@ def _tokens(rng: np.random.Generator, prompt: IntArray, output: IntArray) -> tup
         before = systems[int(rng.integers(0, 3))] if kind[n] == 0 else mine[:0]
         if kind[n] == 1 and n:
             before = found[int(rng.integers(max(0, n - 30), n))]
-        shared = min(len(before), int(prompt[n] * rng.uniform(0.3, 1.0)))
+        shared = min(len(before), int(prompt[n] * min(rng.uniform(0.3, 1.3), 1.0)))
         mine[:shared] = before[:shared]
         found.append(mine)
     return tuple(found)
@@ -86,21 +86,22 @@ def _tokens(rng: np.random.Generator, prompt: IntArray, output: IntArray) -> tup
 def _engine(rng: np.random.Generator, prompt: IntArray, output: IntArray) -> Engine:
     block_size = int(rng.choice([4, 8, 16, 32]))
     whole = -(-(prompt + output) // block_size)
-    roomy = rng.random() < 0.9  # else the pool holds just the largest request
-    chunked = bool(rng.random() < 0.75)
-    max_seqs = int(rng.choice([16, 64, 128]))
+    roomy = rng.random() < 0.8  # else the pool holds just the largest request
+    slow = rng.random() < 0.2  # few tokens a step: prefills take many
+    chunked = bool(slow or rng.random() < 0.7)
+    max_seqs = 16 if slow else int(rng.choice([16, 64, 128]))
     longest = int((prompt + output).max()) + 8
-    max_tokens = int(rng.choice([64, 256, 1024])) if chunked else max(longest, 256)
+    few = 16 if slow else int(rng.choice([64, 256, 1024]))
     return Engine(
         total_blocks=int(max(whole.max(), rng.uniform(8.0, 20.0) * whole.mean() if roomy else 0)),
         block_size=block_size,
         max_seqs=max_seqs,
-        max_tokens=max(max_tokens, max_seqs),
+        max_tokens=max(few if chunked else max(longest, 256), max_seqs),
         chunked=chunked,
         long_prefill_tokens=int(rng.choice([0, 0, 32, 200])) if chunked else 0,
         watermark=float(rng.choice([0.0, 0.0, 0.0, 0.02, 0.1, 0.4] if roomy else [0.0, 0.4])),
         prefix_caching=bool(rng.random() < 0.5),
-        by_priority=bool(rng.random() < 0.3),
+        by_priority=bool(rng.random() < 0.4),
     )
 
 
@@ -108,8 +109,9 @@ def draw(seed: int, requests: int) -> Scenario:
     """A random scenario under memory pressure: the pool holds a few of the larger requests, or some dozens."""
     rng = np.random.default_rng(seed)
     median = float(rng.choice([30, 80, 200]))
-    prompt = np.clip(rng.lognormal(np.log(0.3 * median), 0.9, requests), 1, 4 * median).astype(np.int64)
-    output = np.clip(rng.lognormal(np.log(median), 0.6, requests), 1, 5 * median).astype(np.int64)
+    small, large = (0.3, 1.0) if rng.random() < 0.75 else (1.0, 0.3)
+    prompt = np.clip(rng.lognormal(np.log(small * median), 0.9, requests), 1, 4 * median).astype(np.int64)
+    output = np.clip(rng.lognormal(np.log(large * median), 0.6, requests), 1, 5 * median).astype(np.int64)
     engine = _engine(rng, prompt, output)
     arrival = _arrivals(rng, requests, float(output.mean()) / rng.uniform(50.0, 300.0))
     goes = rng.random(requests) < rng.choice([0.0, 0.05])

@@ -35,3 +35,7 @@ def test_every_step_is_equal(found: dict) -> None:
 def test_every_planted_fault_is_caught(found: dict) -> None:
     assert found["figures"]["mutants"] >= 12
     assert found["figures"]["missed"] == []
+
+
+def test_what_has_no_fault_is_not_caught(found: dict) -> None:
+    assert found["figures"]["false_alarm"] is None
