@@ -1,0 +1,127 @@
+"""What evictions cost, exactly: tokens prefilled again, their FLOPs and seconds, per request and in all.
+
+High-water-mark rule. At an eviction, h = max(h, min(computed, known tokens)) positions had been computed. A later chunk
+[start, start + k) computes  min(start + k, h) − start  of them again, where that is positive; what a prefix cache or a
+reload gave back lies before `start` and is no recompute. h is forgotten once a chunk passes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kvhorizon.models.cost import head_flops, prefill_flops
+from kvhorizon.models.shape import ModelShape
+from kvhorizon.models.step_time import recompute_seconds
+from kvhorizon.state import StepCost
+
+
+@dataclass(slots=True)
+class Tally:
+    """Of one request, or of all."""
+
+    preemptions: int = 0
+    recompute_tokens: int = 0
+    restored_tokens: int = 0  # evicted, then found in the prefix cache or reloaded
+    wasted_flops: float = 0.0  # of the tokens recomputed
+    recompute_s: float = 0.0  # by the step-time model
+
+
+@dataclass(slots=True)
+class _Evicted:
+    mark: int  # h, tokens
+    tally: Tally
+    resumed: bool = False  # a chunk was scheduled since the last eviction
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What one request cost, once it is over."""
+
+    request_id: str
+    prompt_tokens: int
+    output_tokens: int
+    useful_flops: float  # each prompt and output token once; 0 where the model's shape is unknown
+    tally: Tally
+
+
+@dataclass(slots=True)
+class Accounting:
+    """Counts of one engine. `on_finished` is told of each request that ends."""
+
+    shape: ModelShape | None  # None: FLOPs stay 0
+    cost: StepCost
+    on_finished: Callable[[Finished], None] | None = None
+    total: Tally = field(default_factory=Tally)
+    finished: int = 0
+    useful_flops: float = 0.0  # of finished requests
+    _evicted: dict[str, _Evicted] = field(default_factory=dict)
+
+    @property
+    def preemption_frequency(self) -> float:
+        """Evictions per finished request; 0 before any has finished."""
+        return self.total.preemptions / self.finished if self.finished else 0.0
+
+    @property
+    def recompute_fraction(self) -> float:
+        """FLOPs of recompute / all FLOPs, of finished requests; 0 where FLOPs are unknown."""
+        spent = self.useful_flops + self.total.wasted_flops
+        return self.total.wasted_flops / spent if spent > 0.0 else 0.0
+
+    @property
+    def tracked(self) -> int:
+        """Live requests with a record; others cost nothing to keep."""
+        return len(self._evicted)
+
+    def preempting(self, request: Any) -> None:
+        """The request is about to lose its KV; call it before the engine resets the request."""
+        known = self._evicted.setdefault(request.request_id, _Evicted(0, Tally()))
+        known.mark = max(known.mark, min(request.num_computed_tokens, request.num_tokens))
+        known.resumed = False
+        known.tally.preemptions += 1
+        self.total.preemptions += 1
+
+    def scheduled(self, num_tokens: Mapping[str, int], requests: Mapping[str, Any]) -> None:
+        """The step computes `num_tokens` of each request; call it before the engine moves the requests on."""
+        if not self._evicted:
+            return
+        for name, known in self._evicted.items():
+            if known.mark and name in num_tokens:
+                self._chunk(known, requests[name].num_computed_tokens, num_tokens[name])
+
+    def release(self, request: Any) -> None:
+        """The request is over, finished or aborted."""
+        known = self._evicted.pop(request.request_id, None)
+        tally = known.tally if known is not None else Tally()
+        prompt, output = request.num_prompt_tokens, request.num_output_tokens
+        useful = _useful_flops(self.shape, prompt, output) if self.shape is not None else 0.0
+        self.finished += 1
+        self.useful_flops += useful
+        if self.on_finished is not None:
+            self.on_finished(Finished(request.request_id, prompt, output, useful, tally))
+
+    def _chunk(self, known: _Evicted, start: int, tokens: int) -> None:
+        if not known.resumed:
+            known.resumed = True
+            self._add(known.tally, restored=min(start, known.mark))
+        end = min(start + tokens, known.mark)
+        if end > start:
+            self._add(known.tally, start, end)
+        if start + tokens >= known.mark:
+            known.mark = 0
+
+    def _add(self, tally: Tally, start: int = 0, end: int = 0, restored: int = 0) -> None:
+        flops = prefill_flops(self.shape, start, end - start) if self.shape is not None else 0.0
+        seconds = float(recompute_seconds(self.cost, start, end)) if end > start else 0.0
+        for one in (tally, self.total):
+            one.recompute_tokens += end - start
+            one.restored_tokens += restored
+            one.wasted_flops += flops
+            one.recompute_s += seconds
+
+
+def _useful_flops(shape: ModelShape, prompt: int, output: int) -> float:
+    """Each position once: the prompt, then every output token but the last, which is never fed back [FLOP]."""
+    fed = prompt + max(output - 1, 0)
+    return prefill_flops(shape, 0, fed) + head_flops(shape) * output

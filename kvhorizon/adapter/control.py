@@ -1,0 +1,166 @@
+"""One step's decisions carried out on the engine: evictions of a plan, the order of victims, the admissions shown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from kvhorizon.adapter import compat
+from kvhorizon.adapter.decisions import Decision, DecisionLog
+from kvhorizon.adapter.engine import Demand, Engine, ready
+from kvhorizon.adapter.plans import PlanFollower
+from kvhorizon.adapter.rows import Rows, Slots
+from kvhorizon.adapter.rule import NOBODY, Choice, Rule, enough_victims, put_last
+from kvhorizon.adapter.stage import HeapStage, ListStage, Stage
+from kvhorizon.state import Source
+
+EVICT_OCCUPANCY = 0.96  # of the pool; below it nothing is evicted ahead of need
+EVICT_RESIDENCY_S = 2.0  # a request that ran for less stays
+EVICT_PER_PLAN = 1
+
+
+class Control:
+    """Of one engine. `choice` is this step's, for whoever compares it with what the engine did."""
+
+    def __init__(
+        self, engine: Engine, rows: Rows, rule: Rule, plans: PlanFollower, log: DecisionLog, level: compat.Level
+    ) -> None:
+        self.engine, self.rows, self.rule, self.plans, self.log, self.level = engine, rows, rule, plans, log, level
+        self.stage: Stage = HeapStage() if engine.by_priority else ListStage()
+        self.choice = NOBODY
+        self.evicted = 0  # ahead of need
+        self.step = 0
+        self._evictions_done = -1  # serial of the plan whose evictions are done
+
+    @property
+    def source(self) -> str:
+        """Who decides at the moment."""
+        plan = self.plans.plan
+        if plan is None:
+            return "local"
+        return "program" if plan.source == Source.PROGRAM else "greedy"
+
+    def act(self, now_s: float, may_evict: bool) -> None:
+        """Prepare the engine for this step; undone by `stage.restore()`, but for evictions and order."""
+        self.choice = NOBODY
+        evicted = self._evict(now_s) if may_evict and self.level >= compat.Level.FULL else []
+        engine = self.engine
+        demand = self._put_victims_last(now_s) if engine.free_blocks < engine.most_new_blocks() else None
+        queue = engine.scheduler.waiting
+        if not queue or engine.seats <= 0:  # the engine admits nobody in this step
+            return
+        lacking = demand is not None and demand.total_blocks > engine.free_blocks
+        self.choice = NOBODY if lacking else self._choose(demand, now_s, evicted)
+        shown = self._shown(queue)
+        if shown or engine.scheduler.running:  # an idle engine is never shown an empty queue
+            self.stage.present(queue, shown)
+
+    def advise(self, now_s: float) -> None:
+        """Decide, and leave the engine as it is."""
+        self.choice = NOBODY
+        if self.engine.scheduler.waiting and self.engine.seats > 0:
+            self.choice = self._choose(None, now_s, [])
+
+    def _choose(self, demand: Demand | None, now_s: float, evicted: list[int]) -> Choice:
+        rows, engine = self.rows, self.engine
+        if engine.scheduler.running and self.rule.hopeless(rows, engine, now_s):
+            return NOBODY
+        candidates = self._candidates(evicted)
+        if not len(candidates):
+            return NOBODY
+        choice = self.rule.choose(rows, engine, demand or engine.demand(rows), candidates, now_s)
+        if choice is NOBODY:
+            self._note_held(candidates, now_s)
+        return choice
+
+    def _candidates(self, evicted: list[int]) -> Slots:
+        """Waiting requests that are ours to admit; with priorities, the most urgent of them."""
+        rows = self.rows
+        slots = rows.waiting()
+        if rows.num_passing:
+            slots = slots[rows.extra.steer[slots]]
+        if self.engine.has_connector:
+            slots = np.array([slot for slot in slots.tolist() if ready(rows.request[slot])], dtype=np.int32)
+        if evicted:
+            slots = slots[~np.isin(slots, evicted)]
+        if self.engine.by_priority and len(slots):
+            priority = rows.extra.priority[slots]
+            slots = slots[priority == priority.min()]
+        return slots
+
+    def _shown(self, queue: Any) -> list[Any]:
+        """The chosen, and those that pass through, each before the first chosen one that came after it."""
+        rows = self.rows
+        chosen = [rows.request[slot] for slot in self.choice.slots if ready(rows.request[slot])]
+        if not rows.num_passing and not self.engine.has_connector:
+            return chosen
+        passing = [request for request in queue if not self._ours(request)]
+        shown = []
+        for request in chosen:
+            while passing and passing[0].arrival_time <= request.arrival_time:
+                shown.append(passing.pop(0))
+            shown.append(request)
+        return shown + passing
+
+    def _ours(self, request: Any) -> bool:
+        return bool(self.rows.extra.steer[self.rows.slot_of[request.request_id]]) and ready(request)
+
+    def _put_victims_last(self, now_s: float) -> Demand:
+        """Where this step will lack blocks, the engine gives up the end of its list: put the best victims there."""
+        engine, rows = self.engine, self.rows
+        demand = engine.demand(rows)
+        running = engine.scheduler.running
+        if demand.total_blocks <= engine.free_blocks or engine.by_priority or len(running) < 2:
+            return demand
+        ordered = self.rule.victims(rows, demand, now_s)
+        places = enough_victims(engine, demand, ordered, rows.columns.blocks[demand.slots].tolist())
+        if places and places != list(range(len(running) - 1, len(running) - 1 - len(places), -1)):
+            running[:] = put_last(running, places)
+        for place in places:
+            self._note_victim(int(demand.slots[place]), demand, now_s)
+        return demand
+
+    def _evict(self, now_s: float) -> list[int]:
+        """Evictions that a plan asks for, once per plan, within the gates; returns the slots."""
+        plans, engine, rows = self.plans, self.engine, self.rows
+        if plans.plan is None or self._evictions_done == plans.serial:
+            return []
+        self._evictions_done = plans.serial
+        if engine.free_blocks > (1.0 - EVICT_OCCUPANCY) * engine.total_blocks or len(engine.scheduler.running) < 2:
+            return []
+        done = []
+        for slot in plans.evictions(rows)[:EVICT_PER_PLAN]:
+            request = rows.request[slot]
+            resident_s = now_s - float(rows.extra.admitted_s[slot])
+            if request.status.name != "RUNNING" or resident_s < EVICT_RESIDENCY_S:
+                continue
+            if engine.gives_back(request, 1) > 0:
+                compat.evict(engine.scheduler, request, now_s)
+                done.append(slot)
+                self._note(slot, now_s, "evicted", f"the plan prefers it to wait; it ran for {resident_s:.1f} s")
+        self.evicted += len(done)
+        return done
+
+    def _note_held(self, candidates: Slots, now_s: float) -> None:
+        rows, engine = self.rows, self.engine
+        slot = int(candidates[np.argmin(rows.columns.arrival_s[candidates])])
+        tokens = int(rows.columns.prompt[slot] + rows.columns.generated[slot])
+        why = (
+            f"it needs {-(-tokens // engine.block_size)} blocks of {engine.free_blocks} free, "
+            f"and the {len(engine.scheduler.running)} running requests will grow"
+        )
+        self._note(slot, now_s, "held", why)
+
+    def _note_victim(self, slot: int, demand: Demand, now_s: float) -> None:
+        columns = self.rows.columns
+        why = (
+            f"the step wants {demand.total_blocks} blocks of {self.engine.free_blocks} free; of "
+            f"{len(demand.slots)} running it holds {int(columns.blocks[slot])} with most output to come for "
+            f"the work lost ({int(columns.computed[slot])} tokens)"
+        )
+        self._note(slot, now_s, "victim", why)
+
+    def _note(self, slot: int, now_s: float, what: str, why: str) -> None:
+        name = self.rows.request[slot].request_id
+        self.log.note(Decision(now_s, self.step, name, what, self.source, why))

@@ -1,0 +1,148 @@
+"""What the guest reads of vLLM's scheduler: room, queues, and what the running requests take in this step.
+
+Blocks are counted per token position: where several groups of layers grow with the context, one block here is one of
+each group. Layers with a bounded window take a bounded share, which is left to vLLM's own check.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kvhorizon.adapter.rows import Rows, Slots
+
+IntArray = NDArray[np.int64]
+
+
+class Demand(NamedTuple):
+    """Of the running requests in this step, (R,) each, in the order in which they share the token budget."""
+
+    slots: Slots
+    tokens: IntArray
+    blocks: IntArray  # to be newly allocated
+    owed: IntArray  # beyond those, until the prefill is complete
+
+    @property
+    def total_blocks(self) -> int:
+        """All new blocks of the step."""
+        return int(self.blocks.sum())
+
+
+class Engine:
+    """One scheduler, by the attributes that `compat` has checked."""
+
+    def __init__(self, scheduler: Any) -> None:
+        self.scheduler = scheduler
+        manager = scheduler.kv_cache_manager
+        self._pool = manager.block_pool
+        self.block_size = int(scheduler.block_size)
+        self.groups = growing_groups(scheduler)
+        self.total_blocks = (int(self._pool.num_gpu_blocks) - 1) // self.groups
+        self.watermark_blocks = int(getattr(manager, "watermark_blocks", 0)) // self.groups
+        self.by_priority = str(scheduler.policy.value) == "priority"
+        active = getattr(scheduler, "max_num_active_reqs", None)
+        self.max_active = int(active if active is not None else scheduler.max_num_running_reqs)
+        self.token_budget = int(scheduler.max_num_scheduled_tokens)
+        self.long_prefill = int(getattr(scheduler.scheduler_config, "long_prefill_token_threshold", 0) or 0)
+        self.lookahead = int(getattr(scheduler, "num_lookahead_tokens", 0))
+        self.step_tokens = 1 + int(getattr(scheduler, "num_spec_tokens", 0))  # of a decode, drafts among them
+        self.max_model_len = int(scheduler.max_model_len)
+        self._can_free = getattr(scheduler, "_request_blocks_can_be_freed", None)
+
+    @property
+    def free_blocks(self) -> int:
+        """Now."""
+        return int(self._pool.get_num_free_blocks()) // self.groups
+
+    @property
+    def paused(self) -> bool:
+        """Whether the engine admits nobody, or not everybody."""
+        return int(getattr(self.scheduler, "_pause_state", 0)) != 0
+
+    @property
+    def seats(self) -> int:
+        """Requests that may still join the batch."""
+        streaming = int(getattr(self.scheduler, "num_waiting_for_streaming_input", 0))
+        return self.max_active - len(self.scheduler.running) - streaming
+
+    @property
+    def has_connector(self) -> bool:
+        """Whether KV may come from elsewhere, so that waiting requests can change by themselves."""
+        return getattr(self.scheduler, "connector", None) is not None
+
+    def most_new_blocks(self) -> int:
+        """No step of the running requests takes more new blocks than this."""
+        running = len(self.scheduler.running)
+        each = 1 + self.step_tokens // self.block_size + -(-self.lookahead // self.block_size)
+        return running * each + -(-self.token_budget // self.block_size)
+
+    def demand(self, rows: Rows) -> Demand:
+        """Read the running requests into their rows, and what they will take."""
+        running = self.scheduler.running
+        slots: Slots = np.array([rows.slot_of[request.request_id] for request in running], dtype=np.int32)
+        columns, size = rows.columns, self.block_size
+        generated = np.array([request.num_output_tokens for request in running], dtype=np.int64)
+        computed = np.array([request.num_computed_tokens for request in running], dtype=np.int64)
+        placeholders = np.array([request.num_output_placeholders for request in running], dtype=np.int64)
+        known = columns.prompt[slots] + generated
+        held = -(-np.minimum(computed + self.lookahead, self.max_model_len) // size)
+        held[computed == 0] = 0
+        pending = np.maximum(known + placeholders - computed, 0)
+        pending[pending == 1] = self.step_tokens
+        tokens = self._share(pending, self.max_model_len - 1 - computed)
+        wanted = -(-np.minimum(computed + tokens + self.lookahead, self.max_model_len) // size)
+        blocks = np.where(tokens > 0, np.maximum(wanted - held, 0), 0)
+        columns.generated[slots] = generated
+        columns.computed[slots] = computed
+        columns.blocks[slots] = held
+        owed = np.maximum(-(-known // size) - held - blocks, 0)
+        return Demand(slots, tokens, blocks, owed)
+
+    def _share(self, pending: IntArray, until_limit: IntArray) -> IntArray:
+        """Tokens that each running request gets of the step's budget, in order."""
+        wished = np.minimum(pending, np.maximum(until_limit, 0))
+        if self.long_prefill > 0:
+            wished = np.minimum(wished, self.long_prefill)
+        before = np.cumsum(wished) - wished
+        return np.asarray(np.clip(self.token_budget - before, 0, wished), dtype=np.int64)
+
+    def gives_back(self, request: Any, blocks: int) -> int:
+        """Blocks that an eviction frees; those shared with others stay. 0 where they cannot be freed now."""
+        if self._can_free is not None and not self._can_free(request):
+            return 0
+        managers = getattr(self.scheduler.kv_cache_manager.coordinator, "single_type_managers", None)
+        if managers is None or not getattr(self.scheduler.kv_cache_manager, "enable_caching", True):
+            return blocks
+        held = managers[0].req_to_blocks.get(request.request_id, ())
+        return sum(block.ref_cnt <= 1 for block in held)
+
+
+def growing_groups(scheduler: Any) -> int:
+    """Groups of layers whose KV grows with the context, at least 1."""
+    groups = scheduler.kv_cache_config.kv_cache_groups
+    bounded = ("SlidingWindow", "ChunkedLocal", "Mamba")
+    growing = [group for group in groups if not type(group.kv_cache_spec).__name__.startswith(bounded)]
+    return max(len(growing), 1)
+
+
+def steerable(request: Any) -> bool:
+    """Whether the request is plain text whose admission depends on memory alone; others pass through untouched."""
+    return not (
+        request.pooling_params is not None
+        or request.lora_request is not None
+        or request.structured_output_request is not None
+        or request.mm_features
+        or request.resumable
+        or request.prompt_embeds is not None
+        or getattr(request, "kv_transfer_params", None)
+        or getattr(request, "ec_transfer_params", None)
+    )
+
+
+def ready(request: Any) -> bool:
+    """Whether vLLM would look at this waiting request: not blocked, holding no blocks, with no output in flight."""
+    if request.status.name not in ("WAITING", "PREEMPTED") or request.num_computed_tokens > 0:
+        return False
+    return not getattr(request, "num_stale_output_tokens", 0) or bool(getattr(request, "drop_stale_output", False))

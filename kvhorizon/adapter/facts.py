@@ -1,0 +1,67 @@
+"""What the guest knows of its engine from the start: model shape, speed, sizes. It reads vLLM's
+configuration and imports none of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from typing import Any
+
+from kvhorizon.adapter.engine import Engine
+from kvhorizon.errors import InputError
+from kvhorizon.models.gpu import Gpu, gpu_names, preset
+from kvhorizon.models.shape import ModelShape, from_config
+from kvhorizon.models.step_time import step_cost
+from kvhorizon.state import EngineFacts, StepCost
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_GPU = "h100-80gb"
+UNKNOWN_COST = StepCost(fixed_s=0.005, weights_s=0.008, linear_s_per_token=4e-5, attention_s_per_pair=1e-9)
+
+
+def model_shape(config: Any) -> ModelShape | None:
+    """Of the served model, from its Hugging Face configuration; None where it is of no known kind."""
+    try:
+        model = config.model_config
+        return from_config(model.hf_text_config.to_dict(), str(model.model))
+    except (InputError, AttributeError, TypeError, ValueError) as error:
+        logger.warning("kvhorizon does not know this model's shape, FLOPs stay 0: %s", error)
+        return None
+
+
+def gpu_of(device_name: str | None) -> Gpu:
+    """The preset nearest to the device's own name; the default where there is none."""
+    words = (device_name or "").lower().replace("-", " ").split()
+    for name in gpu_names():
+        family = name.split("-")[0]
+        if family in words and ("40gb" in words) == ("40gb" in name):
+            return preset(name)
+    return preset(DEFAULT_GPU)
+
+
+def price(shape: ModelShape | None, gpu: Gpu, tp: int) -> StepCost:
+    """Step time of the model on the GPU; a typical 8B model's where the shape is unknown or does not fit."""
+    if shape is None:
+        return UNKNOWN_COST
+    try:
+        return step_cost(shape, gpu, tp)
+    except InputError as error:
+        logger.warning("kvhorizon cannot price this model's steps, and takes typical ones: %s", error)
+        return UNKNOWN_COST
+
+
+def engine_facts(engine: Engine, cost: StepCost, config: Any) -> EngineFacts:
+    """The facts that open a session; the epoch is new with each engine."""
+    return EngineFacts(
+        total_blocks=engine.total_blocks,
+        block_size=engine.block_size,
+        max_num_seqs=engine.max_active,
+        max_num_batched_tokens=engine.token_budget,
+        max_model_len=engine.max_model_len,
+        cost=cost,
+        engine_id=f"vllm-{os.getpid()}-{getattr(config.parallel_config, 'data_parallel_rank', 0)}",
+        engine_epoch=time.time_ns() // 1000,
+    )

@@ -1,0 +1,48 @@
+"""Fail open: an error of ours is caught and counted, and the engine does what it would do without us.
+
+After `limit` errors in a row a guard retires what it guards, until it is told otherwise.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+
+logger = logging.getLogger(__name__)
+
+RETIRE_AFTER = 5
+
+
+class Guard:
+    """Of one part of the guest. `failures` counts errors by the hook in which they came."""
+
+    def __init__(self, name: str, limit: int = RETIRE_AFTER) -> None:
+        self.name = name
+        self.retired = False
+        self.failures: Counter[str] = Counter()
+        self._limit = limit
+        self._in_a_row = 0
+
+    @property
+    def total(self) -> int:
+        """Errors so far."""
+        return self.failures.total()
+
+    def failed(self, hook: str, error: BaseException) -> None:
+        """An error came; the first of each hook is logged with its trace."""
+        self.failures[hook] += 1
+        self._in_a_row += 1
+        if self.failures[hook] == 1:
+            logger.error("kvhorizon %s failed in %s; vLLM goes on alone", self.name, hook, exc_info=error)
+        if self._in_a_row >= self._limit and not self.retired:
+            self.retired = True
+            logger.error("kvhorizon %s retires after %d errors in a row", self.name, self._in_a_row)
+
+    def succeeded(self) -> None:
+        """A whole step went well."""
+        self._in_a_row = 0
+
+    def recall(self) -> None:
+        """Back to work."""
+        self.retired = False
+        self._in_a_row = 0

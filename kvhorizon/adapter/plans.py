@@ -1,0 +1,69 @@
+"""Following the newest plan: its admissions go first, as long as it is fresh."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from kvhorizon.adapter.rows import Rows
+from kvhorizon.state import Plan, Source
+
+STALE_S = 2.0  # a plan that arrived longer ago is dropped
+
+
+class PlanFollower:
+    """`counts`: plans by who made them, and how many grew stale. `serial` changes with each plan taken up."""
+
+    def __init__(self, epoch: int) -> None:
+        self.counts: Counter[str] = Counter()
+        self.plan: Plan | None = None
+        self.serial = 0
+        self._epoch = epoch
+        self._last: Plan | None = None
+        self._since_s = 0.0
+
+    @property
+    def fresh(self) -> bool:
+        """Whether a plan is in force."""
+        return self.plan is not None
+
+    def look(self, newest: Plan | None, rows: Rows, now_s: float) -> bool:
+        """Take up a new plan, or drop a stale one; True if either happened."""
+        if newest is not None and newest is not self._last:
+            self._last = newest
+            return self._take(newest, rows, now_s)
+        if self.plan is not None and now_s - self._since_s > STALE_S:
+            self.drop(rows)
+            self.counts["stale"] += 1
+            return True
+        return False
+
+    def drop(self, rows: Rows) -> None:
+        """Follow no plan."""
+        self.plan = None
+        rows.desk.rank[:] = 0
+
+    def _take(self, plan: Plan, rows: Rows, now_s: float) -> bool:
+        if plan.engine_epoch != self._epoch:
+            self.counts["foreign"] += 1
+            return False
+        rank, waits, slot_of = rows.desk.rank, rows.extra.waits, rows.slot_of_handle
+        rank[:] = 0
+        place = 0
+        for handle in plan.admissions[plan.admit_at_steps == 0.0].tolist():
+            slot = slot_of.get(handle)
+            if slot is not None and waits[slot]:
+                place += 1
+                rank[slot] = place
+        self.plan, self._since_s = plan, now_s
+        self.serial += 1
+        self.counts["program" if plan.source == Source.PROGRAM else "greedy"] += 1
+        return True
+
+    def evictions(self, rows: Rows) -> list[int]:
+        """Slots that the plan wants evicted and that still run."""
+        if self.plan is None or len(self.plan.evictions) == 0:
+            return []
+        slots = (rows.slot_of_handle.get(handle) for handle in np.asarray(self.plan.evictions).tolist())
+        return [slot for slot in slots if slot is not None and not rows.extra.waits[slot]]

@@ -1,0 +1,192 @@
+"""One row per live request in the columns that the compiled rules read, kept up by the engine's own events.
+
+Rows of waiting requests do not change, so nothing scans the queue; those of running ones are read when needed.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kvhorizon.adapter.forecast import Tables, curve_of
+from kvhorizon.adapter.hints import Hint
+from kvhorizon.models.survival import Curves
+from kvhorizon.solver.columns import Columns
+from kvhorizon.solver.select import Desk, new_desk
+
+Slots = NDArray[np.int32]
+
+
+class Extra(NamedTuple):
+    """(N,) each: what the wire or the guest wants besides `Columns`."""
+
+    handle: NDArray[np.uint64]
+    key: NDArray[np.int64]  # of the length history
+    curve: NDArray[np.int32]  # row of the tables
+    scale: NDArray[np.float64]  # tokens per unit of the curve
+    priority: NDArray[np.int64]
+    admitted_s: NDArray[np.float64]
+    waits: NDArray[np.bool_]
+    steer: NDArray[np.bool_]  # ours to admit; others pass through untouched
+    place: NDArray[np.int64]  # in `_queue`
+
+
+def _columns(size: int) -> Columns:
+    a, b, c, d, e, f = (np.zeros(size, np.int32) for _ in range(6))
+    return Columns(np.zeros(size), a, b, c, d, e, f, np.zeros(size, np.uint8), np.zeros(size))
+
+
+def _extra(size: int) -> Extra:
+    return Extra(
+        np.zeros(size, np.uint64),
+        np.zeros(size, np.int64),
+        np.zeros(size, np.int32),
+        np.ones(size),
+        np.zeros(size, np.int64),
+        np.zeros(size),
+        np.zeros(size, np.bool_),
+        np.zeros(size, np.bool_),
+        np.zeros(size, np.int64),
+    )
+
+
+class Rows:
+    """Slots are reused; handles never are."""
+
+    def __init__(self, seats: int, tables: Tables, capacity: int = 1024) -> None:
+        self.columns, self.extra = _columns(capacity), _extra(capacity)
+        self.desk: Desk = new_desk(capacity, seats)
+        self.slot_of: dict[str, int] = {}
+        self.slot_of_handle: dict[int, int] = {}
+        self.request: list[Any] = [None] * capacity
+        self.tables = tables
+        self.fresh: list[int] = []  # waiting rows whose `remaining` is not predicted yet
+        self._hints: dict[int, Hint] = {}  # by slot, where there is one
+        self._seats = seats
+        self._free = list(range(capacity - 1, -1, -1))
+        self._next_handle = 1
+        self._queue: Slots = np.full(capacity, -1, np.int32)  # slots in order of becoming waiting; -1 once taken
+        self._end = 0
+        self.num_waiting = 0
+        self.num_passing = 0  # of those that wait, not ours to admit
+        self.curves = self._curves()
+
+    def add(self, request: Any, arrival_s: float, limit: int, key: int, hint: Hint | None, steer: bool = True) -> int:
+        """A row for a waiting request; returns its slot."""
+        if not self._free:
+            self._grow()
+        slot = self._free.pop()
+        columns, extra, handle = self.columns, self.extra, self._next_handle
+        self._next_handle += 1
+        columns.arrival_s[slot] = arrival_s
+        columns.prompt[slot] = request.num_prompt_tokens
+        columns.limit[slot] = limit
+        columns.overtaker[slot] = 0
+        extra.handle[slot] = handle
+        extra.key[slot] = key
+        extra.priority[slot] = request.priority
+        extra.curve[slot], extra.scale[slot] = curve_of(self.tables, key, hint)
+        extra.waits[slot] = False
+        extra.steer[slot] = steer
+        if hint is not None:
+            self._hints[slot] = hint
+        self.request[slot] = request
+        self.slot_of[request.request_id] = slot
+        self.slot_of_handle[handle] = slot
+        self.wait(slot)
+        return slot
+
+    def wait(self, slot: int) -> None:
+        """The request waits, for the first time or again after an eviction."""
+        if self.extra.waits[slot]:
+            return
+        request, columns = self.request[slot], self.columns
+        columns.generated[slot] = request.num_output_tokens
+        columns.preemptions[slot] = request.num_preemptions
+        columns.computed[slot] = columns.blocks[slot] = 0
+        self.extra.waits[slot] = True
+        self.num_passing += not self.extra.steer[slot]
+        self._append(slot)
+        self.fresh.append(slot)
+
+    def take(self, slot: int, now_s: float) -> None:
+        """The request runs."""
+        if self.extra.waits[slot]:
+            self._leave(slot)
+            self.desk.rank[slot] = 0
+            self.extra.admitted_s[slot] = now_s
+
+    def release(self, request_id: str) -> int | None:
+        """The request is over; returns its slot, free from now on."""
+        slot = self.slot_of.pop(request_id, None)
+        if slot is None:
+            return None
+        if self.extra.waits[slot]:
+            self._leave(slot)
+        self.slot_of_handle.pop(int(self.extra.handle[slot]), None)
+        self._hints.pop(slot, None)
+        self.request[slot] = None
+        self.desk.rank[slot] = 0
+        self._free.append(slot)
+        return slot
+
+    def waiting(self) -> Slots:
+        """(W,) slots in order of becoming waiting; a view, valid until the next event."""
+        if self._end != self.num_waiting:
+            kept = self._queue[: self._end]
+            kept = kept[kept >= 0]
+            self._queue[: len(kept)] = kept
+            self.extra.place[kept] = np.arange(len(kept))
+            self._end = len(kept)
+        return self._queue[: self._end]
+
+    def use_tables(self, tables: Tables) -> None:
+        """Swap in new curves; all waiting rows are to be predicted anew."""
+        moved = tables.rows != self.tables.rows
+        self.tables = tables
+        for slot in self.slot_of.values() if moved else ():
+            hint = self._hints.get(slot)
+            self.extra.curve[slot] = curve_of(tables, int(self.extra.key[slot]), hint)[0]
+        self.curves = self._curves()
+        self.fresh = self.waiting().tolist()
+
+    def hint(self, slot: int) -> Hint | None:
+        """What the client said of its length."""
+        return self._hints.get(slot)
+
+    def _curves(self) -> Curves:
+        return Curves(self.tables.survival, self.tables.residual, self.extra.curve, self.extra.scale)
+
+    def _append(self, slot: int) -> None:
+        if self._end == len(self._queue):
+            self.waiting()  # closes the gaps, and there is one: no more wait than there are slots
+        self._queue[self._end] = slot
+        self.extra.place[slot] = self._end
+        self._end += 1
+        self.num_waiting += 1
+
+    def _leave(self, slot: int) -> None:
+        self._queue[self.extra.place[slot]] = -1
+        self.extra.waits[slot] = False
+        self.num_waiting -= 1
+        self.num_passing -= not self.extra.steer[slot]
+
+    def _grow(self) -> None:
+        old, size = len(self.request), 2 * len(self.request)
+        columns, extra = _columns(size), _extra(size)
+        old_arrays: tuple[NDArray[Any], ...] = (*self.columns, *self.extra)
+        new_arrays: tuple[NDArray[Any], ...] = (*columns, *extra)
+        for before, after in zip(old_arrays, new_arrays, strict=True):
+            after[:old] = before
+        self.columns, self.extra = columns, extra
+        desk = new_desk(size, self._seats)
+        desk.rank[:old] = self.desk.rank
+        self.desk = desk
+        queue = np.full(size, -1, np.int32)
+        queue[:old] = self._queue
+        self._queue = queue
+        self.request += [None] * old
+        self._free = list(range(size - 1, old - 1, -1))
+        self.curves = self._curves()

@@ -1,0 +1,103 @@
+"""vLLM's schedulers with a guest in them. Nothing else in the package imports vLLM.
+
+Each method does vLLM's own work by `super()` and tells the guest before and after; what the guest is told cannot raise.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import vllm  # type: ignore[import-not-found, unused-ignore]
+from vllm.platforms import current_platform  # type: ignore[import-not-found, unused-ignore]
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler  # type: ignore[import-not-found, unused-ignore]
+from vllm.v1.core.sched.scheduler import Scheduler  # type: ignore[import-not-found, unused-ignore]
+
+from kvhorizon.adapter.guest import Guest
+from kvhorizon.adapter.start import attach
+
+_Base: Any = object  # vLLM's class, at run time
+
+
+class GuestMixin(_Base):  # type: ignore[misc]
+    """Over vLLM's `Scheduler` or a subclass of it."""
+
+    kvhorizon: Guest | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.kvhorizon = attach(self, vllm.__version__, _device_name())
+
+    def schedule(self, *args: Any, **kwargs: Any) -> Any:
+        """vLLM's step, on the queue that the guest presents."""
+        guest = self.kvhorizon
+        if guest is None:
+            return super().schedule(*args, **kwargs)
+        guest.before_schedule()
+        try:
+            output = super().schedule(*args, **kwargs)
+        finally:
+            guest.restore()
+        guest.after_schedule(output.total_num_scheduled_tokens)
+        return output
+
+    def add_request(self, request: Any, *args: Any, **kwargs: Any) -> Any:
+        """A request comes."""
+        result = super().add_request(request, *args, **kwargs)
+        if self.kvhorizon is not None:
+            self.kvhorizon.added(request)
+        return result
+
+    def _preempt_request(self, request: Any, *args: Any, **kwargs: Any) -> Any:
+        guest = self.kvhorizon
+        if guest is not None:
+            guest.account_preempting(request)
+        result = super()._preempt_request(request, *args, **kwargs)
+        if guest is not None:
+            guest.preempted(request)
+        return result
+
+    def _update_after_schedule(self, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.kvhorizon is not None:
+            self.kvhorizon.account_scheduled(scheduler_output.num_scheduled_tokens)
+        return super()._update_after_schedule(scheduler_output, *args, **kwargs)
+
+    def _free_request(self, request: Any, *args: Any, **kwargs: Any) -> Any:
+        guest = self.kvhorizon
+        if guest is not None:
+            guest.account_release(request)
+            guest.released(request)
+        return super()._free_request(request, *args, **kwargs)
+
+    def get_request_counts(self) -> tuple[int, int]:
+        """Running and waiting requests, those that the engine does not see among them."""
+        running, waiting = super().get_request_counts()
+        return running, waiting + (self.kvhorizon.hidden if self.kvhorizon is not None else 0)
+
+    def shutdown(self, *args: Any, **kwargs: Any) -> Any:
+        """The guest leaves first."""
+        if self.kvhorizon is not None:
+            self.kvhorizon.stop()
+        return super().shutdown(*args, **kwargs)
+
+
+class KvhorizonScheduler(GuestMixin, Scheduler):  # type: ignore[misc]
+    """For synchronous scheduling."""
+
+
+class AsyncKvhorizonScheduler(GuestMixin, AsyncScheduler):  # type: ignore[misc]
+    """For asynchronous scheduling."""
+
+
+def make_scheduler(*args: Any, **kwargs: Any) -> Any:
+    """The scheduler that vLLM's configuration asks for."""
+    config = kwargs.get("vllm_config") or args[0]
+    asynchronous = config.scheduler_config.async_scheduling
+    return (AsyncKvhorizonScheduler if asynchronous else KvhorizonScheduler)(*args, **kwargs)
+
+
+def _device_name() -> str | None:
+    """Of the GPU, where vLLM knows one."""
+    try:
+        return str(current_platform.get_device_name()) if not current_platform.is_cpu() else None
+    except Exception:  # platforms differ; the name only prices recompute
+        return None

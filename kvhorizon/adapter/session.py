@@ -1,0 +1,113 @@
+"""The thread beside the step: it hands snapshots to a solver, keeps the newest plan, and learns lengths meanwhile.
+
+The step only stores a snapshot and reads an attribute; it never waits for this thread, nor for what it waits for.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import threading
+from collections import Counter
+from typing import Protocol
+
+from kvhorizon.adapter.forecast import Forecaster
+from kvhorizon.state import Plan, Snapshot
+
+logger = logging.getLogger(__name__)
+
+_FIRST_PAUSE_S = 1.0
+_LONGEST_PAUSE_S = 60.0
+
+
+class SolverLike(Protocol):
+    """`wire.resilient.ResilientSolver`, or `adapter.shared.SharedSolver`."""
+
+    counts: Counter[str]
+
+    def start(self) -> None:
+        """Wait until it serves; raises where it does not."""
+        ...
+
+    def plan(self, snapshot: Snapshot) -> Plan | None:
+        """A plan within a deadline, or None."""
+        ...
+
+    def stop(self) -> None:
+        """End it."""
+        ...
+
+
+class PlanSession:
+    """`offer` and `newest` are the step's side. Without a solver it only learns."""
+
+    def __init__(self, solver: SolverLike | None, forecaster: Forecaster) -> None:
+        self.newest: Plan | None = None
+        self.solver = solver
+        self.replaced = 0  # snapshots that a newer one overtook
+        self.failed_starts = 0
+        self.errors = 0
+        self._forecaster = forecaster
+        self._pending: Snapshot | None = None
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="kvhorizon-planning", daemon=True)
+
+    def start(self) -> None:
+        """Begin; returns at once."""
+        self._thread.start()
+        atexit.register(self.stop)
+
+    def offer(self, snapshot: Snapshot | None) -> None:
+        """The newest state, or only a reason to learn."""
+        self.replaced += self._pending is not None
+        self._pending = snapshot
+        self._wake.set()
+
+    def stop(self, timeout_s: float = 10.0) -> None:
+        """End the thread and the solver. Stopping twice is fine."""
+        atexit.unregister(self.stop)
+        self._stopping.set()
+        self._wake.set()
+        if self.solver is not None:
+            self.solver.stop()
+        if self._thread.is_alive() and threading.current_thread() is not self._thread:
+            self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        try:
+            ready = self._start_solver()
+            while not self._stopping.is_set():
+                self._wake.wait()
+                self._wake.clear()
+                self._once(ready)
+        except Exception:
+            logger.exception("kvhorizon planning ended; the rules beside the engine decide")
+
+    def _once(self, ready: bool) -> None:
+        """One snapshot; an error costs this plan only."""
+        try:
+            self._forecaster.learn()
+            snapshot, self._pending = self._pending, None
+            if ready and snapshot is not None and self.solver is not None and not self._stopping.is_set():
+                plan = self.solver.plan(snapshot)
+                self.newest = plan if plan is not None else self.newest
+        except Exception:
+            self.errors += 1
+            if self.errors == 1:
+                logger.exception("kvhorizon planning failed once")
+
+    def _start_solver(self) -> bool:
+        """Until it serves, or the session stops; a longer pause after each failure."""
+        pause_s = _FIRST_PAUSE_S
+        while self.solver is not None and not self._stopping.is_set():
+            try:
+                self.solver.start()
+                return True
+            except Exception as error:  # whatever it is, the engine serves without
+                self.failed_starts += 1
+                if self.failed_starts == 1:
+                    logger.warning("kvhorizon has no solver yet: %s", error)
+            self._stopping.wait(pause_s)
+            pause_s = min(2.0 * pause_s, _LONGEST_PAUSE_S)
+        return False

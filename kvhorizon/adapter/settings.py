@@ -1,0 +1,56 @@
+"""The guest's settings, from the environment and `--additional-config '{"kvhorizon": {...}}'`.
+
+The environment goes first: it does not enter vLLM's compile cache, and so suits addresses and paths.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from kvhorizon.errors import InputError
+from kvhorizon.solver.greedy import Knob
+
+PREFIX = "KVHORIZON_"
+
+
+class GuestSettings(BaseModel):
+    """Environment variables are `KVHORIZON_` and the name in capitals: KVHORIZON_MODE, KVHORIZON_SOLVER, …"""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    mode: str = Field("control", pattern="^(observe|advise|control|off)$", description="what the guest may do")
+    canary: float = Field(1.0, ge=0.0, le=1.0, description="share of time windows under control; the rest observe")
+    canary_window_s: float = Field(60.0, gt=0.0)
+    kill_switch: Path | None = Field(None, description="a file: while it exists, vLLM is left alone")
+    knob: Knob = Field(Knob.BALANCED, description="of the rules: means, balanced or strict")
+    solver: str | None = Field(None, description="host:port or unix:/path of a shared service; none: a child process")
+    local_only: bool = Field(False, description="no solver at all: the rules beside the engine decide")
+    budget: str = Field("0.05", description="seconds per plan of the child")
+    evict: bool = Field(True, description="carry out evictions that a plan asks for")
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_ca: Path | None = None
+    gpu: str | None = Field(None, description="preset whose speed recompute is priced at; none: as detected")
+
+
+def load(additional: object, environment: Mapping[str, str] = os.environ) -> GuestSettings:
+    """Settings of `vllm_config.additional_config`, the environment's over them. Raises InputError with the rule."""
+    values: dict[str, Any] = {}
+    if isinstance(additional, Mapping):
+        own = additional.get("kvhorizon", {})
+        if not isinstance(own, Mapping):
+            raise InputError("additional_config.kvhorizon", own, "must be an object")
+        values.update(own)
+    for name in GuestSettings.model_fields:
+        if PREFIX + name.upper() in environment:
+            values[name] = environment[PREFIX + name.upper()]
+    try:
+        return GuestSettings(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(".".join(str(part) for part in first["loc"]), first["input"], first["msg"]) from None

@@ -1,0 +1,99 @@
+"""Putting a guest together for one scheduler."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from kvhorizon.adapter import compat
+from kvhorizon.adapter.accounting import Accounting
+from kvhorizon.adapter.control import Control
+from kvhorizon.adapter.decisions import DecisionLog
+from kvhorizon.adapter.engine import Engine
+from kvhorizon.adapter.facts import engine_facts, gpu_of, model_shape, price
+from kvhorizon.adapter.forecast import Forecaster
+from kvhorizon.adapter.guest import Guest
+from kvhorizon.adapter.modes import Switch, parse_mode, toggle_on_signal
+from kvhorizon.adapter.plans import PlanFollower
+from kvhorizon.adapter.rows import Rows
+from kvhorizon.adapter.rule import Rule, warm_up
+from kvhorizon.adapter.session import PlanSession, SolverLike
+from kvhorizon.adapter.settings import GuestSettings, load
+from kvhorizon.adapter.shared import SharedSolver
+from kvhorizon.adapter.ticker import Ticker
+from kvhorizon.errors import InputError
+from kvhorizon.models.gpu import preset
+from kvhorizon.solver.greedy import GREEDY
+from kvhorizon.wire.child import SolverChild
+from kvhorizon.wire.resilient import ResilientSolver
+from kvhorizon.wire.tls import tls_of
+
+logger = logging.getLogger(__name__)
+
+PLAN_DEADLINE_S = 5.0
+
+
+def attach(scheduler: Any, version: str, device_name: str | None) -> Guest | None:
+    """A guest for the scheduler of vLLM `version`, or None where there can be none.
+
+    Raises InputError for wrong settings, so that whoever starts the engine sees them at once; for nothing else.
+    """
+    try:
+        verdict = compat.check(scheduler, version)
+        settings = load(getattr(scheduler.vllm_config, "additional_config", None))
+        if verdict.level == compat.Level.NONE:
+            logger.warning("kvhorizon: %s", verdict.reason)
+            return None
+        guest = build(scheduler, settings, verdict.level, device_name)
+    except InputError:
+        raise
+    except Exception:
+        logger.exception("kvhorizon could not start; vLLM goes on alone")
+        return None
+    logger.info("kvhorizon: %s, mode %s, knob %s", verdict.reason, settings.mode, settings.knob)
+    toggle_on_signal(guest.switch)
+    return guest
+
+
+def build(
+    scheduler: Any,
+    settings: GuestSettings,
+    level: compat.Level = compat.Level.FULL,
+    device_name: str | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    wall: Callable[[], float] = time.time,
+) -> Guest:
+    """The parts, compiled and put together. Raises InputError for wrong settings."""
+    config = scheduler.vllm_config
+    engine, shape = Engine(scheduler), model_shape(config)
+    gpu = preset(settings.gpu) if settings.gpu else gpu_of(device_name)
+    cost = price(shape, gpu, int(config.parallel_config.tensor_parallel_size))
+    facts = engine_facts(engine, cost, config)
+    forecaster = Forecaster()
+    rows = Rows(engine.max_active, forecaster.tables)
+    rule = Rule(GREEDY[settings.knob], cost)
+    warm_up(rule, forecaster.tables)
+    control = Control(engine, rows, rule, PlanFollower(facts.engine_epoch), DecisionLog(), level)
+    return Guest(
+        control,
+        Accounting(shape, cost),
+        Switch(parse_mode(settings.mode), settings.canary, settings.canary_window_s, settings.kill_switch),
+        forecaster,
+        PlanSession(None if settings.local_only else make_solver(settings), forecaster),
+        Ticker(facts),
+        settings.evict,
+        clock,
+        wall,
+    )
+
+
+def make_solver(settings: GuestSettings) -> SolverLike:
+    """A shared service where an address is given, else a child process of our own; neither is started yet."""
+    tls = tls_of(settings.tls_cert, settings.tls_key, settings.tls_ca)
+    if settings.solver:
+        return SharedSolver(settings.solver, tls, PLAN_DEADLINE_S)
+    options = ["--budget-s", settings.budget, "--knob", settings.knob.value]
+    return ResilientSolver(functools.partial(SolverChild, options), PLAN_DEADLINE_S)

@@ -1,0 +1,43 @@
+"""When to hand the engine's state to the planner."""
+
+from __future__ import annotations
+
+from kvhorizon.adapter.engine import Engine
+from kvhorizon.adapter.rows import Rows
+from kvhorizon.adapter.session import PlanSession
+from kvhorizon.adapter.snapshot import take_snapshot
+from kvhorizon.state import EngineFacts
+
+TICK_S = 0.1
+IDLE_TICK_S = 1.0  # even if nothing happened: forecasts move on
+
+
+class Ticker:
+    """A tick is due every `TICK_S`; it asks for a plan only while requests wait and others run, and only if something
+    has happened since, or `IDLE_TICK_S` have passed."""
+
+    def __init__(self, facts: EngineFacts) -> None:
+        self.revision = 0
+        self._facts = facts
+        self._due_s = 0.0
+        self._asked_s = 0.0
+        self._news = False
+
+    def event(self) -> None:
+        """A request came, ended or was evicted."""
+        self._news = True
+
+    def tick(self, session: PlanSession, rows: Rows, engine: Engine, now_s: float, step_s: float) -> None:
+        """Offer the session a snapshot, if it is time."""
+        if now_s < self._due_s:
+            return
+        self._due_s = now_s + TICK_S
+        if not self._news and now_s - self._asked_s < IDLE_TICK_S:
+            return
+        self._news, self._asked_s = False, now_s
+        if not rows.num_waiting or not engine.scheduler.running or session.solver is None:
+            session.offer(None)
+            return
+        self.revision += 1
+        demand = engine.demand(rows)
+        session.offer(take_snapshot(rows, demand, self._facts, self.revision, now_s, step_s, engine.free_blocks))

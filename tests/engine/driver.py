@@ -1,0 +1,213 @@
+"""vLLM's own scheduler with or without a guest, driven without a model and on a clock of its own.
+
+A step runs as an engine core would run it: schedule, execute, update; asynchronous scheduling is one step ahead. Every
+request whose prefill is complete gives one token, and ends at its `max_tokens`.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import tempfile
+from collections import deque
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+from vllm.config import CacheConfig, DeviceConfig, ModelConfig, ParallelConfig, SchedulerConfig, VllmConfig
+from vllm.sampling_params import SamplingParams
+from vllm.utils.hashing import get_hash_fn_by_name
+from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.core.single_type_kv_cache_manager import register_all_kvcache_specs
+from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
+from vllm.v1.outputs import ModelRunnerOutput
+from vllm.v1.request import Request, RequestStatus
+from vllm.v1.structured_output import StructuredOutputManager
+
+from kvhorizon.adapter import make_scheduler
+
+BLOCK = 16
+MODEL = """{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64, "intermediate_size": 128,
+"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2, "vocab_size": 1024,
+"max_position_embeddings": 1048576, "torch_dtype": "float16"}"""
+
+
+@cache
+def model_folder() -> str:
+    """A local folder with the configuration of a tiny model."""
+    folder = tempfile.mkdtemp(prefix="kvhorizon-model-")
+    (Path(folder) / "config.json").write_text(MODEL, encoding="utf-8")
+    return folder
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Of one engine."""
+
+    blocks: int = 160
+    seats: int = 24
+    batched: int = 512
+    max_len: int = 8192
+    asynchronous: bool = False
+    caching: bool = False
+    policy: str = "fcfs"
+    watermark: float = 0.0
+    guest: bool = True
+    settings: dict[str, Any] = field(default_factory=lambda: {"local_only": True})
+
+
+def make(setup: Setup) -> Scheduler:
+    """vLLM's scheduler, ours if `setup.guest`."""
+    config = VllmConfig(
+        model_config=ModelConfig(
+            model=model_folder(), dtype="float16", seed=0, skip_tokenizer_init=True, max_model_len=setup.max_len
+        ),
+        scheduler_config=SchedulerConfig(
+            max_num_seqs=setup.seats,
+            max_num_batched_tokens=setup.batched,
+            max_model_len=setup.max_len,
+            enable_chunked_prefill=True,
+            async_scheduling=setup.asynchronous,
+            is_encoder_decoder=False,
+            policy=setup.policy,
+            watermark=setup.watermark,
+        ),
+        cache_config=CacheConfig(block_size=BLOCK, enable_prefix_caching=setup.caching),
+        parallel_config=ParallelConfig(),
+        device_config=DeviceConfig("cpu"),
+        additional_config={"kvhorizon": setup.settings} if setup.guest else {},
+    )
+    config.scheduler_config.async_scheduling = setup.asynchronous  # the CPU platform turns it off
+    config.cache_config.block_size = BLOCK
+    config.cache_config.num_gpu_blocks = setup.blocks
+    register_all_kvcache_specs(config)
+    spec = FullAttentionSpec(block_size=BLOCK, num_kv_heads=2, head_size=16, dtype=torch.float16)
+    own = AsyncScheduler if setup.asynchronous else Scheduler
+    return (make_scheduler if setup.guest else own)(
+        vllm_config=config,
+        kv_cache_config=KVCacheConfig(
+            num_blocks=setup.blocks, kv_cache_tensors=[], kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)]
+        ),
+        block_size=BLOCK,
+        hash_block_size=BLOCK,
+        log_stats=True,
+        structured_output_manager=StructuredOutputManager(config),
+    )
+
+
+def workload(
+    count: int,
+    seed: int,
+    prompt: tuple[int, int] = (10, 300),
+    output: tuple[int, int] = (5, 150),
+    caching: bool = False,
+    shared: int = 0,
+    priorities: int = 1,
+    extra: dict[str, Any] | None = None,
+) -> list[Request]:
+    """Random requests; the first `shared` tokens are everybody's. Deterministic in the seed."""
+    rng = random.Random(seed)
+    hash_of = get_hash_fn_by_name("sha256")
+    init_none_hash(hash_of)
+    hasher = get_request_block_hasher(BLOCK, hash_of) if caching else None
+    found = []
+    for number in range(count):
+        sampling = SamplingParams(max_tokens=rng.randint(*output), ignore_eos=True, extra_args=extra)
+        sampling.update_from_generation_config({}, 2)
+        tokens = [5] * shared + [rng.randint(3, 1000) for _ in range(rng.randint(*prompt))]
+        found.append(
+            Request(
+                request_id=f"r{number}",
+                prompt_token_ids=tokens,
+                sampling_params=sampling,
+                pooling_params=None,
+                priority=rng.randrange(priorities),
+                block_hasher=hasher,
+            )
+        )
+    return found
+
+
+@dataclass
+class Drive:
+    """One engine at work. `trace` holds (step, request, tokens) of all output, `steps` what each step scheduled."""
+
+    scheduler: Any
+    trace: list[tuple[int, str, int]] = field(default_factory=list)
+    steps: list[tuple[tuple[str, int], ...]] = field(default_factory=list)
+    ends: dict[str, str] = field(default_factory=dict)
+    _flight: deque[tuple[Any, list[bool]]] = field(default_factory=deque)
+    asynchronous: bool = False
+
+    def step(self) -> Any:
+        """One round of the engine core; returns what was scheduled."""
+        scheduler, output = self.scheduler, None
+        if scheduler.has_requests():
+            output = scheduler.schedule()
+            sampled = [not scheduler.requests[name].is_prefill_chunk for name in output.num_scheduled_tokens]
+            self.steps.append(tuple(output.num_scheduled_tokens.items()))
+            self._flight.append((output, sampled))
+        depth = 2 if self.asynchronous else 1
+        if self._flight and (output is None or len(self._flight) >= depth or not output.num_scheduled_tokens):
+            self._update(*self._flight.popleft())
+        return output
+
+    def _update(self, output: Any, sampled: list[bool]) -> None:
+        names = list(output.num_scheduled_tokens)
+        result = ModelRunnerOutput(
+            req_ids=names,
+            req_id_to_index={name: place for place, name in enumerate(names)},
+            sampled_token_ids=[[7] if gives else [] for gives in sampled],
+            logprobs=None,
+            prompt_logprobs_dict={},
+            pooler_output=[],
+        )
+        for outputs in self.scheduler.update_from_output(output, result).values():
+            for one in outputs.outputs:
+                self.trace.append((len(self.steps), one.request_id, len(one.new_token_ids)))
+                if one.finish_reason is not None:
+                    self.ends[one.request_id] = str(one.finish_reason)
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is left to do."""
+        return bool(self.scheduler.has_unfinished_requests() or self._flight)
+
+    def run(self, requests: list[Request], every: int = 2, most_steps: int = 50_000) -> Drive:
+        """A request arrives every `every` steps; until all are done."""
+        arriving = deque(requests)
+        for number in range(most_steps):
+            while arriving and len(requests) - len(arriving) <= number // every:
+                self.scheduler.add_request(arriving.popleft())
+            if not arriving and not self.busy:
+                return self
+            self.step()
+        raise AssertionError(f"not done after {most_steps} steps: {len(self.ends)} of {len(requests)} ended")
+
+
+def drive(setup: Setup) -> Drive:
+    """An engine ready to be driven."""
+    return Drive(make(setup), asynchronous=setup.asynchronous)
+
+
+def check_whole(scheduler: Any, requests: list[Request], blocks: int) -> None:
+    """All are finished, with all of their output; all blocks are free; nothing of them is kept."""
+    assert not scheduler.requests
+    for request in requests:
+        assert request.is_finished(), request.request_id
+        if request.status == RequestStatus.FINISHED_LENGTH_CAPPED:
+            assert request.num_output_tokens == request.max_tokens
+    assert scheduler.kv_cache_manager.block_pool.get_num_free_blocks() == blocks - 1
+    guest = getattr(scheduler, "kvhorizon", None)
+    if guest is not None:
+        assert not guest.rows.slot_of
+        assert guest.accounting.tracked == 0
+        assert guest.hidden == 0
