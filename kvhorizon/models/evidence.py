@@ -22,7 +22,7 @@ from kvhorizon.models.product_limit import log_normal_tail, product_limit
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-STRENGTHS = np.array([2.0, 8.0, 32.0, 128.0, 512.0, 4096.0])  # K [requests]
+STRENGTHS = np.array([0.5, 2.0, 8.0, 32.0, 128.0, 512.0, 4096.0])  # K [requests]
 FIRST_STRENGTH = 2  # of these, before evidence
 HEAD_START = 3.0  # its log score then [nats]
 SCORE_FADE = 0.999
@@ -32,6 +32,9 @@ REBUILD_SHARE, REBUILD_MOST = 0.125, 64  # a curve is rebuilt after so many new 
 HEAVY = 1e12  # weights are divided out beyond this
 
 _CENTRES = np.log(np.concatenate([EDGES[:1], np.sqrt(EDGES[1:] * np.maximum(EDGES[:-1] + 1.0, 1.0))]))
+_GROUP = np.floor(2.0 * np.log2(EDGES)).astype(np.int64)  # half octaves: single bins would ask for smoothing
+_FIRST = np.searchsorted(_GROUP, _GROUP, side="left").astype(np.int64)
+_LAST = (np.searchsorted(_GROUP, _GROUP, side="right") - 1).astype(np.int64)
 
 
 class Evidence(NamedTuple):
@@ -86,11 +89,13 @@ def clear_node(evidence, node):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def _score(evidence, node, b):  # type: ignore[no-untyped-def]
-    """Add the log predictive mass of bin b under each strength to the scores of the node's level."""
+    """Add the log predictive mass of the half octave around bin b, under each strength, to the level's scores."""
     parent, level = evidence.parent[node], evidence.level[node]
-    before = evidence.alive[parent, b - 1] if b > 0 else 1.0
-    prior = max(before - evidence.alive[parent, b], 1e-9)
-    own, total = evidence.ended[node, b] / evidence.weight[node], evidence.total[node] / evidence.weight[node]
+    first, last = _FIRST[b], _LAST[b]
+    before = evidence.alive[parent, first - 1] if first > 0 else 1.0
+    prior = max(before - evidence.alive[parent, last], 1e-9)
+    own = evidence.ended[node, first : last + 1].sum() / evidence.weight[node]
+    total = evidence.total[node] / evidence.weight[node]
     for s in range(STRENGTHS.size):
         mass = (own + STRENGTHS[s] * prior) / (total + STRENGTHS[s])
         evidence.scores[level, s] = SCORE_FADE * evidence.scores[level, s] + math.log(mass)
