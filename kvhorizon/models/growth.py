@@ -1,0 +1,45 @@
+"""How the KV of requests grows: expected blocks and their variance, per request and bucket of a horizon.
+
+A request that holds c tokens and still runs t steps from now holds b(t) = ⌈(c + γ t) / block⌉ blocks, where it grows by
+γ tokens per step (1, more with speculative decoding, less where the pipeline idles). With S its survival,
+
+    mean(t) = S(γ t) · b(t),      variance(t) = S(γ t) (1 − S(γ t)) · b(t)²
+
+`shared` blocks, which others hold as well, are counted once elsewhere and taken off here. Layers with a sliding window
+stop growing: `most_tokens` caps c + γ t where all layers have one. Prefills in flight: c is what the request will hold
+once its prompt is computed, so blocks that it is owed are counted.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from kvhorizon.models.survival import survive
+
+FloatArray = NDArray[np.float64]
+
+
+def sample_steps(horizon_steps: int, count: int = 32) -> FloatArray:
+    """(count,) geometric steps from 1 to the horizon; repeated where the horizon is short."""
+    return np.maximum(1.0, np.rint(np.geomspace(1.0, max(horizon_steps, 1), count)))
+
+
+@njit(cache=True)
+def survival_profile(curves, rows, generated, limit, steps, tokens_per_step, out):  # type: ignore[no-untyped-def]
+    """Write S(γ t) to `out` (n, K) of the requests `rows` (n,), with (n,) tokens generated and output limits."""
+    for i in range(len(rows)):
+        for k in range(len(steps)):
+            out[i, k] = survive(curves, rows[i], generated[i], tokens_per_step * steps[k], limit[i])
+
+
+@njit(cache=True)
+def block_profile(alive, held, shared, steps, tokens_per_step, block_size, most_tokens, mean, variance):  # type: ignore[no-untyped-def]
+    """Write expected blocks and variance, (n, K) each, from survival (n, K), tokens `held` and blocks `shared` (n,)."""
+    for i in range(alive.shape[0]):
+        for k in range(alive.shape[1]):
+            tokens = min(held[i] + tokens_per_step * steps[k], most_tokens)
+            blocks = max(0.0, np.ceil(tokens / block_size) - shared[i])
+            mean[i, k] = alive[i, k] * blocks
+            variance[i, k] = alive[i, k] * (1.0 - alive[i, k]) * blocks * blocks
