@@ -30,6 +30,7 @@ class Control:
         self.stage: Stage = HeapStage() if engine.by_priority else ListStage()
         self.choice = NOBODY
         self.evicted = 0  # ahead of need
+        self.evict_occupancy, self.evict_residency_s = EVICT_OCCUPANCY, EVICT_RESIDENCY_S
         self.step = 0
         self._evictions_done = -1  # serial of the plan whose evictions are done
 
@@ -127,13 +128,13 @@ class Control:
         if plans.plan is None or self._evictions_done == plans.serial:
             return []
         self._evictions_done = plans.serial
-        if engine.free_blocks > (1.0 - EVICT_OCCUPANCY) * engine.total_blocks or len(engine.scheduler.running) < 2:
+        if engine.free_blocks > (1.0 - self.evict_occupancy) * engine.total_blocks or len(engine.scheduler.running) < 2:
             return []
         done = []
         for slot in plans.evictions(rows)[:EVICT_PER_PLAN]:
             request = rows.request[slot]
             resident_s = now_s - float(rows.extra.admitted_s[slot])
-            if request.status.name != "RUNNING" or resident_s < EVICT_RESIDENCY_S:
+            if request.status.name != "RUNNING" or resident_s < self.evict_residency_s:
                 continue
             if engine.gives_back(request, 1) > 0:
                 compat.evict(engine.scheduler, request, now_s)

@@ -33,7 +33,7 @@ _STEP_WEIGHT = 0.1  # of the newest step in the mean of their duration
 def fail_open(hook: Callable[Concatenate[Guest, P], None]) -> Callable[Concatenate[Guest, P], None]:
     """A hook that never raises: an error is counted, nobody stays hidden, and the rows are read anew before use."""
 
-    def guarded(self: Guest, *args: P.args, **kwargs: P.kwargs) -> None:
+    def guarded(self: Guest, /, *args: P.args, **kwargs: P.kwargs) -> None:
         try:
             hook(self, *args, **kwargs)
         except Exception as error:  # whatever it is, requests go on being served

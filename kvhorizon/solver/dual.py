@@ -139,7 +139,8 @@ def climb(tables, start, ceiling, capacity, upper, rounds, best_reduced):  # typ
     share, stalled = FIRST_STEP, 0
     for _ in range(rounds):
         reduced_costs(tables, prices, reduced)
-        value = residuals(tables, reduced, capacity, slope) - np.dot(prices, capacity)
+        # numba's dot would ask for scipy, which an engine's environment may lack
+        value = residuals(tables, reduced, capacity, slope) - (prices * capacity).sum()
         if value > best:
             stalled = stalled + 1 if value < best + PROGRESS * abs(best) else 0
             best = value

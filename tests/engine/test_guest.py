@@ -4,8 +4,7 @@ import pytest
 
 pytest.importorskip("vllm", reason="vLLM is not installed: `make engine` sets it up")
 
-from driver import Setup, check_whole, drive, workload
-
+from experiments._guest_driver import Setup, check_whole, drive, workload
 from kvhorizon.adapter.modes import Mode
 
 

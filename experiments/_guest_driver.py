@@ -10,6 +10,7 @@ import os
 import random
 import tempfile
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -147,14 +148,20 @@ class Drive:
     _flight: deque[tuple[Any, list[bool]]] = field(default_factory=deque)
     asynchronous: bool = False
 
-    def step(self) -> Any:
-        """One round of the engine core; returns what was scheduled."""
+    def abort(self, name: str) -> None:
+        """The client of a request goes."""
+        self.scheduler.finish_requests(name, RequestStatus.FINISHED_ABORTED)
+
+    def step(self, see: Callable[[Any], None] | None = None) -> Any:
+        """One round of the engine core; `see` is called with what was scheduled, which is also returned."""
         scheduler, output = self.scheduler, None
         if scheduler.has_requests():
             output = scheduler.schedule()
             sampled = [not scheduler.requests[name].is_prefill_chunk for name in output.num_scheduled_tokens]
             self.steps.append(tuple(output.num_scheduled_tokens.items()))
             self._flight.append((output, sampled))
+            if see is not None:
+                see(output)
         depth = 2 if self.asynchronous else 1
         if self._flight and (output is None or len(self._flight) >= depth or not output.num_scheduled_tokens):
             self._update(*self._flight.popleft())

@@ -1,0 +1,229 @@
+"""Does the guest ever harm vLLM's real scheduler? Random plans, decisions and faults, with everything counted twice.
+
+Each seed is one engine: synchronous or not, with and without prefix caching, first come first served or by priority,
+with random aborts and, in most steps, a random and sometimes nonsensical plan; in two thirds of the seeds with random
+decisions in place of the rule's, and in a third with errors raised inside the guest. Needs vLLM (0.32).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from experiments._auditor import Auditor
+from experiments._guest_driver import Drive, Setup, drive, workload
+from experiments._harness import Options, main, target
+from kvhorizon.adapter.rule import Choice
+from kvhorizon.state import Plan, Source
+
+SEED = 0
+SEEDS, QUICK_SEEDS = 48, 12
+REQUESTS = 120
+
+
+@dataclass
+class RandomPlans:
+    """In a session's place: a new plan now and then, right, wrong or absurd."""
+
+    rng: random.Random
+    epoch: int
+    rows: Any
+    newest: Any = None
+    solver: object = None
+    offers: int = 0
+
+    def start(self) -> None:
+        """Nothing to start."""
+
+    def stop(self) -> None:
+        """Nothing to stop."""
+
+    def offer(self, snapshot: object) -> None:
+        """Count it."""
+        self.offers += 1
+
+    def draw(self) -> None:
+        """A plan for the next step."""
+        rng, known = self.rng, list(self.rows.slot_of_handle)
+        if rng.random() < 0.3:
+            return
+        if rng.random() < 0.02:
+            self.newest = "no plan at all"
+            return
+        pick = [handle for handle in known if rng.random() < 0.5] + [rng.randrange(10**12) for _ in range(3)]
+        rng.shuffle(pick)
+        some = np.array(pick, dtype=np.uint64)
+        self.newest = Plan(
+            engine_epoch=self.epoch if rng.random() < 0.9 else 7,
+            based_on_revision=rng.randrange(1000),
+            source=rng.choice(list(Source)),
+            admissions=some,
+            admit_at_steps=np.array([rng.choice([0.0, 0.0, 8.0]) for _ in pick]),
+            evictions=some[::-1],
+            victims=some,
+            bucket_steps=np.zeros(0),
+            block_prices=np.zeros(0),
+            reserve_blocks=rng.randrange(100),
+        )
+
+
+@dataclass
+class Count:
+    """Over all seeds."""
+
+    preemptions: int = 0
+    lost: int = 0
+    block_errors: int = 0
+    accounting_errors: int = 0
+    aborted: int = 0
+    steps: int = 0
+    recomputed: int = 0
+    guest_errors: int = 0
+    evicted_by_plan: int = 0
+    ladder: dict[str, int] = field(default_factory=dict)
+
+
+def measure(options: Options) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Many seeds; a quick run has fewer."""
+    count = Count()
+    for seed in range(SEED, SEED + (QUICK_SEEDS if options.quick else SEEDS)):
+        fuzz(seed, count)
+    figures = {
+        "steps": count.steps,
+        "aborted": count.aborted,
+        "recomputed_tokens": count.recomputed,
+        "errors_planted_and_caught": count.guest_errors,
+        "evicted_by_plan": count.evicted_by_plan,
+        "ladder": count.ladder,
+    }
+    least = 10_000 if not options.quick else 2_000
+    targets = {
+        "preemptions": target(count.preemptions, f">={least}"),
+        "lost_requests": target(count.lost, "<=0"),
+        "block_errors": target(count.block_errors, "<=0"),
+        "accounting_errors": target(count.accounting_errors, "<=0"),
+    }
+    return figures, targets
+
+
+def fuzz(seed: int, count: Count) -> None:
+    """One engine, from the first arrival until it is empty."""
+    rng = random.Random(seed)
+    asynchronous, caching = seed % 2 == 1, seed // 2 % 2 == 1
+    setup = Setup(
+        blocks=rng.choice([80, 120, 160]),
+        batched=rng.choice([128, 512]),
+        asynchronous=asynchronous,
+        caching=caching,
+        policy="priority" if seed % 3 == 2 else "fcfs",
+        watermark=rng.choice([0.0, 0.02]),
+    )
+    requests = workload(REQUESTS, seed, caching=caching, shared=64 if caching else 0, priorities=4)
+    engine = drive(setup)
+    guest = engine.scheduler.kvhorizon
+    plans = RandomPlans(rng, guest.plans._epoch, guest.rows)
+    guest.session = plans
+    if seed % 3 != 0:
+        _decide_at_random(guest, rng)
+    if seed % 3 == 1:
+        _plant_errors(guest, rng)
+    auditor = _run(engine, requests, rng, plans)
+    _settle(engine, auditor, requests, setup, count)
+
+
+def _decide_at_random(guest: Any, rng: random.Random) -> None:
+    """Any subset in any order, any victims; evictions without their gates."""
+
+    def choose(rows: Any, engine: Any, demand: Any, candidates: Any, now_s: float) -> Choice:
+        slots = [slot for slot in candidates.tolist() if rng.random() < 0.6]
+        rng.shuffle(slots)
+        return Choice(slots, [rng.random() < 0.5 for _ in slots])
+
+    guest.rule.choose = choose
+    guest.rule.hopeless = lambda *_: rng.random() < 0.1
+    guest.rule.victims = lambda rows, demand, now_s: rng.sample(range(len(demand.slots)), len(demand.slots))
+    guest.control.evict_occupancy = guest.control.evict_residency_s = 0.0
+
+
+def _plant_errors(guest: Any, rng: random.Random) -> None:
+    """Each of these raises now and then, so that a rebuild in between mostly succeeds."""
+    for owner, name, share in (
+        (guest, "_add", 0.002),
+        (guest, "_take", 0.02),
+        (guest, "_rebuild", 0.1),
+        (guest.control, "_choose", 0.02),
+        (guest.control, "_shown", 0.02),
+        (guest.control, "_put_victims_last", 0.02),
+        (guest.rows, "wait", 0.002),
+        (guest.ticker, "tick", 0.02),
+    ):
+        _break(owner, name, share, rng)
+
+
+def _break(owner: Any, name: str, share: float, rng: random.Random) -> None:
+    whole = getattr(owner, name)
+
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        if rng.random() < share:
+            raise RuntimeError(f"planted in {name}")
+        return whole(*args, **kwargs)
+
+    setattr(owner, name, broken)
+
+
+def _run(engine: Drive, requests: list[Any], rng: random.Random, plans: RandomPlans) -> Auditor:
+    auditor = Auditor(engine.scheduler)
+    arriving = list(reversed(requests))
+    leaving = {request.request_id for request in requests if rng.random() < 0.1}
+    heard = 0
+    for _ in range(100_000):
+        while arriving and rng.random() < 0.5:
+            request = arriving.pop()
+            auditor.arrived(request)
+            engine.scheduler.add_request(request)
+        for name in [name for name in leaving if name in engine.scheduler.requests and rng.random() < 0.02]:
+            engine.abort(name)
+            leaving.discard(name)
+        if not arriving and not engine.busy:
+            break
+        plans.draw()
+        engine.step(auditor.see)
+        for _, name, tokens in engine.trace[heard:]:
+            auditor.delivered(name, tokens)
+        heard = len(engine.trace)
+        if engine.scheduler.kvhorizon.guard.retired:
+            engine.scheduler.kvhorizon.recall()
+    return auditor
+
+
+def _settle(engine: Drive, auditor: Auditor, requests: list[Any], setup: Setup, count: Count) -> None:
+    """Add up one seed: who is missing, what does not agree."""
+    scheduler, guest = engine.scheduler, engine.scheduler.kvhorizon
+    total = guest.accounting.total
+    for request in requests:
+        whole = request.num_output_tokens == request.max_tokens
+        aborted = request.status.name == "FINISHED_ABORTED"
+        count.aborted += aborted
+        count.lost += not (request.is_finished() and (whole or aborted))
+    full = scheduler.kv_cache_manager.block_pool.get_num_free_blocks() == setup.blocks - 1
+    count.block_errors += auditor.block_errors + (not full)
+    per_engine = sum(request.num_preemptions for request in requests)
+    count.accounting_errors += total.recompute_tokens != auditor.recomputed
+    count.accounting_errors += not total.preemptions == auditor.preemptions == per_engine
+    count.accounting_errors += guest.accounting.tracked != 0 or guest.accounting.finished != len(requests)
+    count.accounting_errors += guest.account_guard.total
+    count.preemptions += total.preemptions
+    count.recomputed += total.recompute_tokens
+    count.steps += len(engine.steps)
+    count.guest_errors += guest.guard.total
+    count.evicted_by_plan += guest.control.evicted
+    for rung, steps in guest.ladder.items():
+        count.ladder[rung] = count.ladder.get(rung, 0) + steps
+
+
+if __name__ == "__main__":
+    main("fuzz_engine", SEED, measure)
