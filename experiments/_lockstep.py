@@ -13,11 +13,12 @@ from experiments._vllm_side import VllmSide
 
 
 class Step(NamedTuple):
-    """What the clients did before a step, and what vLLM then decided."""
+    """What the clients did before a step, what vLLM then decided, what they did before it was heard of."""
 
     came: tuple[int, ...]
     went: tuple[int, ...]
     seen: Seen
+    left: tuple[int, ...]  # clients that went while it ran
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class Recording:
     @property
     def aborted(self) -> int:
         """Requests whose client went before the end."""
-        return sum(len(step.went) for step in self.steps)
+        return sum(len(step.went) + len(step.left) for step in self.steps)
 
 
 class Clients:
@@ -45,8 +46,8 @@ class Clients:
 
     def __init__(self, scenario: Scenario, theirs: VllmSide) -> None:
         self._scenario, self._theirs = scenario, theirs
-        going = np.argsort(scenario.abort_step, kind="stable")
-        self._going = [int(n) for n in going if scenario.abort_step[n] != NEVER]
+        going = [int(n) for n in np.argsort(scenario.abort_step, kind="stable") if scenario.abort_step[n] != NEVER]
+        self._going = [[n for n in going if n % 2 == half] for half in (0, 1)]
         self._arrived = 0
 
     @property
@@ -63,11 +64,11 @@ class Clients:
             self._arrived += 1
         return tuple(range(first, self._arrived))
 
-    def go(self, clock: int) -> tuple[int, ...]:
-        """Everyone who goes by step `clock`, of those who are there."""
-        gone = []
-        while self._going and self._scenario.abort_step[self._going[0]] <= clock:
-            n = self._going.pop(0)
+    def go(self, clock: int, half: int) -> tuple[int, ...]:
+        """Everyone who goes by step `clock`, of those who are there, and go before it (`half` 0) or in its midst."""
+        gone, going = [], self._going[half]
+        while going and self._scenario.abort_step[going[0]] <= clock:
+            n = going.pop(0)
             if self._theirs.lives(n):
                 gone.append(n)
                 self._theirs.abort(n)
@@ -83,13 +84,14 @@ def record(scenario: Scenario, most_steps: int = 1 << 40) -> Recording:
     went: tuple[int, ...] = ()
     clock = 0
     while len(steps) < most_steps:
-        came, went = came + clients.come(clock), went + clients.go(clock)
+        came, went = came + clients.come(clock), went + clients.go(clock, 0)
         if not theirs.unfinished:
             if clients.next_arrival is None:
                 break
             clock = clients.next_arrival
             continue
-        steps.append(Step(came, went, theirs.schedule()))
+        seen = theirs.schedule()
+        steps.append(Step(came, went, seen, clients.go(clock, 1)))
         came = went = ()
         theirs.execute()
         clock += 1
@@ -116,6 +118,8 @@ def difference(recording: Recording, ours: OurSide) -> str | None:
         found = differs(number, step.seen, ours.schedule())
         if found:
             return found
+        for n in step.left:
+            ours.abort(n)
         ours.execute()
     if recording.ended and ours.unfinished:
         return "ours has requests left, vLLM has none"

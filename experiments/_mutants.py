@@ -16,7 +16,7 @@ from typing import Any
 from experiments._our_side import Rules
 
 # The modules that schedule, each built before those that import it.
-MODULES = ("cache", "blocks", "queue", "step")
+MODULES = ("cache", "blocks", "queue", "ahead", "step")
 ORIGIN = "<mutant>"  # file name of their code, so that an exception says where it arose
 
 FREE_FINISHED = """                give_back(engine, engine.cache, n)
@@ -119,6 +119,24 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "    cache.twin[last] = block\n",
         "    cache.twin[block] = cache.first[at]\n    cache.first[at] = block\n",
     ),
+    "a step is decided that the limit makes useless": (
+        "ahead",
+        "engine.columns.generated[n] + 1 >= engine.columns.limit[n]",
+        "False",
+    ),
+    "the token of the preempted is lost": (
+        "ahead",
+        "        engine.live.under_way[n] = -engine.live.under_way[n]\n",
+        "        engine.live.under_way[n] = 0\n        drop(engine, n)\n",
+    ),
+    "who ends in the queue stays there": ("ahead", "        remove(engine, n)\n", "        pass\n"),
+    "a stop is seen too soon": ("ahead", ">= live.output[n]:", ">= live.output[n] - (live.under_way[n] > 0):"),
+    "a block is found before its content is known": (
+        "step",
+        "min(columns.computed[n] + tokens, known_tokens(engine, n))",
+        "columns.computed[n] + tokens",
+    ),
+    "a token under way is forgotten": ("step", " + tokens_under_way(engine, n) - computed", " - computed"),
 }
 
 

@@ -60,6 +60,7 @@ class OurSide:
             max_tokens=setup.max_tokens,
             long_prefill_tokens=setup.long_prefill_tokens,
             chunked=setup.chunked,
+            ahead=setup.ahead,
             watermark_blocks=math.floor(setup.watermark * (setup.total_blocks + 1)),
             free_recompute=False,
             by_priority=setup.by_priority,
@@ -68,7 +69,7 @@ class OurSide:
         )
         size = len(scenario.prompt)
         columns = new_columns(
-            np.arange(size, dtype=np.float64), scenario.prompt.astype(np.int32), np.full(size, 1 << 30, np.int32)
+            np.arange(size, dtype=np.float64), scenario.prompt.astype(np.int32), scenario.limit.astype(np.int32)
         )
         priority = scenario.priority.astype(np.int32)
         return cls(new_engine(columns, scenario.output.astype(np.int32), limits, _cache(scenario), priority), rules)
@@ -88,14 +89,16 @@ class OurSide:
         if not preempted:
             self.rules.step.admit_in_order(engine, budget)
         running = engine.lists.running[: engine.counters[RUNNING]].tolist()
+        waiting = self._queue()
         return Seen(
             running=running,
-            waiting=self._queue(),
+            waiting=waiting,
             scheduled=engine.lists.scheduled[: len(running)].tolist(),
             blocks=engine.columns.blocks[running].tolist(),
             computed=engine.columns.computed[running].tolist(),
             free_blocks=int(engine.counters[FREE]),
             preemptions=engine.columns.preemptions[running].tolist(),
+            outputs=engine.columns.generated[running + waiting].tolist(),
         )
 
     def _queue(self) -> list[int]:

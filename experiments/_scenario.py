@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 IntArray = NDArray[np.int64]
 NEVER = -1
+STOP = 9_999_999  # a token that ends its request
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class Seen:
     computed: list[int]  # before the step: what the prefix cache gave shows here
     free_blocks: int
     preemptions: list[int]
+    outputs: list[int]  # tokens known of the running, then of the waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class Engine:
     max_seqs: int
     max_tokens: int
     chunked: bool
+    ahead: bool  # async scheduling: a step is decided while the one before it runs
     long_prefill_tokens: int
     watermark: float
     prefix_caching: bool
@@ -48,9 +51,10 @@ class Scenario:
     tokens: tuple[IntArray, ...]  # of each request, prompt and output
     prompt: IntArray  # (N,)
     output: IntArray  # (N,)
+    limit: IntArray  # (N,) of output tokens; where it is not reached, the last output token is STOP
     priority: IntArray  # (N,) the smaller the sooner
     arrival_step: IntArray  # (N,) ascending
-    abort_step: IntArray  # (N,) step before which the client goes, or NEVER
+    abort_step: IntArray  # (N,) step at which the client goes, or NEVER
 
     @property
     def max_model_len(self) -> int:
@@ -66,7 +70,7 @@ def _arrivals(rng: np.random.Generator, requests: int, gap: float) -> IntArray:
     return arrival
 
 
-def _tokens(rng: np.random.Generator, prompt: IntArray, output: IntArray) -> tuple[IntArray, ...]:
+def _tokens(rng: np.random.Generator, prompt: IntArray, output: IntArray, limit: IntArray) -> tuple[IntArray, ...]:
     """Token ids: a third begin like one of three system prompts, a third continue an earlier request; rest its own."""
     size = len(prompt)
     systems = [np.full(int(prompt.max()), 10_000_000 + number, np.int64) for number in range(3)]
@@ -79,6 +83,8 @@ def _tokens(rng: np.random.Generator, prompt: IntArray, output: IntArray) -> tup
             before = found[int(rng.integers(max(0, n - 30), n))]
         shared = min(len(before), int(prompt[n] * min(rng.uniform(0.3, 1.3), 1.0)))
         mine[:shared] = before[:shared]
+        if output[n] < limit[n]:
+            mine[-1] = STOP
         found.append(mine)
     return tuple(found)
 
@@ -98,10 +104,11 @@ def _engine(rng: np.random.Generator, prompt: IntArray, output: IntArray) -> Eng
         max_seqs=max_seqs,
         max_tokens=max(few if chunked else max(longest, 256), max_seqs),
         chunked=chunked,
+        ahead=bool(rng.random() < 0.5),
         long_prefill_tokens=int(rng.choice([0, 0, 32, 200])) if chunked else 0,
         watermark=float(rng.choice([0.0, 0.0, 0.0, 0.02, 0.1, 0.4] if roomy else [0.0, 0.4])),
         prefix_caching=bool(rng.random() < 0.5),
-        by_priority=bool(rng.random() < 0.4),
+        by_priority=bool(rng.random() < (0.8 if slow else 0.3)),
     )
 
 
@@ -112,6 +119,7 @@ def draw(seed: int, requests: int) -> Scenario:
     small, large = (0.3, 1.0) if rng.random() < 0.75 else (1.0, 0.3)
     prompt = np.clip(rng.lognormal(np.log(small * median), 0.9, requests), 1, 4 * median).astype(np.int64)
     output = np.clip(rng.lognormal(np.log(large * median), 0.6, requests), 1, 5 * median).astype(np.int64)
+    limit = output + rng.integers(0, 2, requests) * rng.integers(0, 5, requests)
     engine = _engine(rng, prompt, output)
     arrival = _arrivals(rng, requests, float(output.mean()) / rng.uniform(50.0, 300.0))
     goes = rng.random(requests) < rng.choice([0.0, 0.05])
@@ -119,9 +127,10 @@ def draw(seed: int, requests: int) -> Scenario:
     return Scenario(
         seed=seed,
         engine=engine,
-        tokens=_tokens(rng, prompt, output),
+        tokens=_tokens(rng, prompt, output, limit),
         prompt=prompt,
         output=output,
+        limit=limit,
         priority=rng.integers(0, 3, requests) if engine.by_priority else np.zeros(requests, np.int64),
         arrival_step=arrival,
         abort_step=np.where(goes, after, NEVER),

@@ -1,17 +1,18 @@
 """vLLM's own scheduler, driven without a model: one step at a time, requests entering at given steps.
 
-`Scheduler` and `KVCacheManager` are vLLM's, untouched; only the model runner is played: each request whose prefill is
-complete gives one token, and ends at its given length. Needs vLLM (0.32).
+`Scheduler`, `AsyncScheduler` and `KVCacheManager` are vLLM's, untouched; only the engine core and the model runner are
+played: each request whose prefill is complete gives one token, known after the step, or, with async scheduling, after
+the step that follows it has been decided. Needs vLLM (0.32).
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -22,6 +23,8 @@ from vllm.config import CacheConfig, DeviceConfig, ModelConfig, ParallelConfig, 
 from vllm.sampling_params import SamplingParams
 from vllm.utils.hashing import get_hash_fn_by_name
 from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.core.single_type_kv_cache_manager import register_all_kvcache_specs
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
@@ -29,7 +32,7 @@ from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output import StructuredOutputManager
 
-from experiments._scenario import Scenario, Seen
+from experiments._scenario import STOP, Scenario, Seen
 
 MODEL = """{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64, "intermediate_size": 128,
 "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2, "vocab_size": 1024,
@@ -55,7 +58,7 @@ def _config(scenario: Scenario) -> VllmConfig:
             max_model_len=longest,
             enable_chunked_prefill=engine.chunked,
             long_prefill_token_threshold=engine.long_prefill_tokens,
-            async_scheduling=False,
+            async_scheduling=engine.ahead,
             is_encoder_decoder=False,
             policy="priority" if engine.by_priority else "fcfs",
             watermark=engine.watermark,
@@ -75,7 +78,8 @@ def make_scheduler(scenario: Scenario) -> Scheduler:
     register_all_kvcache_specs(config)
     spec = FullAttentionSpec(block_size=size, num_kv_heads=2, head_size=16, dtype=torch.float16)
     kv = KVCacheConfig(num_blocks=blocks, kv_cache_tensors=[], kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)])
-    return Scheduler(
+    kind = AsyncScheduler if scenario.engine.ahead else Scheduler
+    return kind(
         vllm_config=config,
         kv_cache_config=kv,
         block_size=size,
@@ -85,6 +89,13 @@ def make_scheduler(scenario: Scenario) -> Scheduler:
     )
 
 
+class UnderWay(NamedTuple):
+    """A step that has been decided and not been heard of."""
+
+    output: SchedulerOutput
+    gives: dict[str, bool]  # whether each scheduled request is past its prefill, in order
+
+
 @dataclass(slots=True)
 class VllmSide:
     """One scenario on vLLM's scheduler."""
@@ -92,7 +103,7 @@ class VllmSide:
     scenario: Scenario
     scheduler: Scheduler
     requests: list[Request]
-    output: Any = None
+    under_way: list[UnderWay] = field(default_factory=list)
 
     @classmethod
     def start(cls, scenario: Scenario) -> VllmSide:
@@ -101,7 +112,7 @@ class VllmSide:
         init_none_hash(hash_of)
         hasher = get_request_block_hasher(scenario.engine.block_size, hash_of)
         for n, tokens in enumerate(scenario.tokens):
-            sampling = SamplingParams(max_tokens=int(scenario.output[n]), ignore_eos=True)
+            sampling = SamplingParams(max_tokens=int(scenario.limit[n]), stop_token_ids=[STOP], ignore_eos=True)
             sampling.update_from_generation_config({}, 2)
             requests.append(
                 Request(
@@ -131,41 +142,45 @@ class VllmSide:
     def schedule(self) -> Seen:
         """Decide one step; what it decided."""
         scheduler = self.scheduler
-        self.output = scheduler.schedule()
+        output = scheduler.schedule()
+        scheduled = output.num_scheduled_tokens
+        gives = {name: not scheduler.requests[name].is_prefill_chunk for name in scheduled}
+        self.under_way.append(UnderWay(output, gives))
         manager = scheduler.kv_cache_manager
         running = [int(request.request_id) for request in scheduler.running]
-        scheduled = self.output.num_scheduled_tokens
+        waiting = [int(request.request_id) for request in scheduler.waiting]
         return Seen(
             running=running,
-            waiting=[int(request.request_id) for request in scheduler.waiting],
+            waiting=waiting,
             scheduled=[scheduled.get(str(n), 0) for n in running],
             blocks=[len(manager.get_block_ids(str(n))[0]) for n in running],
             computed=[self.requests[n].num_computed_tokens - scheduled.get(str(n), 0) for n in running],
             free_blocks=manager.block_pool.get_num_free_blocks(),
             preemptions=[self.requests[n].num_preemptions for n in running],
+            outputs=[self.requests[n].num_output_tokens for n in running + waiting],
         )
 
     def execute(self) -> None:
-        """Play the model: a token for each request that is not in the middle of its prefill."""
-        ids = list(self.output.num_scheduled_tokens)
-        sampled = [self._next_token(self.scheduler.requests[name]) for name in ids]
+        """Play the model: hear of the oldest step under way, unless one more may be decided before."""
+        if len(self.under_way) <= self.scenario.engine.ahead:
+            return
+        output, gives = self.under_way.pop(0)
         self.scheduler.update_from_output(
-            self.output,
+            output,
             ModelRunnerOutput(
-                req_ids=ids,
-                req_id_to_index={name: place for place, name in enumerate(ids)},
-                sampled_token_ids=sampled,
+                req_ids=list(gives),
+                req_id_to_index={name: place for place, name in enumerate(gives)},
+                sampled_token_ids=[self._token(name) if gives[name] else [] for name in gives],
                 logprobs=None,
                 prompt_logprobs_dict={},
                 pooler_output=[],
             ),
         )
 
-    def _next_token(self, request: Request) -> list[int]:
-        """None in the middle of a prefill."""
-        if request.is_prefill_chunk:
-            return []
-        return [int(self.scenario.tokens[int(request.request_id)][request.num_tokens])]
+    def _token(self, name: str) -> list[int]:
+        """The next of a request; of one that has ended, any."""
+        request = self.scheduler.requests.get(name)
+        return [STOP] if request is None else [int(self.scenario.tokens[int(name)][request.num_tokens])]
 
     @property
     def unfinished(self) -> bool:

@@ -5,6 +5,7 @@ from numba import njit
 
 from kvhorizon.models.step_time import step_seconds
 from kvhorizon.models.survival import mean_remaining
+from kvhorizon.sim.ahead import drain
 from kvhorizon.sim.arrays import (
     ARRIVED,
     BUSY,
@@ -185,7 +186,8 @@ def advance(engine, curves, guest, cost, desk, until_s, learn_at, skip):  # type
     while count[DONE] < total:
         take_arrivals(engine, curves, guest)
         if count[RUNNING] == 0 and count[WAITING] == 0:
-            clock[NOW] = columns.arrival_s[count[ARRIVED]]
+            drain(engine)
+            clock[NOW] = max(clock[NOW], columns.arrival_s[count[ARRIVED]])
             continue
         if clock[NOW] >= until_s:
             return TICK
@@ -194,7 +196,7 @@ def advance(engine, curves, guest, cost, desk, until_s, learn_at, skip):  # type
         sample(engine)
         if count[DONE] >= learn_at and count[DONE] < total:
             return LEARN
-        if skip and (count[WAITING] == 0 or (unchanged and finished == 0)):
+        if skip and not engine.limits.ahead and (count[WAITING] == 0 or (unchanged and finished == 0)):
             watch = guest.steers or count[WAITING] == 0
             skip_decodes(engine, cost, quiet_steps(engine, guest), watch, until_s, growth)
     return FINISHED

@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 from kvhorizon.sim.cache import BlockCache
 from kvhorizon.solver.columns import Columns
 
+Int8Array = NDArray[np.int8]
 Int32Array = NDArray[np.int32]
 FloatArray = NDArray[np.float64]
 NOBODY = -1
 
 # Places in `Engine.counters` (int64).
-FREE, RUNNING, WAITING, HEAD, TAIL, ARRIVED, DONE, STEPS, SAMPLES, PREEMPTED, NEAR_END, COUNTS = range(12)
+FREE, RUNNING, WAITING, HEAD, TAIL, ARRIVED, DONE, STEPS, SAMPLES, PREEMPTED, NEAR_END, UNDER_WAY, COUNTS = range(13)
 # Places in `Engine.clock` (float64).
-NOW, BUSY, RECOMPUTE, STEP, TOKENS, PAIRS, NEXT_SAMPLE, SAMPLE_EVERY, RELOAD, CLOCKS = range(10)
+NOW, BUSY, RECOMPUTE, STEP, TOKENS, PAIRS, NEXT_SAMPLE, SAMPLE_EVERY, RELOAD, UNDER_WAY_S, CLOCKS = range(11)
 
 TIMELINE_ROWS = 4096
 PREEMPTION_ROWS = 32768
@@ -38,6 +39,7 @@ class Live(NamedTuple):
     newer: Int32Array  # the next in the waiting queue, or NOBODY
     older: Int32Array  # the previous in the waiting queue, or NOBODY
     priority: Int32Array  # the smaller the sooner; empty unless the engine schedules by priority
+    under_way: Int8Array  # output tokens not known yet, negative where it waits; empty unless scheduling is ahead
 
 
 class Lists(NamedTuple):
@@ -48,6 +50,8 @@ class Lists(NamedTuple):
     finished: Int32Array  # (N,) in order of finish
     timeline: FloatArray  # (TIMELINE_ROWS, 4) time, blocks in use, running, waiting
     preempted_at: FloatArray  # (PREEMPTION_ROWS, 2) time, request
+    under_way: Int32Array  # (max_num_seqs,) whom the step under way gives a token; see `ahead`
+    sent: Int32Array  # (max_num_seqs,) the same of the step that follows it
 
 
 class Limits(NamedTuple):
@@ -59,6 +63,7 @@ class Limits(NamedTuple):
     max_tokens: int  # per step
     long_prefill_tokens: int  # largest chunk of one prefill, 0: no limit
     chunked: bool
+    ahead: bool  # async scheduling: a step is decided while the one before it runs
     watermark_blocks: int  # kept free from admissions while anything runs
     free_recompute: bool  # a reference: recomputed tokens take neither time nor budget
     by_priority: bool  # the order of the queue, and who is preempted
@@ -113,6 +118,7 @@ def new_engine(
         newer=np.full(n, NOBODY, np.int32),
         older=np.full(n, NOBODY, np.int32),
         priority=np.zeros(n if limits.by_priority else 0, np.int32) if priority is None else priority,
+        under_way=np.zeros(n if limits.ahead else 0, np.int8),
     )
     lists = Lists(
         running=np.zeros(limits.max_seqs, np.int32),
@@ -120,6 +126,8 @@ def new_engine(
         finished=np.zeros(n, np.int32),
         timeline=np.zeros((TIMELINE_ROWS, 4)),
         preempted_at=np.zeros((PREEMPTION_ROWS, 2)),
+        under_way=np.zeros(limits.max_seqs, np.int32),
+        sent=np.zeros(limits.max_seqs, np.int32),
     )
     count = np.zeros(COUNTS, np.int64)
     count[FREE] = limits.total_blocks

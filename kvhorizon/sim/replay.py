@@ -52,6 +52,7 @@ def _limits(setup: Setup, policy: Policy) -> Limits:
         max_tokens=facts.max_num_batched_tokens,
         long_prefill_tokens=0,
         chunked=True,
+        ahead=setup.async_scheduling,
         watermark_blocks=int(policy.watermark_share * (facts.total_blocks + 1)),
         free_recompute=policy.free_recompute,
         by_priority=policy.by_priority,

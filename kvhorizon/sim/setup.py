@@ -28,6 +28,7 @@ class Setup:
     concurrency: int = 0  # closed loop with so many requests under way; 0: the trace's own arrivals
     prefix_caching: bool = False  # KV blocks of equal content are shared and kept while nothing overwrites them
     reload_s_per_token: float = 0.0  # from host memory, which keeps the KV of the preempted; 0: they are recomputed
+    async_scheduling: bool = False  # a step is decided while the one before it runs, as vLLM does by default on GPUs
     max_tokens: int | None = None  # largest output a client asks for; None: the trace's largest, rounded up
 
     def output_limit_tokens(self) -> int:

@@ -10,6 +10,7 @@ Source: vllm/v1/core/sched/scheduler.py and kv_cache_manager.py, release 0.32.
 from numba import njit
 
 from kvhorizon.models.step_time import step_seconds
+from kvhorizon.sim.ahead import awaits_last, drop, exchange, is_owed, owe, seconds_passing, tokens_under_way
 from kvhorizon.sim.arrays import (
     BUSY,
     DONE,
@@ -44,7 +45,7 @@ def known_tokens(engine, n):  # type: ignore[no-untyped-def]
 def next_chunk(engine, n, computed, budget):  # type: ignore[no-untyped-def]
     """(tokens scheduled, tokens charged to the budget) of request n if it now has `computed` tokens."""
     limits = engine.limits
-    tokens = known_tokens(engine, n) - computed
+    tokens = known_tokens(engine, n) + tokens_under_way(engine, n) - computed
     alone = engine.counters[RUNNING] + engine.counters[WAITING] <= 1  # nobody to starve: no limit
     if 0 < limits.long_prefill_tokens < tokens and not alone:
         tokens = limits.long_prefill_tokens
@@ -65,6 +66,8 @@ def blocks_wanted(engine):  # type: ignore[no-untyped-def]
         if budget <= 0:
             break
         n = lists.running[i]
+        if awaits_last(engine, n):
+            continue
         tokens, charged = next_chunk(engine, n, columns.computed[n], budget)
         budget -= charged
         wanted += max(0, blocks_for(columns.computed[n] + tokens, limits.block_size) - columns.blocks[n])
@@ -89,6 +92,7 @@ def preempt(engine, place):  # type: ignore[no-untyped-def]
     columns, live, lists, count = engine.columns, engine.live, engine.lists, engine.counters
     n = take_out(engine, place)
     live.high_water[n] = max(live.high_water[n], columns.computed[n])
+    owe(engine, n)
     give_back(engine, engine.cache, n)
     columns.computed[n] = 0
     columns.overtaker[n] = 0
@@ -125,6 +129,10 @@ def schedule_running(engine):  # type: ignore[no-untyped-def]
     i = 0
     while i < count[RUNNING] and budget > 0:
         n = lists.running[i]
+        if awaits_last(engine, n):
+            lists.scheduled[i] = 0
+            i += 1
+            continue
         tokens, charged = next_chunk(engine, n, columns.computed[n], budget)
         lacking = blocks_for(columns.computed[n] + tokens, limits.block_size) - columns.blocks[n]
         while lacking > count[FREE]:
@@ -138,7 +146,7 @@ def schedule_running(engine):  # type: ignore[no-untyped-def]
                 return budget, preempted
         if lacking > 0:
             take(engine, engine.cache, n, lacking)
-        fill(engine, engine.cache, n, columns.computed[n] + tokens)
+        fill(engine, engine.cache, n, min(columns.computed[n] + tokens, known_tokens(engine, n)))
         lists.scheduled[i] = tokens
         budget -= charged
         i += 1
@@ -171,7 +179,7 @@ def present(engine, n, found):  # type: ignore[no-untyped-def]
 def fits_now(engine, n, budget):  # type: ignore[no-untyped-def]
     """The engine's own admission rule for a waiting request."""
     limits, count = engine.limits, engine.counters
-    if count[RUNNING] >= limits.max_seqs or budget <= 0:
+    if count[RUNNING] >= limits.max_seqs or budget <= 0 or is_owed(engine, n):
         return False
     known = known_tokens(engine, n)
     found, idle = find(engine, engine.cache, n, known - 1)
@@ -257,6 +265,7 @@ def run_batch(engine, cost):  # type: ignore[no-untyped-def]
     seconds += clock[RELOAD]
     clock[RECOMPUTE] += clock[RELOAD]
     clock[RELOAD] = 0.0
+    seconds = seconds_passing(engine, seconds, prefill + decodes)
     clock[NOW] += seconds
     clock[BUSY] += seconds
     clock[STEP] += 0.01 * (seconds - clock[STEP])
@@ -273,6 +282,8 @@ def execute(engine, cost):  # type: ignore[no-untyped-def]
     """
     columns, live, lists, count = engine.columns, engine.live, engine.lists, engine.counters
     run_batch(engine, cost)
+    if engine.limits.ahead:
+        return exchange(engine)
     now = engine.clock[NOW]
     kept = 0
     before = count[DONE]
@@ -299,6 +310,7 @@ def execute(engine, cost):  # type: ignore[no-untyped-def]
 def abort(engine, n):  # type: ignore[no-untyped-def]
     """The client of request n has gone: it leaves without finishing."""
     lists, count = engine.lists, engine.counters
+    drop(engine, n)
     for place in range(count[RUNNING]):
         if lists.running[place] == n:
             take_out(engine, place)
