@@ -40,6 +40,7 @@ def fail_open(hook: Callable[Concatenate[Guest, P], None]) -> Callable[Concatena
             self.control.stage.restore()
             self.stale = True
             self.failed_step = True
+            self.ladder["native"] += hook.__name__ == "before_schedule"
             self.guard.failed(hook.__name__, error)
 
     functools.update_wrapper(guarded, hook)

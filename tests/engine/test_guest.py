@@ -1,10 +1,13 @@
 """The guest in vLLM's real scheduler: unseen while it observes, and never in the way of a request."""
 
+from pathlib import Path
+
 import pytest
 
 pytest.importorskip("vllm", reason="vLLM is not installed: `make engine` sets it up")
 
 from experiments._guest_driver import Setup, check_whole, drive, workload
+from kvhorizon.adapter.accounting import Accounting
 from kvhorizon.adapter.modes import Mode
 
 
@@ -34,3 +37,137 @@ def test_control_serves_everybody(asynchronous: bool, policy: str, caching: bool
     assert guest.guard.total == guest.account_guard.total == 0
     assert guest.ladder["local"] > 0
     assert guest.mode is Mode.CONTROL
+
+
+HOOKS = ["before_schedule", "after_schedule", "added", "preempted", "released"]
+INSIDE = {
+    "before_schedule": ("control", "act"),
+    "after_schedule": ("guest", "_take"),
+    "added": ("guest", "_add"),
+    "preempted": ("rows", "wait"),
+    "released": ("rows", "release"),
+}
+
+
+def broken(*_: object, **__: object) -> None:
+    raise RuntimeError("planted")
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_a_guest_that_fails_is_as_none(hook: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fault stays: the guest retires after a few errors, and every step is plain vLLM's."""
+    plain = drive(Setup(guest=False)).run(workload(60, seed=1))
+    ours = drive(Setup())
+    guest = ours.scheduler.kvhorizon
+    owner = {"guest": guest, "control": guest.control, "rows": guest.rows}[INSIDE[hook][0]]
+    monkeypatch.setattr(owner, INSIDE[hook][1], broken)
+    monkeypatch.setattr(guest.control, "act" if hook != "before_schedule" else "advise", lambda *_: None)
+    requests = workload(60, seed=1)
+    ours.run(requests)
+    assert ours.trace == plain.trace
+    assert guest.guard.total > 0
+    assert all(request.is_finished() for request in requests)
+
+
+def test_a_guest_that_fails_halfway_hides_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The queue is already the guest's when the error comes."""
+    ours = drive(Setup())
+    guest = ours.scheduler.kvhorizon
+    whole = guest.control.stage.present
+
+    def present(queue: object, shown: list) -> None:
+        whole(queue, shown)
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(guest.control.stage, "present", present)
+    requests = workload(60, seed=1)
+    ours.run(requests)
+    check_whole(ours.scheduler, requests, 160)
+    assert guest.guard.retired
+
+
+def test_an_error_of_the_engine_passes_through_and_loses_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = drive(Setup())
+    requests = workload(60, seed=1)
+    for request in requests:
+        ours.scheduler.add_request(request)
+    for _ in range(20):
+        ours.step()
+    waiting = list(ours.scheduler.waiting)
+    assert waiting
+    with monkeypatch.context() as patch:
+        patch.setattr(ours.scheduler.kv_cache_manager, "new_step_starts", broken)
+        with pytest.raises(RuntimeError, match="planted"):
+            ours.scheduler.schedule()
+    assert list(ours.scheduler.waiting) == waiting
+    ours.run([])
+    check_whole(ours.scheduler, requests, 160)
+
+
+def test_broken_accounting_leaves_scheduling_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = drive(Setup())
+    guest = ours.scheduler.kvhorizon
+    monkeypatch.setattr(Accounting, "_chunk", broken)
+    ours.run(workload(60, seed=1))
+    assert guest.account_guard.failures["scheduled"] > 0
+    assert guest.guard.total == 0
+
+
+def test_the_kill_switch_works_within_a_step_and_back(tmp_path: Path) -> None:
+    switch = tmp_path / "off"
+    ours = drive(Setup(settings={"local_only": True, "kill_switch": str(switch)}))
+    for request in workload(60, seed=1):
+        ours.scheduler.add_request(request)
+    guest = ours.scheduler.kvhorizon
+    seen = []
+    for step in range(40):
+        if step in (10, 30):
+            switch.touch() if step == 10 else switch.unlink()
+        ours.step()
+        seen.append(guest.mode)
+    assert seen == [Mode.CONTROL] * 10 + [Mode.OFF] * 20 + [Mode.CONTROL] * 10
+
+
+def test_a_retired_guest_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = drive(Setup())
+    guest = ours.scheduler.kvhorizon
+    requests = workload(60, seed=1)
+    for request in requests:
+        ours.scheduler.add_request(request)
+    with monkeypatch.context() as patch:
+        patch.setattr(guest.control, "act", broken)
+        for _ in range(10):
+            ours.step()
+    assert guest.guard.retired
+    guest.recall()
+    before = guest.ladder["local"]
+    ours.run([])
+    assert guest.ladder["local"] > before
+    assert not guest.guard.retired
+    check_whole(ours.scheduler, requests, 160)
+
+
+def test_hints_reach_the_forecast() -> None:
+    ours = drive(Setup())
+    guest = ours.scheduler.kvhorizon
+    for extra in ({"pred_len": 500}, {"pred_len": "nonsense" * 20}):
+        for request in workload(1, seed=1, extra=extra):
+            request.request_id = str(extra["pred_len"])[:8]
+            ours.scheduler.add_request(request)
+    slot = guest.rows.slot_of["500"]
+    assert guest.rows.extra.scale[slot] == 500.0
+    assert guest.hints == {"used": 1, "ignored": 1}
+
+
+def test_preemptions_and_recompute_fall_under_control() -> None:
+    """What the guest is for: outputs longer than prompts on a pool that is too small."""
+    found = {}
+    for mode in ("observe", "control"):
+        ours = drive(Setup(blocks=400, seats=64, settings={"local_only": True, "mode": mode, "knob": "means"}))
+        requests = workload(150, seed=5, prompt=(20, 100), output=(50, 400))
+        ours.run(requests)
+        check_whole(ours.scheduler, requests, 400)
+        found[mode] = (ours.scheduler.kvhorizon.accounting.total, len(ours.steps))
+    assert found["control"][0].preemptions < 0.5 * found["observe"][0].preemptions
+    assert found["control"][0].recompute_tokens < 0.6 * found["observe"][0].recompute_tokens
+    assert found["control"][1] < 1.1 * found["observe"][1]

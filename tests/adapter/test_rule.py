@@ -1,0 +1,99 @@
+"""The step's cheap answers agree with the full ones, and demand is what the engine will take."""
+
+import numpy as np
+from fakes import request, scheduler
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kvhorizon.adapter.engine import Engine, steerable
+from kvhorizon.adapter.facts import UNKNOWN_COST
+from kvhorizon.adapter.forecast import Forecaster
+from kvhorizon.adapter.rows import Rows
+from kvhorizon.adapter.rule import NOBODY, Rule, enough_victims, put_last
+from kvhorizon.solver.greedy import GREEDY, Knob
+
+TABLES = Forecaster().tables
+
+
+def build(running: list[tuple[int, int, int]], waiting: list[int], free: int, seats: int = 16) -> tuple[Engine, Rows]:
+    """Running requests as (prompt, output, computed), waiting ones as prompts."""
+    fake = scheduler(total=400, free=free, seats=seats)
+    rows = Rows(seats, TABLES)
+    for number, (prompt, output, computed) in enumerate(running):
+        one = request(f"run{number}", prompt, output, computed)
+        fake.running.append(one)
+        rows.take(rows.add(one, float(number), 100, 0, None), 0.0)
+    for number, prompt in enumerate(waiting):
+        one = request(f"wait{number}", prompt)
+        fake.waiting.append(one)
+        rows.add(one, 100.0 + number, 100, 0, None)
+    return Engine(fake), rows
+
+
+def test_demand_by_hand() -> None:
+    """Decodes that need a block or none, a prefill that gets the rest of 256 tokens, one that gets nothing."""
+    engine, rows = build([(10, 6, 16), (10, 7, 16), (600, 0, 100), (50, 0, 0)], [], free=200)
+    demand = engine.demand(rows)
+    assert demand.tokens.tolist() == [0, 1, 255, 0]
+    assert demand.blocks.tolist() == [0, 1, 16, 0]
+    assert demand.owed.tolist() == [0, 0, 15, 4]
+    assert engine.most_new_blocks() >= demand.total_blocks
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.tuples(st.integers(1, 200), st.integers(0, 60)), max_size=10),
+    st.lists(st.integers(1, 900), min_size=1, max_size=12),
+    st.integers(0, 400),
+    st.sampled_from(list(Knob)),
+)
+def test_hopeless_means_nobody(known: list[tuple[int, int]], waiting: list[int], free: int, knob: Knob) -> None:
+    engine, rows = build([(p, g, p + g) for p, g in known], waiting, free)
+    rule = Rule(GREEDY[knob], UNKNOWN_COST)
+    if not known:
+        return
+    hopeless = rule.hopeless(rows, engine, 200.0)
+    choice = rule.choose(rows, engine, engine.demand(rows), rows.waiting(), 200.0)
+    assert not (hopeless and choice.slots)
+    blocks = sum(-(-int(rows.columns.prompt[slot]) // 16) for slot in choice.slots)
+    assert blocks + engine.demand(rows).total_blocks <= max(free, engine.demand(rows).total_blocks)
+    assert len(choice.slots) <= engine.seats
+    if not choice.slots:
+        assert rule.hopeless(rows, engine, 200.05)  # it stands
+        rule.arrived(1)
+        assert rule.choose(rows, engine, engine.demand(rows), rows.waiting(), 200.05) is NOBODY
+
+
+def test_victims_cover_what_is_lacking_and_leave_one() -> None:
+    engine, rows = build([(32, 0, 32 + 16 * k) for k in range(4)], [], free=0)
+    for one in engine.scheduler.running:
+        one.num_output_tokens = one.num_computed_tokens - 32 + 1
+    demand = engine.demand(rows)
+    assert demand.blocks.tolist() == [1, 1, 1, 1]
+    blocks = rows.columns.blocks[demand.slots].tolist()
+    assert enough_victims(engine, demand, [3, 1, 0, 2], blocks) == [3]  # frees 5 blocks and wants none: 4 lacked
+    assert enough_victims(engine, demand, [0, 1, 2, 3], blocks) == [0, 1]
+    assert put_last(list("abcd"), [2, 0]) == list("bdac")
+
+
+def test_victims_are_ordered_by_the_shared_score() -> None:
+    """A request near its end is the last to go."""
+    engine, rows = build([(100, 10, 110), (100, 95, 195)], [], free=0)
+    rule = Rule(GREEDY[Knob.MEANS], UNKNOWN_COST)
+    assert rule.victims(rows, engine.demand(rows), 10.0) == [0, 1]
+
+
+def test_what_is_not_plain_text_passes_through() -> None:
+    assert steerable(request("a"))
+    for name, value in (("lora_request", 1), ("mm_features", [1]), ("resumable", True), ("pooling_params", 1)):
+        assert not steerable(request("a", **{name: value}))
+
+
+def test_running_rows_are_read_anew() -> None:
+    engine, rows = build([(10, 0, 10)], [], free=10)
+    engine.scheduler.running[0].num_output_tokens = 5
+    engine.scheduler.running[0].num_computed_tokens = 14
+    slots = engine.demand(rows).slots
+    assert rows.columns.generated[slots].tolist() == [5]
+    assert rows.columns.computed[slots].tolist() == [14]
+    assert np.array_equal(rows.columns.blocks[slots], [1])

@@ -1,0 +1,65 @@
+"""Whatever is shown and whoever is taken, the queue afterwards holds everybody else in the old order."""
+
+import heapq
+from collections import deque
+from types import SimpleNamespace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvhorizon.adapter.stage import HeapStage, ListStage
+
+
+@given(st.integers(0, 12), st.data())
+def test_a_queue_in_order(size: int, data: st.DataObject) -> None:
+    names = list(range(size))
+    queue = deque(names)
+    shown = data.draw(st.permutations(names))[: data.draw(st.integers(0, size))]
+    stage = ListStage()
+    stage.present(queue, shown)
+    assert list(queue) == shown
+    assert stage.hidden == size - len(shown)
+    taken = [queue.popleft() for _ in range(data.draw(st.integers(0, len(shown))))]
+    front = [100 + number for number in range(data.draw(st.integers(0, 2)))]
+    queue.extendleft(front)
+    stage.restore()
+    assert list(queue) == front[::-1] + [name for name in names if name not in taken]
+    assert stage.hidden == 0
+
+
+@given(st.lists(st.integers(0, 50), max_size=12), st.data())
+def test_a_queue_by_priority(names: list[int], data: st.DataObject) -> None:
+    heap = list(names)
+    heapq.heapify(heap)
+    queue = SimpleNamespace(_heap=heap)
+    everybody = list(heap)
+    places = data.draw(st.permutations(range(len(heap))))[: data.draw(st.integers(0, len(heap)))]
+    shown = [Named(heap[place]) for place in places]
+    wrapped = [Named(value) for place, value in enumerate(heap) if place not in places] + shown
+    heapq.heapify(wrapped)
+    queue._heap = wrapped
+    stage = HeapStage()
+    stage.present(queue, shown)
+    assert stage.hidden == len(everybody) - len(shown)
+    taken = [heapq.heappop(queue._heap).value for _ in range(data.draw(st.integers(0, len(shown))))]
+    heapq.heappush(queue._heap, Named(25))
+    stage.restore()
+    left = [heapq.heappop(queue._heap).value for _ in range(len(queue._heap))]
+    assert left == sorted(left)
+    assert sorted(left + taken) == sorted([*everybody, 25])
+
+
+def test_without_present_nothing_happens() -> None:
+    for stage in (ListStage(), HeapStage()):
+        stage.restore()
+        assert stage.hidden == 0
+
+
+class Named:
+    """Orders like its value, is nobody else."""
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def __lt__(self, other: "Named") -> bool:
+        return self.value < other.value
