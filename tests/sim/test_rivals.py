@@ -15,7 +15,7 @@ from kvhorizon.sim.rivals import codes
 from kvhorizon.sim.rivals.admission import decayed_ratio, retracted_ratio
 from kvhorizon.sim.rivals.named import RIVALS, VLLM
 from kvhorizon.sim.rivals.peak import future_peak, insert, quantile_remaining, take_out, uniform
-from kvhorizon.sim.rivals.victim import cost_aware, rival_score
+from kvhorizon.sim.rivals.victim import cost_aware, rival_score, thrifty
 from kvhorizon.sim.setup import Setup
 
 
@@ -153,6 +153,13 @@ def test_ltr_promotes_who_waited_200_steps() -> None:
     assert starved == 60
 
 
+@pytest.mark.parametrize(("policy", "evictions"), [("ltr:preemptive", [1, 0]), ("srpt:inf", [0, 0])])
+def test_ltr_ranks_by_all_of_the_output_and_not_by_what_is_left(policy: str, evictions: list[int]) -> None:
+    """After 56 of 100 tokens 44 are left, fewer than the newcomer's 60; but 100 rank below 60."""
+    setup = Setup(trace([0.0, 0.6], [20, 20], [100, 60]), facts(20, max_num_seqs=1), forecast="oracle")
+    assert replay(setup, parse_policy(policy)).preemptions.tolist() == evictions
+
+
 def scores(victim: int, prompt: list[int], generated: list[int]) -> list[float]:
     """Victim scores of requests that run with these tokens, all computed."""
     setup = Setup(trace([0.0] * len(prompt), prompt, [900] * len(prompt)), facts(), forecast="oracle", max_tokens=1000)
@@ -187,6 +194,18 @@ def test_flops_per_block_hardly_tells_contexts_apart() -> None:
 
 def test_the_longest_to_come_goes_first() -> None:
     assert np.argmax(scores(codes.MOST_REMAINING, [100, 100], [800, 20])) == 1
+
+
+def test_thrifty_weighs_what_is_lost_against_what_is_to_come() -> None:
+    """√400 · 1 / 100^(5/4) = 20 / 316.2; half as likely to be unfinished counts 16 times less."""
+    assert thrifty(100.0, 400.0, 1.0) == pytest.approx(0.063246, rel=1e-4)
+    assert thrifty(100.0, 400.0, 0.5) == pytest.approx(0.063246 / 16, rel=1e-4)
+
+
+def test_thrifty_spares_who_is_past_four_fifths() -> None:
+    """Of 900 tokens each, with prompts of 100, 20 and 20: 730 are more than 80 %, 715 are not, whatever it would cost."""
+    assert np.argmax(scores(codes.THRIFTY, [100, 20, 20], [715, 730, 725])) == 0
+    assert np.argmax(scores(codes.THRIFTY, [100, 20, 20], [100, 100, 300])) == 1
 
 
 def test_evictions_near_the_end_are_counted() -> None:

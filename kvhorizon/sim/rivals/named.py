@@ -34,8 +34,10 @@ VICTIMS = {
     "flops-per-mb": codes.FLOPS_PER_BLOCK,
     "remaining-time": codes.MOST_REMAINING,
     "ours": codes.OURS,
+    "thrifty": codes.THRIFTY,
 }
 ABLATION_WATERMARK = 0.02
+RESERVE_ALONE = GREEDY[Knob.MEANS]._replace(reserve_cap_share=0.1, size_scaled=False)  # from seeds 100 and 101
 
 
 def _plain(policy: str, option: str) -> None:
@@ -164,10 +166,11 @@ def _victims(policy: str, option: str, knob: Knob) -> Rival:
 
 
 def _admission(policy: str, option: str, knob: Knob) -> Rival:
-    """Ablation: our capped reserve, at the engine's own order and victims."""
-    if option != "ours":
-        raise InputError("policy", policy, "must be admission:ours[/KNOB]")
-    return Rival(VLLM._replace(ours=GREEDY[knob], admission=codes.CAPPED_RESERVE))
+    """Ablation: our reserve at the engine's own order and victims, as in the greedy or with a cap tuned for that."""
+    if option not in ("ours", "reserve"):
+        raise InputError("policy", policy, "must be admission:ours[/KNOB] or admission:reserve")
+    ours = GREEDY[knob] if option == "ours" else RESERVE_ALONE
+    return Rival(VLLM._replace(ours=ours, admission=codes.CAPPED_RESERVE))
 
 
 RIVALS: dict[str, Callable[[str, str, Knob], Rival]] = {
