@@ -1,4 +1,4 @@
-"""The command line: what-if, serve, plan. Bad input ends in one line and exit status 2, never in a traceback."""
+"""The command line: what-if, serve, plan, train. Bad input ends in one line and exit status 2, never in a traceback."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 from kvhorizon import __version__
 from kvhorizon.cli.plan import plan
 from kvhorizon.cli.serve import serve
+from kvhorizon.cli.train import train
 from kvhorizon.cli.what_if import what_if
 from kvhorizon.errors import InputError
 
@@ -23,6 +24,7 @@ app = typer.Typer(
 app.command("what-if")(what_if)
 app.command("serve")(serve)
 app.command("plan")(plan)
+app.command("train")(train)
 
 
 def _version(wanted: bool) -> None:

@@ -59,9 +59,10 @@ def no_evidence(nodes: int, levels: int, memory: float) -> Evidence:
     """Nothing counted yet; every curve is 1 until it is built."""
     scores = np.zeros((levels, len(STRENGTHS)))
     scores[:, FIRST_STRENGTH] = HEAD_START
-    counts = [np.zeros((nodes, BINS)) for _ in range(3)]
     return Evidence(
-        *counts,
+        ended=np.zeros((nodes, BINS)),
+        capped=np.zeros((nodes, BINS)),
+        running=np.zeros((nodes, BINS)),
         weight=np.ones(nodes),
         total=np.zeros(nodes),
         seen=np.zeros(nodes, np.int64),
@@ -201,5 +202,3 @@ def watch_all(evidence, paths, bins):  # type: ignore[no-untyped-def]
         for node in paths[i]:
             if node >= 0:
                 evidence.running[node, bins[i]] += 1.0
-
-
