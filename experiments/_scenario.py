@@ -89,17 +89,17 @@ def _tokens(rng: np.random.Generator, prompt: IntArray, output: IntArray, limit:
     return tuple(found)
 
 
-def _engine(rng: np.random.Generator, prompt: IntArray, output: IntArray) -> Engine:
+def _engine(rng: np.random.Generator, prompt: IntArray, output: IntArray, slow: bool) -> Engine:
     block_size = int(rng.choice([4, 8, 16, 32]))
     whole = -(-(prompt + output) // block_size)
     roomy = rng.random() < 0.8  # else the pool holds just the largest request
-    slow = rng.random() < 0.2  # few tokens a step: prefills take many
     chunked = bool(slow or rng.random() < 0.7)
     max_seqs = 16 if slow else int(rng.choice([16, 64, 128]))
+    held = rng.uniform(2.0, 8.0) if slow else rng.uniform(8.0, 20.0)  # that the pool holds, of mean size
     longest = int((prompt + output).max()) + 8
     few = 16 if slow else int(rng.choice([64, 256, 1024]))
     return Engine(
-        total_blocks=int(max(whole.max(), rng.uniform(8.0, 20.0) * whole.mean() if roomy else 0)),
+        total_blocks=int(max(whole.max(), held * whole.mean() if roomy else 0)),
         block_size=block_size,
         max_seqs=max_seqs,
         max_tokens=max(few if chunked else max(longest, 256), max_seqs),
@@ -116,11 +116,12 @@ def draw(seed: int, requests: int) -> Scenario:
     """A random scenario under memory pressure: the pool holds a few of the larger requests, or some dozens."""
     rng = np.random.default_rng(seed)
     median = float(rng.choice([30, 80, 200]))
-    small, large = (0.3, 1.0) if rng.random() < 0.75 else (1.0, 0.3)
+    slow = bool(rng.random() < 0.2)  # few tokens a step: prefills take many
+    small, large = (1.0, 0.3) if rng.random() < (0.7 if slow else 0.2) else (0.3, 1.0)
     prompt = np.clip(rng.lognormal(np.log(small * median), 0.9, requests), 1, 4 * median).astype(np.int64)
     output = np.clip(rng.lognormal(np.log(large * median), 0.6, requests), 1, 5 * median).astype(np.int64)
     limit = output + rng.integers(0, 2, requests) * rng.integers(0, 5, requests)
-    engine = _engine(rng, prompt, output)
+    engine = _engine(rng, prompt, output, slow)
     arrival = _arrivals(rng, requests, float(output.mean()) / rng.uniform(50.0, 300.0))
     goes = rng.random(requests) < rng.choice([0.0, 0.05])
     after = arrival + 1 + rng.integers(0, 4 * int(output.mean()), requests)
