@@ -203,7 +203,7 @@ def test_thrifty_weighs_what_is_lost_against_what_is_to_come() -> None:
 
 
 def test_thrifty_spares_who_is_past_four_fifths() -> None:
-    """Of 900 tokens each, with prompts of 100, 20 and 20: 730 are more than 80 %, 715 are not, whatever it would cost."""
+    """Of 900 tokens each, with prompts of 100, 20 and 20: 730 are past 80 %, 715 are not, whatever it costs."""
     assert np.argmax(scores(codes.THRIFTY, [100, 20, 20], [715, 730, 725])) == 0
     assert np.argmax(scores(codes.THRIFTY, [100, 20, 20], [100, 100, 300])) == 1
 

@@ -37,7 +37,7 @@ VICTIMS = {
     "thrifty": codes.THRIFTY,
 }
 ABLATION_WATERMARK = 0.02
-RESERVE_ALONE = GREEDY[Knob.MEANS]._replace(reserve_cap_share=0.1, size_scaled=False)  # from seeds 100 and 101
+RESERVE_ALONE = GREEDY[Knob.MEANS]._replace(size_scaled=False)  # cap 7 %, z 2: from seeds 100 and 101
 
 
 def _plain(policy: str, option: str) -> None:
