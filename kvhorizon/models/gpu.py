@@ -1,6 +1,7 @@
 """GPUs: memory, bandwidth, peak FLOP/s, and what is usually asked of them.
 
-Sources: NVIDIA data sheets (A100, H100 SXM, H200, L4, L40S; dense bf16, without sparsity); memory is what the driver
+Sources: NVIDIA data sheets (A100, H100 SXM, H200, L4, L40S, RTX PRO 6000 Blackwell Workstation Edition; dense bf16,
+without sparsity, the last from its architecture's whitepaper); memory is what the driver
 leaves to a process (`torch.cuda.get_device_properties().total_memory`), some 1-8 % below the decimal name; scheduler
 defaults are vLLM 0.32's for an API server (`vllm/engine/arg_utils.py`).
 """
@@ -38,6 +39,7 @@ _PRESETS = (
     Gpu("h200", "h200", 139.8 * GIB, 4.8e12, 989e12, 0.05, 1024, 8192),
     Gpu("l4-24gb", "l40s", 22.0 * GIB, 0.3e12, 121e12, 0.15, 256, 2048),
     Gpu("l40s-48gb", "l40s", 44.4 * GIB, 0.864e12, 362e12, 0.075, 256, 2048),
+    Gpu("rtx-pro-6000", "l40s", 94.9 * GIB, 1.792e12, 503.8e12, 0.075, 1024, 8192),
 )
 
 
