@@ -1,26 +1,33 @@
 """Forecasts of output length for the requests of a trace, as curves that compiled code reads.
 
     history        learned online from the requests that finished; knows nothing of one request but its key
+    hint:SIGMA     clients' hints whose log error has standard deviation SIGMA, which the forecast has to find out
+    learned:FILE   a model of `kvhorizon train`
     noisy:SIGMA    a predictor whose log error has standard deviation SIGMA, combined with what was learned online
     oracle         the truth
 
-The last two stand for predictors that one might have, and so may read the true lengths; `history` never does.
+`noisy` and `oracle` stand for predictors that one might have, and so may read the true lengths, and the clients of
+`hint` do; `history` and `learned` never do.
 """
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kvhorizon.errors import InputError
-from kvhorizon.models.history import UNIT_TOKENS, LengthHistory
+from kvhorizon.models.features import Recorded
+from kvhorizon.models.guarded import GuardedHistory
+from kvhorizon.models.informed import HintForecast, KeyedForecast, learned_forecast
+from kvhorizon.models.learned import load_model
 from kvhorizon.models.lognormal import Window, fit_lognormal
 from kvhorizon.models.survival import EXACT, GRID_POINTS, Curves, lognormal_curve, residual_of
 
-SPECS = "must be history, oracle, or noisy:SIGMA with SIGMA > 0"
+SPECS = "must be history, oracle, noisy:SIGMA or hint:SIGMA with SIGMA > 0, or learned:FILE"
 PROMPT_CLASS_BITS = 3  # classes of prompt length: below 8, 64, 512, 4096, … tokens
 MATERIAL = 0.05  # change of the prior, in log length, that is worth new tables
 UPDATE_EVERY = 64  # finished requests between two looks at the prior
@@ -40,6 +47,10 @@ class Forecast(Protocol):
         """Take in (n,) request indices in order of finish, and their lengths; True if anything in `curves` changed."""
         ...
 
+    def watch(self, running: IntArray, generated: IntArray) -> None:
+        """Take in the (n,) requests that run now, with tokens generated so far; `curves` may change."""
+        ...
+
 
 def make_forecast(
     spec: str,
@@ -49,11 +60,24 @@ def make_forecast(
     output_limit: IntArray,
     true_output_tokens: IntArray,
     seed: int,
+    recorded: Recorded | None = None,
 ) -> Forecast:
-    """The forecast that `spec` names for N requests; all arrays are (N,). Raises InputError for an unknown spec."""
+    """The forecast that `spec` names for N requests; all arrays are (N,). Raises InputError for an unknown spec.
+
+    A learned forecast needs the requests as `recorded`; their lengths reach it only as they finish.
+    """
     kind, _, argument = spec.partition(":")
     if spec == "history":
-        return HistoryForecast(prompt_tokens, key)
+        return history_forecast(prompt_tokens, key, output_limit)
+    if kind == "learned":
+        if recorded is None:
+            raise InputError("forecast", spec, "needs the recorded columns of the trace, which are not at hand here")
+        return learned_forecast(load_model(Path(argument)), recorded, output_limit)
+    if kind == "hint":
+        log_sigma = _log_sigma(spec, argument)
+        noise = np.random.default_rng(seed).standard_normal(len(key))
+        hint = np.maximum(1.0, true_output_tokens * np.exp(log_sigma * noise))
+        return HintForecast(history_forecast(prompt_tokens, key, output_limit), key.astype(np.int64), hint, hint)
     if spec == "oracle":
         return OracleForecast(np.minimum(true_output_tokens, output_limit))
     if kind == "noisy":
@@ -64,8 +88,10 @@ def make_forecast(
 def check_spec(spec: str) -> None:
     """Raises InputError unless `spec` names a forecast."""
     kind, _, argument = spec.partition(":")
-    if kind == "noisy":
+    if kind in ("noisy", "hint"):
         _log_sigma(spec, argument)
+    elif kind == "learned":
+        load_model(Path(argument))
     elif spec not in ("history", "oracle"):
         raise InputError("forecast", spec, SPECS)
 
@@ -92,32 +118,9 @@ def length_chain(tenant: IntArray, prompt_tokens: IntArray) -> IntArray:
     return np.stack([-1 - tenant.astype(np.int64), leaf], axis=1)
 
 
-class HistoryForecast:
-    """What requests with the same key did before."""
-
-    def __init__(self, prompt_tokens: IntArray, tenant: IntArray) -> None:
-        self.version = 0
-        self._history = LengthHistory()
-        self._key = length_key(tenant, prompt_tokens)  # (N,)
-        self._distinct, self._which = np.unique(self._key, return_inverse=True)
-        self._mapping_version = 0
-        count = len(self._key)
-        self.curves = Curves(
-            self._history.survival,
-            self._history.residual,
-            np.zeros(count, dtype=np.int32),
-            np.full(count, UNIT_TOKENS),
-        )
-
-    def learn(self, finished: IntArray, output_tokens: IntArray, now_s: float) -> bool:
-        """See `Forecast.learn`."""
-        if not self._history.learn(self._key[finished], output_tokens):
-            return False
-        if self._mapping_version != self._history.mapping_version:
-            self._mapping_version = self._history.mapping_version
-            self.curves.curve[:] = self._history.rows_of(self._distinct)[self._which]
-        self.version += 1
-        return True
+def history_forecast(prompt_tokens: IntArray, tenant: IntArray, output_limit: IntArray) -> KeyedForecast:
+    """What requests with the same keys did before."""
+    return KeyedForecast(GuardedHistory(), length_chain(tenant, prompt_tokens), output_limit)
 
 
 class NoisyForecast:
@@ -154,6 +157,9 @@ class NoisyForecast:
         self.version += 1
         return True
 
+    def watch(self, running: IntArray, generated: IntArray) -> None:
+        """What a request has generated does not change what was predicted of it."""
+
     def _update(self) -> None:
         mean, prior_variance = self._prior[0], self._prior[1] ** 2
         trust = prior_variance / (prior_variance + self._variance)
@@ -175,3 +181,6 @@ class OracleForecast:
     def learn(self, finished: IntArray, output_tokens: IntArray, now_s: float) -> bool:
         """Nothing is left to learn."""
         return False
+
+    def watch(self, running: IntArray, generated: IntArray) -> None:
+        """Nothing is left to learn."""

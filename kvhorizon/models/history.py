@@ -10,6 +10,8 @@ unknown. Memory is bounded: the keys that were used longest ago are forgotten.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,6 +96,29 @@ class LengthHistory:
         known = [ROOT, *self._nodes.values()]
         for node in sorted(known, key=lambda node: int(self.evidence.level[node])):
             self._build(node)
+
+    def known(self) -> tuple[IntArray, IntArray]:
+        """Keys (k,), the one used longest ago first, and their nodes (k,)."""
+        return np.array(list(self._nodes), dtype=np.int64), np.array(list(self._nodes.values()), dtype=np.int64)
+
+    def restore(self, keys: IntArray, counts: Mapping[str, NDArray[Any]]) -> None:
+        """Fill an empty history: (k,) keys as `known` gives them, and columns of `Evidence` of the root and their
+        nodes, whose parents are numbered alike. Where there is no room for all, the keys used last are kept.
+        """
+        nodes = {0: ROOT}
+        first = max(0, len(keys) - len(self._free_nodes))
+        for place in sorted(range(1 + first, 1 + len(keys)), key=lambda place: int(counts["level"][place])):
+            if int(counts["parent"][place]) in nodes:
+                nodes[place] = self._free_nodes.pop()
+        for place, node in nodes.items():
+            for name in ("ended", "capped", "weight", "total", "seen", "level"):
+                getattr(self.evidence, name)[node] = counts[name][place]
+            self.evidence.parent[node] = nodes.get(int(counts["parent"][place]), -1)
+        self.evidence.scores[:] = counts["scores"]
+        self._nodes.update((int(keys[place - 1]), nodes[place]) for place in sorted(nodes) if place)
+        self.forget(1.0)
+        newest_first = np.array([[node] for node in reversed(self._nodes.values())], dtype=np.int64)
+        self._give_rows(newest_first[: len(self._free_rows)])
 
     def _row_of(self, chain: list[int]) -> int:
         for key in reversed(chain):
