@@ -36,7 +36,7 @@ def test_the_victim_ablation_runs_with_the_watermark() -> None:
 @pytest.mark.parametrize(
     ("policy", "says"),
     [
-        ("psychic", "must begin with one of admission, cost-aware, fcfs"),
+        ("psychic", "must begin with one of a-min, admission, cost-aware"),
         ("watermark", "0 <= F < 1"),
         ("watermark:1", "0 <= F < 1"),
         ("sjf:2", "takes nothing after its name"),
