@@ -2,8 +2,13 @@
 
 Half of the grid points (batch compositions) are held out, the same for every model and GPU; the physical form is fitted
 to the others. `transfer_mape` predicts a dense model with the median coefficients of the *other* dense models on the
-GPU. The engine overhead is fitted to half of the vLLM runs (Qwen3-32B, H100, TP 2, 4, 8; steady, with long outputs)
-as measured time per output token less the kernel sums, and tested on the other half.
+GPU; `transfer_moe_mape` a mixture of experts with those of the *dense* models on the GPU, or of mixtures of experts on
+the *other* GPUs.
+
+The engine overhead is fitted to half of the vLLM runs (Qwen3-32B, H100, TP 2, 4, 8; steady, with long outputs) as
+measured time per output token less the kernel sums, and tested on the other half. On the RTX PRO 6000, whose kernels
+nobody summed, it is fitted together with the kernels' factors to the first half of each run, and tested on the second
+(`_measured_fit`).
 """
 
 from __future__ import annotations
@@ -15,8 +20,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from experiments._harness import Figures, Options, Targets, data, main, target
+from experiments._measured_fit import fit as fit_run
+from experiments._measured_runs import FCFS, MODELS
+from experiments._measured_runs import load as load_run
+from experiments.measured_engines import errors, latencies
 from experiments.step_time_fit import Samples, fit, load, relative_error
 from kvhorizon.models.calibration import Coefficients
+from kvhorizon.sim.replay import replay
 
 SEED = 20260101
 STEADY_OUTPUT_TOKENS = 512  # shorter outputs are mostly prefill
@@ -37,7 +47,9 @@ def measure(options: Options) -> tuple[Figures, Targets]:
         "heldout_mape_by_kind": by_kind(samples, errors, test),
         "heldout_mape_each": each,
         "transfer_mape": transfer_mape(samples, fitted, test),
+        "transfer_moe_mape": transfer_moe_mape(samples, fitted, test),
         **engine_overhead(rng),
+        "engine_measured": {name: measured_overhead(name) for name in list(MODELS)[: 1 if options.quick else None]},
     }
     targets = {
         "heldout_mape": target(float(pooled.mean()), "<=0.06"),
@@ -72,11 +84,30 @@ def transfer_mape(samples: list[Samples], fitted: list[Coefficients], test: list
             if other.gpu == s.gpu and other.shape != s.shape and not other.shape.experts
         ]
         if others and not s.shape.experts:
-            median = Coefficients(
-                *(float(np.median([getattr(c, f.name) for c in others])) for f in fields(Coefficients))
-            )
-            errors.append(np.abs(relative_error(s, median))[out])
+            errors.append(np.abs(relative_error(s, median(others)))[out])
     return float(np.concatenate(errors).mean())
+
+
+def transfer_moe_mape(
+    samples: list[Samples], fitted: list[Coefficients], test: list[NDArray[np.bool_]]
+) -> dict[str, dict[str, float]]:
+    """Held-out error of mixtures of experts that borrow, per GPU."""
+    found = {}
+    for s, out in zip(samples, test, strict=True):
+        if s.shape.experts:
+            all_others = [(o, c) for o, c in zip(samples, fitted, strict=True) if o is not s]
+            dense = median([c for o, c in all_others if o.gpu == s.gpu and not o.shape.experts])
+            experts = median([c for o, c in all_others if o.gpu != s.gpu and o.shape.experts])
+            found[s.gpu.family] = {
+                "dense_here": float(np.abs(relative_error(s, dense))[out].mean()),
+                "experts_elsewhere": float(np.abs(relative_error(s, experts))[out].mean()),
+            }
+    return found
+
+
+def median(coefficients: list[Coefficients]) -> Coefficients:
+    """One by one."""
+    return Coefficients(*(float(np.median([getattr(c, f.name) for c in coefficients])) for f in fields(Coefficients)))
 
 
 def engine_overhead(rng: np.random.Generator) -> dict[str, float]:
@@ -95,6 +126,21 @@ def engine_overhead(rng: np.random.Generator) -> dict[str, float]:
         "engine_sequence_ms": float(sequence_ms),
         "engine_tpot_mape_kernels_only": float(np.abs(kernels / tpot - 1.0)[test].mean()),
         "engine_tpot_mape": float(np.abs(corrected / tpot - 1.0)[test].mean()),
+    }
+
+
+def measured_overhead(name: str) -> dict[str, float]:
+    """The same of a measured run [ms], and the error of mean TPOT over the requests of its second half."""
+    run = load_run(name)
+    fitted = fit_run(run)
+    outcome = replay(run.setup(fitted.cost(run)), FCFS)
+    scored = run.first_token_s > run.half_s
+    simulated = latencies(run, outcome.first_token_s, outcome.finish_s, scored)
+    measured = latencies(run, run.first_token_s, run.last_token_s, scored)
+    return {
+        "step_ms": 1e3 * fitted.overhead.step_s,
+        "sequence_ms": 1e3 * fitted.overhead.sequence_s,
+        "tpot_mean_err": errors(simulated, measured)["tpot_mean_err"],
     }
 
 

@@ -3,8 +3,9 @@
 `data/step_time.csv` is written by `python -m experiments.step_time_fit`; the measured kernel times behind it are
 aiconfigurator's for vLLM (github.com/ai-dynamo/aiconfigurator). A model that was not measured takes the median of the
 nearest group that was, in this order: the same model (by its dimensions) at any TP; the same family and kind (dense or
-mixture of experts); the same family. TP adds no communication term of its own: the factors of the TP that was measured
-hold it.
+mixture of experts); the same kind on any GPU. Kind goes before GPU, since experts have kernels of their own
+(`transfer_moe_mape` in `experiments.step_time`). TP adds no communication term of its own: the factors of the TP that
+was measured hold it.
 """
 
 from __future__ import annotations
@@ -68,8 +69,7 @@ def _groups(shape: ModelShape, gpu: Gpu, tp: int) -> Iterator[list[Coefficients]
     yield [row.coefficients for row in model if row.tp == tp]
     yield [row.coefficients for row in model]
     yield [row.coefficients for row in family if row.moe == bool(shape.experts)]
-    yield [row.coefficients for row in family]
-    yield [row.coefficients for row in table()]
+    yield [row.coefficients for row in table() if row.moe == bool(shape.experts)]
 
 
 def _like(shape: ModelShape) -> tuple[int, ...]:
