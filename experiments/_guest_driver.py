@@ -42,10 +42,10 @@ MODEL = """{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidde
 
 
 @cache
-def model_folder() -> str:
+def model_folder(config: str = MODEL) -> str:
     """A local folder with the configuration of a tiny model."""
     folder = tempfile.mkdtemp(prefix="kvhorizon-model-")
-    (Path(folder) / "config.json").write_text(MODEL, encoding="utf-8")
+    (Path(folder) / "config.json").write_text(config, encoding="utf-8")
     return folder
 
 
@@ -62,6 +62,7 @@ class Setup:
     policy: str = "fcfs"
     watermark: float = 0.0
     guest: bool = True
+    step_s: float | None = 0.02  # on the guest's clock; None: real time
     settings: dict[str, Any] = field(default_factory=lambda: {"local_only": True})
 
 
@@ -147,6 +148,8 @@ class Drive:
     ends: dict[str, str] = field(default_factory=dict)
     _flight: deque[tuple[Any, list[bool]]] = field(default_factory=deque)
     asynchronous: bool = False
+    step_s: float | None = None
+    now_s: float = 0.0
 
     def abort(self, name: str) -> None:
         """The client of a request goes."""
@@ -156,9 +159,7 @@ class Drive:
         """One round of the engine core; `see` is called with what was scheduled, which is also returned."""
         scheduler, output = self.scheduler, None
         if scheduler.has_requests():
-            output = scheduler.schedule()
-            sampled = [not scheduler.requests[name].is_prefill_chunk for name in output.num_scheduled_tokens]
-            self.steps.append(tuple(output.num_scheduled_tokens.items()))
+            output, sampled = self.schedule()
             self._flight.append((output, sampled))
             if see is not None:
                 see(output)
@@ -166,6 +167,18 @@ class Drive:
         if self._flight and (output is None or len(self._flight) >= depth or not output.num_scheduled_tokens):
             self._update(*self._flight.popleft())
         return output
+
+    def schedule(self) -> tuple[Any, list[bool]]:
+        """The first half of a synchronous step: what was scheduled, and which requests will give a token."""
+        output = self.scheduler.schedule()
+        sampled = [not self.scheduler.requests[name].is_prefill_chunk for name in output.num_scheduled_tokens]
+        self.steps.append(tuple(output.num_scheduled_tokens.items()))
+        self.now_s += self.step_s or 0.0
+        return output, sampled
+
+    def finish(self, scheduled: tuple[Any, list[bool]]) -> None:
+        """The second half."""
+        self._update(*scheduled)
 
     def _update(self, output: Any, sampled: list[bool]) -> None:
         names = list(output.num_scheduled_tokens)
@@ -202,7 +215,11 @@ class Drive:
 
 def drive(setup: Setup) -> Drive:
     """An engine ready to be driven."""
-    return Drive(make(setup), asynchronous=setup.asynchronous)
+    engine = Drive(make(setup), asynchronous=setup.asynchronous, step_s=setup.step_s)
+    if setup.guest and setup.step_s is not None:
+        guest = engine.scheduler.kvhorizon
+        guest.use_clock(lambda: engine.now_s, lambda: 0.0)
+    return engine
 
 
 def check_whole(scheduler: Any, requests: list[Request], blocks: int) -> None:

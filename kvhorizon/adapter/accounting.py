@@ -57,6 +57,7 @@ class Accounting:
     finished: int = 0
     useful_flops: float = 0.0  # of finished requests
     _evicted: dict[str, _Evicted] = field(default_factory=dict)
+    _behind: dict[str, _Evicted] = field(default_factory=dict)  # those of them below their mark
 
     @property
     def preemption_frequency(self) -> float:
@@ -79,20 +80,22 @@ class Accounting:
         known = self._evicted.setdefault(request.request_id, _Evicted(0, Tally()))
         known.mark = max(known.mark, min(request.num_computed_tokens, request.num_tokens))
         known.resumed = False
+        self._behind[request.request_id] = known
         known.tally.preemptions += 1
         self.total.preemptions += 1
 
     def scheduled(self, num_tokens: Mapping[str, int], requests: Mapping[str, Any]) -> None:
         """The step computes `num_tokens` of each request; call it before the engine moves the requests on."""
-        if not self._evicted:
-            return
-        for name, known in self._evicted.items():
-            if known.mark and name in num_tokens:
-                self._chunk(known, requests[name].num_computed_tokens, num_tokens[name])
+        for name in [name for name in self._behind if name in num_tokens]:
+            known = self._behind[name]
+            self._chunk(known, requests[name].num_computed_tokens, num_tokens[name])
+            if known.mark == 0:
+                del self._behind[name]
 
     def release(self, request: Any) -> None:
         """The request is over, finished or aborted."""
         known = self._evicted.pop(request.request_id, None)
+        self._behind.pop(request.request_id, None)
         tally = known.tally if known is not None else Tally()
         prompt, output = request.num_prompt_tokens, request.num_output_tokens
         useful = _useful_flops(self.shape, prompt, output) if self.shape is not None else 0.0

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from kvhorizon.adapter import compat
+from kvhorizon.adapter.batch import Batch, Demand
 from kvhorizon.adapter.decisions import Decision, DecisionLog
-from kvhorizon.adapter.engine import Demand, Engine, ready
+from kvhorizon.adapter.engine import Engine, ready
 from kvhorizon.adapter.plans import PlanFollower
 from kvhorizon.adapter.rows import Rows, Slots
 from kvhorizon.adapter.rule import NOBODY, Choice, Rule, enough_victims, put_last
@@ -27,11 +28,13 @@ class Control:
         self, engine: Engine, rows: Rows, rule: Rule, plans: PlanFollower, log: DecisionLog, level: compat.Level
     ) -> None:
         self.engine, self.rows, self.rule, self.plans, self.log, self.level = engine, rows, rule, plans, log, level
+        self.batch = Batch(engine, rows)
         self.stage: Stage = HeapStage() if engine.by_priority else ListStage()
         self.choice = NOBODY
         self.evicted = 0  # ahead of need
         self.evict_occupancy, self.evict_residency_s = EVICT_OCCUPANCY, EVICT_RESIDENCY_S
         self.step = 0
+        self._calm_until = 0  # step before which the running requests cannot lack blocks
         self._evictions_done = -1  # serial of the plan whose evictions are done
 
     @property
@@ -42,12 +45,16 @@ class Control:
             return "local"
         return "program" if plan.source == Source.PROGRAM else "greedy"
 
+    def joined(self) -> None:
+        """The engine has admitted somebody."""
+        self._calm_until = 0
+
     def act(self, now_s: float, may_evict: bool) -> None:
         """Prepare the engine for this step; undone by `stage.restore()`, but for evictions and order."""
         self.choice = NOBODY
         evicted = self._evict(now_s) if may_evict and self.level >= compat.Level.FULL else []
         engine = self.engine
-        demand = self._put_victims_last(now_s) if engine.free_blocks < engine.most_new_blocks() else None
+        demand = self._put_victims_last(now_s) if self._may_lack() else None
         queue = engine.scheduler.waiting
         if not queue or engine.seats <= 0:  # the engine admits nobody in this step
             return
@@ -63,6 +70,13 @@ class Control:
         if self.engine.scheduler.waiting and self.engine.seats > 0:
             self.choice = self._choose(None, now_s, [])
 
+    def _may_lack(self) -> bool:
+        """Whether the running requests might want more blocks in this step than there are."""
+        wanted = self.batch.wanted_blocks()
+        if wanted is not None:
+            return wanted > self.engine.free_blocks
+        return self.step >= self._calm_until
+
     def _choose(self, demand: Demand | None, now_s: float, evicted: list[int]) -> Choice:
         rows, engine = self.rows, self.engine
         if engine.scheduler.running and self.rule.hopeless(rows, engine, now_s):
@@ -70,7 +84,7 @@ class Control:
         candidates = self._candidates(evicted)
         if not len(candidates):
             return NOBODY
-        choice = self.rule.choose(rows, engine, demand or engine.demand(rows), candidates, now_s)
+        choice = self.rule.choose(rows, engine, demand or self.batch.demand(), candidates, now_s)
         if choice is NOBODY:
             self._note_held(candidates, now_s)
         return choice
@@ -110,14 +124,17 @@ class Control:
     def _put_victims_last(self, now_s: float) -> Demand:
         """Where this step will lack blocks, the engine gives up the end of its list: put the best victims there."""
         engine, rows = self.engine, self.rows
-        demand = engine.demand(rows)
+        demand = self.batch.demand()
         running = engine.scheduler.running
+        if demand.total_blocks <= engine.free_blocks and not engine.has_connector:
+            self._calm_until = self.step + self.batch.calm_steps(demand)
         if demand.total_blocks <= engine.free_blocks or engine.by_priority or len(running) < 2:
             return demand
         ordered = self.rule.victims(rows, demand, now_s)
         places = enough_victims(engine, demand, ordered, rows.columns.blocks[demand.slots].tolist())
         if places and places != list(range(len(running) - 1, len(running) - 1 - len(places), -1)):
             running[:] = put_last(running, places)
+            self.batch.reordered(places)
         for place in places:
             self._note_victim(int(demand.slots[place]), demand, now_s)
         return demand

@@ -1,4 +1,4 @@
-"""What the guest reads of vLLM's scheduler: room, queues, and what the running requests take in this step.
+"""What the guest reads of vLLM's scheduler: sizes, room, and which requests are its to admit.
 
 Blocks are counted per token position: where several groups of layers grow with the context, one block here is one of
 each group. Layers with a bounded window take a bounded share, which is left to vLLM's own check.
@@ -6,28 +6,12 @@ each group. Layers with a bounded window take a bounded share, which is left to 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kvhorizon.adapter.rows import Rows, Slots
-
 IntArray = NDArray[np.int64]
-
-
-class Demand(NamedTuple):
-    """Of the running requests in this step, (R,) each, in the order in which they share the token budget."""
-
-    slots: Slots
-    tokens: IntArray
-    blocks: IntArray  # to be newly allocated
-    owed: IntArray  # beyond those, until the prefill is complete
-
-    @property
-    def total_blocks(self) -> int:
-        """All new blocks of the step."""
-        return int(self.blocks.sum())
 
 
 class Engine:
@@ -49,6 +33,7 @@ class Engine:
         self.lookahead = int(getattr(scheduler, "num_lookahead_tokens", 0))
         self.step_tokens = 1 + int(getattr(scheduler, "num_spec_tokens", 0))  # of a decode, drafts among them
         self.max_model_len = int(scheduler.max_model_len)
+        self.asynchronous = bool(getattr(scheduler.scheduler_config, "async_scheduling", True))
         self._can_free = getattr(scheduler, "_request_blocks_can_be_freed", None)
 
     @property
@@ -72,41 +57,9 @@ class Engine:
         """Whether KV may come from elsewhere, so that waiting requests can change by themselves."""
         return getattr(self.scheduler, "connector", None) is not None
 
-    def most_new_blocks(self) -> int:
-        """No step of the running requests takes more new blocks than this."""
-        running = len(self.scheduler.running)
-        each = 1 + self.step_tokens // self.block_size + -(-self.lookahead // self.block_size)
-        return running * each + -(-self.token_budget // self.block_size)
-
-    def demand(self, rows: Rows) -> Demand:
-        """Read the running requests into their rows, and what they will take."""
-        running = self.scheduler.running
-        slots: Slots = np.array([rows.slot_of[request.request_id] for request in running], dtype=np.int32)
-        columns, size = rows.columns, self.block_size
-        generated = np.array([request.num_output_tokens for request in running], dtype=np.int64)
-        computed = np.array([request.num_computed_tokens for request in running], dtype=np.int64)
-        placeholders = np.array([request.num_output_placeholders for request in running], dtype=np.int64)
-        known = columns.prompt[slots] + generated
-        held = -(-np.minimum(computed + self.lookahead, self.max_model_len) // size)
-        held[computed == 0] = 0
-        pending = np.maximum(known + placeholders - computed, 0)
-        pending[pending == 1] = self.step_tokens
-        tokens = self._share(pending, self.max_model_len - 1 - computed)
-        wanted = -(-np.minimum(computed + tokens + self.lookahead, self.max_model_len) // size)
-        blocks = np.where(tokens > 0, np.maximum(wanted - held, 0), 0)
-        columns.generated[slots] = generated
-        columns.computed[slots] = computed
-        columns.blocks[slots] = held
-        owed = np.maximum(-(-known // size) - held - blocks, 0)
-        return Demand(slots, tokens, blocks, owed)
-
-    def _share(self, pending: IntArray, until_limit: IntArray) -> IntArray:
-        """Tokens that each running request gets of the step's budget, in order."""
-        wished = np.minimum(pending, np.maximum(until_limit, 0))
-        if self.long_prefill > 0:
-            wished = np.minimum(wished, self.long_prefill)
-        before = np.cumsum(wished) - wished
-        return np.asarray(np.clip(self.token_budget - before, 0, wished), dtype=np.int64)
+    def blocks_of(self, tokens: IntArray) -> IntArray:
+        """Blocks that hold so many tokens, no more than the longest sequence."""
+        return np.asarray(-(-np.minimum(tokens, self.max_model_len) // self.block_size), dtype=np.int64)
 
     def gives_back(self, request: Any, blocks: int) -> int:
         """Blocks that an eviction frees; those shared with others stay. 0 where they cannot be freed now."""

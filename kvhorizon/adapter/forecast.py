@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kvhorizon.adapter.hints import Hint
-from kvhorizon.models.forecast import length_key
+from kvhorizon.models.forecast import PROMPT_CLASS_BITS
 from kvhorizon.models.history import UNIT_TOKENS, LengthHistory
 from kvhorizon.models.survival import lognormal_curve, residual_of
 from kvhorizon.state import FloatArray, IntArray
@@ -74,9 +74,9 @@ class Forecaster:
 
 
 def key_of(prompt_tokens: int, hint: Hint | None) -> int:
-    """The history's key of a request: its hint's class and the class of its prompt length."""
+    """The history's key of a request, as `models.forecast.length_key` has it; its hint's class is the tenant."""
     tenant = hint.key if hint is not None else 0
-    return int(length_key(np.array([tenant]), np.array([prompt_tokens]))[0])
+    return 16 * tenant + min((max(prompt_tokens, 1).bit_length() - 1) // PROMPT_CLASS_BITS, 15)
 
 
 def curve_of(tables: Tables, key: int, hint: Hint | None) -> tuple[int, float]:

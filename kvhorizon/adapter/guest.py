@@ -74,7 +74,7 @@ class Guest:
         self.step_s = 0.02
         self.stale = False  # the rows may be wrong
         self.failed_step = False
-        self._clock, self._wall, self._origin_s = clock, wall, clock() - AGE_LIMIT_S
+        self.use_clock(clock, wall)
         self._last_s = 0.0
         self._leave_alone = False  # the last step ran idle although requests wait
         self._session_started = False
@@ -88,11 +88,16 @@ class Guest:
         """Seconds on the guest's clock."""
         return self._clock() - self._origin_s
 
+    def use_clock(self, clock: Callable[[], float], wall: Callable[[], float]) -> None:
+        """Steady seconds, and the time of day on which requests are stamped."""
+        self._clock, self._wall, self._origin_s = clock, wall, clock() - AGE_LIMIT_S
+
     @fail_open
     def before_schedule(self) -> None:
         """Decide, and present the queue."""
         now_s = self.now()
         self.failed_step = False
+        self.control.step += 1
         self._time_step(now_s)
         self.mode = self.switch.mode(now_s)
         if self.stale and not self.guard.retired:
@@ -103,7 +108,6 @@ class Guest:
             self.ladder["native"] += 1
             return
         self._refresh(now_s)
-        self.control.step += 1
         if self.mode is Mode.ADVISE:
             self.control.advise(now_s)
             self.ladder["native"] += 1
@@ -123,6 +127,7 @@ class Guest:
         now_s = self.now()
         scheduler = self.engine.scheduler
         taken = self._take(scheduler.running, now_s)
+        self.control.batch.advanced(total_tokens, bool(taken))
         if self.mode is Mode.ADVISE:
             self._compare(taken)
         self._leave_alone = total_tokens == 0 and bool(scheduler.waiting) and not scheduler.running
@@ -130,7 +135,7 @@ class Guest:
             if not self._session_started:
                 self._session_started = True
                 self.session.start()
-            self.ticker.tick(self.session, self.rows, self.engine, now_s, self.step_s)
+            self.ticker.tick(self.session, self.control.batch, now_s, self.step_s)
         if not self.failed_step:
             self.guard.succeeded()
 
@@ -144,7 +149,9 @@ class Guest:
     def preempted(self, request: Any) -> None:
         """The request is back in the queue."""
         if not self.stale and not self.guard.retired:
-            self.rows.wait(self.rows.slot_of[request.request_id])
+            slot = self.rows.slot_of[request.request_id]
+            self.control.batch.gone(slot)
+            self.rows.wait(slot)
             self.ticker.event()
             self.rule.changed()
 
@@ -159,6 +166,8 @@ class Guest:
             self.ticker.event()
             if rows.num_waiting != waiting:
                 self.rule.left()
+            else:
+                self.control.batch.gone(slot)
 
     def account_preempting(self, request: Any) -> None:
         """Before the engine resets an evicted request."""
@@ -235,6 +244,7 @@ class Guest:
         for request in self.engine.scheduler.running:
             rows.take(rows.slot_of[request.request_id], now_s)
         self.rule.changed()
+        self.control.batch.changed()
         self.stale = False
 
     def _take(self, running: list[Any], now_s: float) -> set[int]:
@@ -248,6 +258,7 @@ class Guest:
             taken.add(slot)
         if taken:
             self.rule.left()
+            self.control.joined()
             overtakes = dict(zip(self.control.choice.slots, self.control.choice.overtakes, strict=True))
             for slot in taken:
                 rows.columns.overtaker[slot] = overtakes.get(slot, False) and self.mode is Mode.CONTROL

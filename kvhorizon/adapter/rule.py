@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from kvhorizon.adapter.engine import Demand, Engine
+from kvhorizon.adapter.batch import Demand
+from kvhorizon.adapter.engine import Engine
 from kvhorizon.adapter.forecast import Tables
 from kvhorizon.adapter.rows import Rows, Slots
 from kvhorizon.models.step_time import recompute_seconds
@@ -79,7 +80,7 @@ class Rule:
         running, count = demand.slots, len(demand.slots)
         room = Room(
             free_blocks=engine.free_blocks - demand.total_blocks - (engine.watermark_blocks if count else 0),
-            owed_blocks=int(demand.owed.sum()),
+            owed_blocks=demand.owed_blocks,
             total_blocks=engine.total_blocks,
             block_size=engine.block_size,
             seats=min(engine.seats, len(rows.desk.chosen)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from kvhorizon.adapter.engine import Demand
+from kvhorizon.adapter.batch import Demand
 from kvhorizon.adapter.rows import Rows
 from kvhorizon.state import EngineFacts, ForecastKind, Requests, Snapshot
 

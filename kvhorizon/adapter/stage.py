@@ -49,9 +49,12 @@ class ListStage:
         queue, self._queue = self._queue, None
         if queue is None:
             return
-        order = _still_waiting(queue, self._order, self._shown)
-        queue.clear()
-        queue.extend(order)
+        if self._shown:
+            order = _still_waiting(queue, self._order, self._shown)
+            queue.clear()
+            queue.extend(order)
+        else:
+            queue.extend(self._order)
         self._order, self._shown, self.hidden = [], (), 0
 
 
@@ -94,8 +97,6 @@ class HeapStage:
 def _still_waiting(queue: Iterable[Any], order: list[Any], shown: Sequence[Any]) -> list[Any]:
     """Those now in front, then the old order without those who have left."""
     now = list(queue)
-    if not shown:
-        return now + order
     before = {id(request) for request in shown}
     gone = before - {id(request) for request in now}
     front = [request for request in now if id(request) not in before]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from kvhorizon.adapter.engine import Engine
-from kvhorizon.adapter.rows import Rows
+from kvhorizon.adapter.batch import Batch
 from kvhorizon.adapter.session import PlanSession
 from kvhorizon.adapter.snapshot import take_snapshot
 from kvhorizon.state import EngineFacts
@@ -27,7 +26,7 @@ class Ticker:
         """A request came, ended or was evicted."""
         self._news = True
 
-    def tick(self, session: PlanSession, rows: Rows, engine: Engine, now_s: float, step_s: float) -> None:
+    def tick(self, session: PlanSession, batch: Batch, now_s: float, step_s: float) -> None:
         """Offer the session a snapshot, if it is time."""
         if now_s < self._due_s:
             return
@@ -35,9 +34,11 @@ class Ticker:
         if not self._news and now_s - self._asked_s < IDLE_TICK_S:
             return
         self._news, self._asked_s = False, now_s
+        rows, engine = batch.rows, batch.engine
         if not rows.num_waiting or not engine.scheduler.running or session.solver is None:
             session.offer(None)
             return
         self.revision += 1
-        demand = engine.demand(rows)
-        session.offer(take_snapshot(rows, demand, self._facts, self.revision, now_s, step_s, engine.free_blocks))
+        session.offer(
+            take_snapshot(rows, batch.demand(), self._facts, self.revision, now_s, step_s, engine.free_blocks)
+        )

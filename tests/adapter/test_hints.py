@@ -2,11 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from kvhorizon.adapter.forecast import HINT_SIGMAS, HISTORY_ROWS, Forecaster, curve_of, key_of
 from kvhorizon.adapter.hints import POINT_LOG_SIGMA, Hint, read_hint
 from kvhorizon.errors import InputError
+from kvhorizon.models.forecast import length_key
 from kvhorizon.models.history import UNIT_TOKENS
 
 
@@ -70,3 +72,10 @@ def test_tables_are_never_modified() -> None:
     assert forecaster.tables.version == before.version + 1
     assert (before.survival == copy).all()
     assert not forecaster.learn()
+
+
+def test_keys_are_the_simulators() -> None:
+    prompts = np.array([0, 1, 7, 8, 63, 64, 511, 512, 4096, 10**9])
+    for tenant in (0, 5):
+        found = [key_of(prompt, Hint(key=tenant)) for prompt in prompts.tolist()]
+        assert found == length_key(np.full(len(prompts), tenant), prompts).tolist()

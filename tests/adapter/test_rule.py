@@ -5,6 +5,7 @@ from fakes import request, scheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kvhorizon.adapter.batch import Batch
 from kvhorizon.adapter.engine import Engine, steerable
 from kvhorizon.adapter.facts import UNKNOWN_COST
 from kvhorizon.adapter.forecast import Forecaster
@@ -33,11 +34,27 @@ def build(running: list[tuple[int, int, int]], waiting: list[int], free: int, se
 def test_demand_by_hand() -> None:
     """Decodes that need a block or none, a prefill that gets the rest of 256 tokens, one that gets nothing."""
     engine, rows = build([(10, 6, 16), (10, 7, 16), (600, 0, 100), (50, 0, 0)], [], free=200)
-    demand = engine.demand(rows)
+    demand = Batch(engine, rows).demand()
     assert demand.tokens.tolist() == [0, 1, 255, 0]
     assert demand.blocks.tolist() == [0, 1, 16, 0]
-    assert demand.owed.tolist() == [0, 0, 15, 4]
-    assert engine.most_new_blocks() >= demand.total_blocks
+    assert demand.owed_blocks == 15 + 4
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.tuples(st.integers(1, 100), st.integers(0, 40), st.integers(0, 40)), min_size=1), st.integers(0, 300)
+)
+def test_calm_is_calm(known: list[tuple[int, int, int]], free: int) -> None:
+    """Whatever each request does in the meantime, one decode a step at most, no step lacks blocks."""
+    engine, rows = build([(p, g, max(p + g - behind, 0)) for p, g, behind in known], [], free, seats=64)
+    for step in range(Batch(engine, rows).calm_steps(Batch(engine, rows).demand())):
+        demand = Batch(engine, rows).demand()
+        assert demand.total_blocks <= engine.free_blocks
+        engine.scheduler.kv_cache_manager.block_pool.free -= demand.total_blocks
+        for number, (one, tokens) in enumerate(zip(engine.scheduler.running, demand.tokens.tolist(), strict=True)):
+            one.num_computed_tokens += tokens
+            if one.num_computed_tokens == one.num_prompt_tokens + one.num_output_tokens and (step + number) % 3:
+                one.num_output_tokens += 1
 
 
 @settings(deadline=None, max_examples=60)
@@ -53,22 +70,22 @@ def test_hopeless_means_nobody(known: list[tuple[int, int]], waiting: list[int],
     if not known:
         return
     hopeless = rule.hopeless(rows, engine, 200.0)
-    choice = rule.choose(rows, engine, engine.demand(rows), rows.waiting(), 200.0)
+    choice = rule.choose(rows, engine, Batch(engine, rows).demand(), rows.waiting(), 200.0)
     assert not (hopeless and choice.slots)
     blocks = sum(-(-int(rows.columns.prompt[slot]) // 16) for slot in choice.slots)
-    assert blocks + engine.demand(rows).total_blocks <= max(free, engine.demand(rows).total_blocks)
+    assert blocks + Batch(engine, rows).demand().total_blocks <= max(free, Batch(engine, rows).demand().total_blocks)
     assert len(choice.slots) <= engine.seats
     if not choice.slots:
         assert rule.hopeless(rows, engine, 200.05)  # it stands
         rule.arrived(1)
-        assert rule.choose(rows, engine, engine.demand(rows), rows.waiting(), 200.05) is NOBODY
+        assert rule.choose(rows, engine, Batch(engine, rows).demand(), rows.waiting(), 200.05) is NOBODY
 
 
 def test_victims_cover_what_is_lacking_and_leave_one() -> None:
     engine, rows = build([(32, 0, 32 + 16 * k) for k in range(4)], [], free=0)
     for one in engine.scheduler.running:
         one.num_output_tokens = one.num_computed_tokens - 32 + 1
-    demand = engine.demand(rows)
+    demand = Batch(engine, rows).demand()
     assert demand.blocks.tolist() == [1, 1, 1, 1]
     blocks = rows.columns.blocks[demand.slots].tolist()
     assert enough_victims(engine, demand, [3, 1, 0, 2], blocks) == [3]  # frees 5 blocks and wants none: 4 lacked
@@ -80,7 +97,7 @@ def test_victims_are_ordered_by_the_shared_score() -> None:
     """A request near its end is the last to go."""
     engine, rows = build([(100, 10, 110), (100, 95, 195)], [], free=0)
     rule = Rule(GREEDY[Knob.MEANS], UNKNOWN_COST)
-    assert rule.victims(rows, engine.demand(rows), 10.0) == [0, 1]
+    assert rule.victims(rows, Batch(engine, rows).demand(), 10.0) == [0, 1]
 
 
 def test_what_is_not_plain_text_passes_through() -> None:
@@ -93,7 +110,7 @@ def test_running_rows_are_read_anew() -> None:
     engine, rows = build([(10, 0, 10)], [], free=10)
     engine.scheduler.running[0].num_output_tokens = 5
     engine.scheduler.running[0].num_computed_tokens = 14
-    slots = engine.demand(rows).slots
+    slots = Batch(engine, rows).demand().slots
     assert rows.columns.generated[slots].tolist() == [5]
     assert rows.columns.computed[slots].tolist() == [14]
     assert np.array_equal(rows.columns.blocks[slots], [1])

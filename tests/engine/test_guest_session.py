@@ -13,7 +13,7 @@ pytest.importorskip("vllm", reason="vLLM is not installed: `make engine` sets it
 
 from experiments._guest_driver import Drive, Setup, check_whole, drive, workload
 
-SETUP = Setup(blocks=400, seats=24, settings={"mode": "control"})
+SETUP = Setup(blocks=400, seats=24, step_s=None, settings={"mode": "control"})
 GONE_WITHIN_S = 2.0
 
 
@@ -53,7 +53,7 @@ def test_plans_come_and_a_killed_solver_is_replaced() -> None:
 ENGINE = """
 import time
 from experiments._guest_driver import Setup, drive, workload
-engine = drive(Setup(settings={}))
+engine = drive(Setup(step_s=None, settings={}))
 for request in workload(100, seed=4, output=(2000, 4000)):
     engine.scheduler.add_request(request)
 solver = engine.scheduler.kvhorizon.session.solver

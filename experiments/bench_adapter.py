@@ -1,0 +1,200 @@
+"""What the guest costs vLLM's scheduler: 256 running and 1 000 waiting requests, a live session with a solver child.
+
+Two engines with the same requests take turns of STEPS steps: vLLM's own, and ours. A step is `schedule` and
+`update_from_output`; between them the model works, here a sleep of MODEL_S in which the engine's thread holds no
+lock, as where a GPU is busy. Hooks are timed under control on a pool that is KV-bound, by the time spent in our methods outside
+vLLM's. Whole steps are compared in advise mode: the guest decides and plans as under control, and the engine does the
+same as vLLM's own, so that the steps compare; what presenting the queue costs shows in the hooks only.
+Needs vLLM (0.32).
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from experiments._guest_driver import Drive, Setup, drive, workload
+from experiments._harness import Options, main, target
+
+SEED = 0
+RUNNING, WAITING = 256, 1000
+MODEL_S = 0.01
+STEPS = 40  # of one turn
+PAIRS, QUICK_PAIRS = 24, 6
+WARM_STEPS = 60
+OBSERVE_PAIRS = 12
+HOOKS = ("before_schedule", "restore", "after_schedule", "added", "preempted", "released")
+ACCOUNTS = ("account_preempting", "account_scheduled", "account_release")
+
+
+def setup(mode: str | None, blocks: int = 13_000, seats: int = RUNNING, local: bool = False) -> Setup:
+    """Plain vLLM, or ours in `mode`."""
+    settings = {"mode": mode, "local_only": local}
+    return Setup(
+        blocks=blocks, seats=seats, batched=8192, step_s=None, guest=mode is not None, settings=settings if mode else {}
+    )
+
+
+def requests(count: int, seed: int) -> list[Any]:
+    """Prompts of 300 … 700 tokens, outputs of 400 … 800."""
+    return workload(count, seed, prompt=(300, 700), output=(400, 800))
+
+
+class Clocked:
+    """Adds up the time in the guest's methods, step by step."""
+
+    def __init__(self, guest: Any) -> None:
+        self.step_s = 0.0
+        self.steps: list[float] = []
+        for name in (*HOOKS, *ACCOUNTS):
+            setattr(guest, name, self._timed(getattr(guest, name)))
+
+    def _timed(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any) -> Any:
+            begin_s = time.perf_counter()
+            try:
+                return method(*args)
+            finally:
+                self.step_s += time.perf_counter() - begin_s
+
+        return timed
+
+    def next_step(self) -> None:
+        """A step is over."""
+        self.steps.append(self.step_s)
+        self.step_s = 0.0
+
+
+class Load:
+    """Keeps WAITING requests waiting, so that each step sees the same pressure."""
+
+    def __init__(self, engine: Drive, seed: int) -> None:
+        self.engine = engine
+        self._spare = requests(RUNNING + 6 * WAITING, seed)[::-1]
+        self._fill(RUNNING + WAITING)
+
+    def _fill(self, count: int) -> None:
+        for _ in range(count):
+            self.engine.scheduler.add_request(self._spare.pop())
+
+    def top_up(self) -> None:
+        """As many more as are missing."""
+        running, waiting = self.engine.scheduler.get_request_counts()
+        self._fill(max(WAITING - waiting, 0) if running else 0)
+
+
+def turn(engine: Drive, load: Load, steps: int, each: Callable[[], None] | None = None) -> list[float]:
+    """Seconds of `schedule` and `update_from_output` of each step."""
+    found = []
+    for _ in range(steps):
+        load.top_up()
+        begin_s = time.perf_counter()
+        output = engine.schedule()
+        middle_s = time.perf_counter()
+        time.sleep(MODEL_S)
+        resumed_s = time.perf_counter()
+        engine.finish(output)
+        found.append(middle_s - begin_s + time.perf_counter() - resumed_s)
+        if each is not None:
+            each()
+    return found
+
+
+def start(config: Setup, seed: int) -> tuple[Drive, Load]:
+    """An engine in the middle of its work; with a session, once plans come."""
+    engine = drive(config)
+    load = Load(engine, seed)
+    guest = getattr(engine.scheduler, "kvhorizon", None)
+    waits = guest is not None and guest.session.solver is not None
+    deadline_s = time.monotonic() + 180.0
+    turn(engine, load, WARM_STEPS)
+    while waits and guest.session.newest is None and time.monotonic() < deadline_s:
+        turn(engine, load, 1)
+    if waits and guest.session.newest is None:
+        raise RuntimeError("no plan came")
+    return engine, load
+
+
+def hooks(options: Options) -> dict[str, Any]:
+    """Microseconds in our methods per step, under control."""
+    engine, load = start(setup("control", seats=2 * RUNNING), SEED)
+    clocked = Clocked(engine.scheduler.kvhorizon)
+    turn(engine, load, STEPS * (QUICK_PAIRS if options.quick else PAIRS), clocked.next_step)
+    guest = engine.scheduler.kvhorizon
+    spent = np.array(clocked.steps) * 1e6
+    running, waiting = engine.scheduler.get_request_counts()
+    figures = {
+        "hook_p50_us": float(np.median(spent)),
+        "hook_p99_us": float(np.quantile(spent, 0.99)),
+        "hook_max_us": float(spent.max()),
+        "running": running,
+        "waiting": waiting,
+        "plans": guest.plans.counts.total(),
+        "preemptions": guest.accounting.total.preemptions,
+        "guest_errors": guest.guard.total + guest.account_guard.total,
+        "ladder": dict(guest.ladder),
+    }
+    engine.scheduler.shutdown()
+    return figures
+
+
+def compare(mode: str, pairs: int, local: bool) -> dict[str, float]:
+    """Ratios of ours in `mode` to vLLM's own, of the same steps, in interleaved turns."""
+    both = [start(setup(None), SEED), start(setup(mode, local=local), SEED)]
+    _align(both)
+    times: list[list[list[float]]] = [[], []]
+    for pair in range(pairs):
+        gc.collect()
+        for side in (0, 1) if pair % 2 == 0 else (1, 0):
+            times[side].append(turn(*both[side], STEPS))
+    same = both[0][0].steps[-STEPS:] == both[1][0].steps[-STEPS:]
+    both[1][0].scheduler.shutdown()
+    plain, ours = np.array(times[0]), np.array(times[1])
+    return {
+        "p50": float(np.median(np.median(ours, axis=1) / np.median(plain, axis=1))),
+        "p99": float(np.quantile(ours, 0.99) / np.quantile(plain, 0.99)),
+        "mean": float(np.median(ours.mean(axis=1) / plain.mean(axis=1))),
+        "round": float(np.median((ours.mean(axis=1) + MODEL_S) / (plain.mean(axis=1) + MODEL_S))),
+        "plain_p50_us": float(np.median(plain) * 1e6),
+        "plain_p99_us": float(np.quantile(plain, 0.99) * 1e6),
+        "same_steps": bool(same),
+    }
+
+
+def _align(both: list[tuple[Drive, Load]]) -> None:
+    """The engine that is behind catches up, so that turns compare like with like."""
+    most = max(len(engine.steps) for engine, _ in both)
+    for engine, load in both:
+        turn(engine, load, most - len(engine.steps))
+
+
+def measure(options: Options) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Hooks, then whole steps, then observation."""
+    pairs = QUICK_PAIRS if options.quick else PAIRS
+    hook = hooks(options)
+    live = compare("advise", pairs, local=False)
+    observe = compare("observe", pairs, local=True)
+    figures = {
+        "hooks": hook,
+        "advise": live,
+        "observe": observe,
+        "model_s": MODEL_S,
+        "pairs": pairs,
+        "steps_per_turn": STEPS,
+    }
+    targets = {
+        "hook_p50_us": target(hook["hook_p50_us"], "<=70"),
+        "hook_p99_us": target(hook["hook_p99_us"], "<=500"),
+        "step_p50_ratio": target(live["p50"], "<=1.03"),
+        "step_p99_ratio": target(live["p99"], "<=1.10"),
+        "observe_throughput_ratio": target(1.0 / observe["round"], ">=0.99"),
+    }
+    return figures, targets
+
+
+if __name__ == "__main__":
+    main("bench_adapter", SEED, measure)
