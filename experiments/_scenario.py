@@ -92,10 +92,10 @@ def _tokens(rng: np.random.Generator, prompt: IntArray, output: IntArray, limit:
 def _engine(rng: np.random.Generator, prompt: IntArray, output: IntArray, slow: bool) -> Engine:
     block_size = int(rng.choice([4, 8, 16, 32]))
     whole = -(-(prompt + output) // block_size)
-    roomy = rng.random() < 0.8  # else the pool holds just the largest request
+    roomy = rng.random() < 0.9  # else the pool holds just the largest request
     chunked = bool(slow or rng.random() < 0.7)
-    max_seqs = 16 if slow else int(rng.choice([16, 64, 128]))
-    held = rng.uniform(2.0, 8.0) if slow else rng.uniform(8.0, 20.0)  # that the pool holds, of mean size
+    max_seqs = 16 if slow else int(rng.choice([16, 64, 128, 128]))
+    held = rng.uniform(4.0, 8.0) if slow else rng.uniform(8.0, 24.0)  # that the pool holds, of mean size
     longest = int((prompt + output).max()) + 8
     few = 16 if slow else int(rng.choice([64, 256, 1024]))
     return Engine(
@@ -106,23 +106,23 @@ def _engine(rng: np.random.Generator, prompt: IntArray, output: IntArray, slow: 
         chunked=chunked,
         ahead=bool(rng.random() < 0.5),
         long_prefill_tokens=int(rng.choice([0, 0, 32, 200])) if chunked else 0,
-        watermark=float(rng.choice([0.0, 0.0, 0.0, 0.02, 0.1, 0.4] if roomy else [0.0, 0.4])),
+        watermark=float(rng.choice([0.0, 0.0, 0.0, 0.0, 0.02, 0.1, 0.4] if roomy else [0.0, 0.4])),
         prefix_caching=bool(rng.random() < 0.5),
-        by_priority=bool(rng.random() < (0.8 if slow else 0.3)),
+        by_priority=bool(rng.random() < (0.7 if slow else 0.3)),
     )
 
 
 def draw(seed: int, requests: int) -> Scenario:
     """A random scenario under memory pressure: the pool holds a few of the larger requests, or some dozens."""
     rng = np.random.default_rng(seed)
-    median = float(rng.choice([30, 80, 200]))
-    slow = bool(rng.random() < 0.2)  # few tokens a step: prefills take many
-    small, large = (1.0, 0.3) if rng.random() < (0.7 if slow else 0.2) else (0.3, 1.0)
+    median = float(rng.choice([15, 40, 100]))
+    slow = bool(rng.random() < 0.1)  # few tokens a step: prefills take many
+    small, large = (1.0, 0.3) if rng.random() < (0.7 if slow else 0.15) else (0.3, 1.0)
     prompt = np.clip(rng.lognormal(np.log(small * median), 0.9, requests), 1, 4 * median).astype(np.int64)
     output = np.clip(rng.lognormal(np.log(large * median), 0.6, requests), 1, 5 * median).astype(np.int64)
     limit = output + rng.integers(0, 2, requests) * rng.integers(0, 5, requests)
     engine = _engine(rng, prompt, output, slow)
-    arrival = _arrivals(rng, requests, float(output.mean()) / rng.uniform(50.0, 300.0))
+    arrival = _arrivals(rng, requests, float(output.mean()) / rng.uniform(16.0, 40.0))
     goes = rng.random(requests) < rng.choice([0.0, 0.05])
     after = arrival + 1 + rng.integers(0, 4 * int(output.mean()), requests)
     return Scenario(
