@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from experiments._cells import Cell, build, frozen_cells
-from experiments._ratios import geometric_mean
 from kvhorizon.sim.outcome import Outcome
 from kvhorizon.sim.policies import Policy, parse_policy
 from kvhorizon.sim.replay import replay
 from kvhorizon.sim.setup import Setup
 
+FLOOR = 0.01
 Row = dict[str, Any]
 Measure = Callable[[Setup, Policy], dict[str, float]]
 
@@ -79,8 +79,10 @@ def ratios(rows: list[Row], policy: str, reference: str, column: str) -> np.ndar
 
 
 def pooled_ratio(rows: list[Row], policy: str, reference: str, column: str) -> float:
-    """Geometric mean of the ratios, each floored at 0.01."""
-    return geometric_mean(ratios(rows, policy, reference, column))
+    """Geometric mean of the finite ratios, each floored at 0.01; nan of none."""
+    found = ratios(rows, policy, reference, column)
+    finite = found[np.isfinite(found)]
+    return float(np.exp(np.log(np.maximum(finite, FLOOR)).mean())) if len(finite) else float("nan")
 
 
 def total_ratio(rows: list[Row], policy: str, reference: str, column: str) -> float:
