@@ -26,7 +26,7 @@ NAMES = ("weights", "linear", "kv", "step_s", "sequence_s")
 # Spread of the logarithm. Weights and KV: of the shipped table, between models on one GPU; linear layers: more, since
 # they stand for the interconnect too; overhead: its order of magnitude.
 SPREAD = np.array([0.07, 0.5, 0.12, 1.0, 1.0])
-COLLECTIVE_S = 2e-5  # of a small all-reduce over PCIe: assumed, twice the 10 us with NVLink (NVIDIA/nccl-tests issue 123)
+COLLECTIVE_S = 2e-5  # a small all-reduce over PCIe: assumed, twice the 10 us with NVLink (NVIDIA/nccl-tests issue 123)
 SHARE = 0.01  # of the half's tokens
 STEP = 0.1  # of finite differences, in spreads: large enough that single steps of the engine do not show
 TOLERANCE = 1e-3
