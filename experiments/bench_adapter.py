@@ -2,9 +2,9 @@
 
 Two engines with the same requests take turns of STEPS steps: vLLM's own, and ours. A step is `schedule` and
 `update_from_output`; between them the model works, here a sleep of MODEL_S in which the engine's thread holds no
-lock, as where a GPU is busy. Hooks are timed under control on a pool that is KV-bound, by the time spent in our methods outside
-vLLM's. Whole steps are compared in advise mode: the guest decides and plans as under control, and the engine does the
-same as vLLM's own, so that the steps compare; what presenting the queue costs shows in the hooks only.
+lock, as where a GPU is busy. Hooks are timed under control on a pool that is KV-bound, by the time spent in our
+methods outside vLLM's. Whole steps are compared in advise mode: the guest decides and plans as under control, and the
+engine does the same as vLLM's own, so that the steps compare; what presenting the queue costs shows in the hooks only.
 Needs vLLM (0.32).
 """
 
