@@ -15,7 +15,7 @@ they still run. |z| >= `ALARM` in any window is drift; windows overlap, so the t
 
 from __future__ import annotations
 
-from collections import deque
+import math
 
 import numpy as np
 from numba import njit
@@ -40,7 +40,8 @@ def collect(survival, rows, scale, generated, ended, observed, expected):  # typ
     `ended` tells whether they ended after `generated` (n,) tokens, or still run.
     """
     for i in range(len(rows)):
-        hazard = -np.log(max(survival_at(survival[rows[i]], generated[i] / scale), 1e-6))
+        tokens = generated[i] - 0.5 if ended else generated[i]
+        hazard = -math.log(max(survival_at(survival[rows[i]], tokens / scale), 1e-6))
         for b in range(len(expected)):
             inside = min(hazard, BANDS[b + 1]) - BANDS[b]
             if inside <= 0.0:
@@ -49,6 +50,22 @@ def collect(survival, rows, scale, generated, ended, observed, expected):  # typ
             if ended and (hazard <= BANDS[b + 1] or b == len(expected) - 1):
                 observed[b] += 1.0
                 break
+
+
+@njit(cache=True)
+def largest_z(looks, looked, evidence):  # type: ignore[no-untyped-def]
+    """z of the largest |z| over bands and windows; `looks` (LOOKS, 2, bands) is a ring of O and E, `looked` of them."""
+    last, largest, back = (looked - 1) % LOOKS, 0.0, 1
+    while back < min(looked, LOOKS):
+        then = (looked - 1 - back) % LOOKS
+        for b in range(looks.shape[2]):
+            seen = looks[last, 0, b] - looks[then, 0, b]
+            due = max(looks[last, 1, b] - looks[then, 1, b], 1.0)
+            z = (seen - due) / math.sqrt(due * (1.0 + due / max(evidence, 1.0)))
+            if max(seen, due) >= LEAST_EXPECTED and abs(z) > abs(largest):
+                largest = z
+        back *= 2
+    return largest
 
 
 class DriftDetector:
@@ -60,13 +77,14 @@ class DriftDetector:
         self._running: tuple[NDArray[np.int32], IntArray] | None = (
             None  # rows and tokens of those that ran at the last look
         )
-        self._looks: deque[tuple[FloatArray, FloatArray]] = deque(maxlen=LOOKS)
+        self._looks = np.zeros((LOOKS, 2, bands))  # O and E at the last looks, a ring
+        self._looked = 0
         self.finished = 0  # requests since the last alarm
         self.z = 0.0  # of the largest |z| at the last look; below 0: requests are longer than forecast
 
     def ended(self, survival: FloatArray, rows: NDArray[np.int32], scale: float, lengths: IntArray) -> None:
         """Take in n requests that ended, with the rows (n,) they were forecast with."""
-        collect(survival, rows, scale, lengths - 0.5, True, self._observed, self._expected)
+        collect(survival, rows, scale, lengths, True, self._observed, self._expected)
         self.finished += len(lengths)
 
     def running(self, survival: FloatArray, rows: NDArray[np.int32], scale: float, generated: IntArray) -> None:
@@ -81,23 +99,11 @@ class DriftDetector:
 
     def look(self, evidence: float) -> bool:
         """Whether lengths have drifted from a forecast with so many requests of `evidence`; begins anew if so."""
-        self._looks.append((self._observed.copy(), self._expected.copy()))
-        self.z = self._largest(evidence)
+        self._looks[self._looked % LOOKS] = self._observed, self._expected
+        self._looked += 1
+        self.z = largest_z(self._looks, self._looked, evidence)
         if abs(self.z) < ALARM or self.finished < QUIET_REQUESTS:
             return False
-        self._looks.clear()
+        self._looked = 0
         self.finished = 0
         return True
-
-    def _largest(self, evidence: float) -> float:
-        largest, back = 0.0, 1
-        observed, expected = self._looks[-1]
-        while back < len(self._looks):
-            seen, due = observed - self._looks[-1 - back][0], expected - self._looks[-1 - back][1]
-            due = np.maximum(due, 1.0)
-            z = (seen - due) / np.sqrt(due * (1.0 + due / max(evidence, 1.0)))
-            z = np.where(np.maximum(seen, due) >= LEAST_EXPECTED, z, 0.0)
-            worst = float(z[np.argmax(np.abs(z))])
-            largest = worst if abs(worst) > abs(largest) else largest
-            back *= 2
-        return largest

@@ -180,13 +180,13 @@ def build_and_tabulate(evidence, node, prior, survival, residual):  # type: igno
 
 
 @njit(cache=True)
-def count_all(evidence, paths, bins, capped, prior, survival, residual):  # type: ignore[no-untyped-def]
+def count_all(evidence, paths, lengths, capped, prior, survival, residual):  # type: ignore[no-untyped-def]
     """Take in n requests with their paths (n, levels), and renew the curves that are due; how many were."""
-    for i in range(len(bins)):
-        count(evidence, paths[i], bins[i], capped[i])
+    for i in range(len(lengths)):
+        count(evidence, paths[i], min(np.searchsorted(EDGES, lengths[i]), BINS - 1), capped[i])
     renewed = 0
     for level in range(paths.shape[1]):
-        for i in range(len(bins)):
+        for i in range(len(lengths)):
             node = paths[i, level]
             if node >= 0 and due(evidence, node):
                 build_and_tabulate(evidence, node, prior, survival, residual)
@@ -202,3 +202,12 @@ def watch_all(evidence, paths, bins):  # type: ignore[no-untyped-def]
         for node in paths[i]:
             if node >= 0:
                 evidence.running[node, bins[i]] += 1.0
+
+
+@njit(cache=True)
+def most_special(evidence, paths, rows):  # type: ignore[no-untyped-def]
+    """Write to `rows` (n,) the table row of the last node that has one in each of n paths (n, levels)."""
+    for i in range(paths.shape[0]):
+        for node in paths[i]:
+            if node >= 0 and evidence.row[node] >= 0:
+                rows[i] = evidence.row[node]

@@ -16,7 +16,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from kvhorizon.models.survival import survive
+from kvhorizon.models.survival import EXACT, survive, table_at
 
 FloatArray = NDArray[np.float64]
 
@@ -30,8 +30,16 @@ def sample_steps(horizon_steps: int, count: int = 32) -> FloatArray:
 def survival_profile(curves, rows, generated, limit, steps, tokens_per_step, out):  # type: ignore[no-untyped-def]
     """Write S(γ t) to `out` (n, K) of the requests `rows` (n,), with (n,) tokens generated and output limits."""
     for i in range(len(rows)):
+        curve, scale = curves.curve[rows[i]], curves.scale[rows[i]]
+        now = 0.0 if curve == EXACT else table_at(curves.survival[curve], generated[i] / scale)
         for k in range(len(steps)):
-            out[i, k] = survive(curves, rows[i], generated[i], tokens_per_step * steps[k], limit[i])
+            tokens = tokens_per_step * steps[k]
+            if now <= 1e-9:  # a point, or a request that outlived its curve
+                out[i, k] = survive(curves, rows[i], generated[i], tokens, limit[i])
+            elif generated[i] + tokens >= limit[i]:
+                out[i, k] = 0.0
+            else:
+                out[i, k] = table_at(curves.survival[curve], (generated[i] + tokens) / scale) / now
 
 
 @njit(cache=True)

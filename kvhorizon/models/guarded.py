@@ -44,10 +44,13 @@ class GuardedHistory(LengthHistory):
 
     def learn(self, keys: IntArray, lengths: IntArray, capped: NDArray[np.bool_] | None = None) -> bool:
         """See `LengthHistory.learn`; True if a table changed, or all did because of drift."""
-        free = np.ones(len(lengths), np.bool_) if capped is None else ~capped
-        rows = self.rows_of(keys)
-        self.detector.ended(self.survival, rows[free], UNIT_TOKENS, lengths[free])
-        changed = super().learn(keys, lengths, capped)
+        paths = self.paths(keys, remember=True)
+        rows = self.rows_on(paths)
+        if capped is None:
+            self.detector.ended(self.survival, rows, UNIT_TOKENS, lengths)
+        else:
+            self.detector.ended(self.survival, rows[~capped], UNIT_TOKENS, lengths[~capped])
+        changed = self.learn_on(paths, lengths, capped)
         self._unlooked += len(lengths)
         if self._unlooked >= LOOK_EVERY and not self._watched:
             changed |= self._look()

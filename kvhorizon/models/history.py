@@ -22,6 +22,7 @@ from kvhorizon.models.evidence import (
     build_and_tabulate,
     clear_node,
     count_all,
+    most_special,
     no_evidence,
     strength_of,
     watch_all,
@@ -59,6 +60,8 @@ class LengthHistory:
         self.evidence: Evidence = no_evidence(nodes, LEVELS, memory)
         self.evidence.row[ROOT] = GLOBAL_ROW
         self._nodes: OrderedDict[int, int] = OrderedDict()  # key -> node; the key used last is last
+        self._key: dict[int, int] = {}  # node -> key
+        self._row: dict[int, int] = {}  # key -> row of the tables
         self._free_nodes = list(range(nodes - 1, ROOT, -1))
         self._free_rows = list(range(rows - 1, GLOBAL_ROW, -1))
         self._build(ROOT)
@@ -67,14 +70,23 @@ class LengthHistory:
         """Table row of each of n keys: that of the most special one in its chain that has a row."""
         return np.array([self._row_of(chain) for chain in _chains(keys)], dtype=np.int32)
 
+    def rows_on(self, paths: IntArray) -> NDArray[np.int32]:
+        """As `rows_of`, of (n, levels) nodes as `paths` gives them."""
+        rows = np.zeros(len(paths), dtype=np.int32)
+        most_special(self.evidence, paths, rows)
+        return rows
+
     def learn(self, keys: IntArray, lengths: IntArray, capped: NDArray[np.bool_] | None = None) -> bool:
         """Take in n finished requests, in order of finish; True if a table changed.
 
         `capped` (n,) marks those that ended because of a limit: all that is known of them is that they are longer.
         """
-        paths = self._paths(keys, remember=True)
+        return self.learn_on(self.paths(keys, remember=True), lengths, capped)
+
+    def learn_on(self, paths: IntArray, lengths: IntArray, capped: NDArray[np.bool_] | None = None) -> bool:
+        """As `learn`, with (n, levels) nodes as `paths` gives them."""
         cut = np.zeros(len(lengths), np.bool_) if capped is None else capped
-        renewed = count_all(self.evidence, paths, bin_of(lengths), cut, self.prior, self.survival, self.residual)
+        renewed = count_all(self.evidence, paths, lengths, cut, self.prior, self.survival, self.residual)
         if renewed:
             self._give_rows(paths)
         return bool(renewed)
@@ -83,7 +95,7 @@ class LengthHistory:
         """Take in what runs now, n requests with tokens generated so far; replaces what was running before."""
         busy = self.evidence.running.any(axis=1)
         started = generated > 0
-        paths = self._paths(keys[started], remember=False)
+        paths = self.paths(keys[started], remember=False)
         watch_all(self.evidence, paths, bin_of(generated[started]))
         busy |= self.evidence.running.any(axis=1)
         for node in sorted(np.flatnonzero(busy).tolist(), key=lambda node: int(self.evidence.level[node])):
@@ -116,18 +128,19 @@ class LengthHistory:
             self.evidence.parent[node] = nodes.get(int(counts["parent"][place]), -1)
         self.evidence.scores[:] = counts["scores"]
         self._nodes.update((int(keys[place - 1]), nodes[place]) for place in sorted(nodes) if place)
+        self._key.update((node, key) for key, node in self._nodes.items())
         self.forget(1.0)
         newest_first = np.array([[node] for node in reversed(self._nodes.values())], dtype=np.int64)
         self._give_rows(newest_first[: len(self._free_rows)])
 
     def _row_of(self, chain: list[int]) -> int:
         for key in reversed(chain):
-            node = self._nodes.get(key)
-            if node is not None and self.evidence.row[node] >= 0:
-                return int(self.evidence.row[node])
+            row = self._row.get(key)
+            if row is not None:
+                return row
         return GLOBAL_ROW
 
-    def _paths(self, keys: IntArray, remember: bool) -> IntArray:
+    def paths(self, keys: IntArray, remember: bool) -> IntArray:
         """(n, levels) nodes of n keys, the root first; -1 for keys that are unknown and not to be remembered."""
         chains = _chains(keys)
         levels = 1 + (len(chains[0]) if chains else 0)
@@ -144,6 +157,7 @@ class LengthHistory:
             if node is None:
                 node = self._new_node(chain)
                 self._nodes[key] = node
+                self._key[node] = key
                 self.evidence.parent[node], self.evidence.level[node] = path[-1], level
                 self.evidence.alive[node] = self.evidence.alive[path[-1]]
             path.append(node)
@@ -155,32 +169,33 @@ class LengthHistory:
         if self._free_nodes:
             return self._free_nodes.pop()
         oldest = next(key for key in self._nodes if key not in wanted)
+        self._free_row(oldest)
         node = self._nodes.pop(oldest)
-        self._free_row(node)
         clear_node(self.evidence, node)
         return node
 
     def _give_rows(self, paths: IntArray) -> None:
         """A row for each node of `paths` whose own requests matter by now."""
-        for node in np.unique(paths).tolist():
-            if node <= ROOT or self.evidence.row[node] >= 0:
+        for node in {node for path in paths.tolist() for node in path}:
+            if node <= ROOT or self._key[node] in self._row:
                 continue
             own = self.evidence.total[node] / self.evidence.weight[node]
             if own < OWN_ROW_SHARE * (own + strength_of(self.evidence, node)):
                 continue
             if not self._free_rows:
-                oldest = next((n for n in self._nodes.values() if self.evidence.row[n] >= 0), None)
+                oldest = next((key for key in self._nodes if key in self._row), None)
                 if oldest is None:
                     return
                 self._free_row(oldest)
-            self.evidence.row[node] = self._free_rows.pop()
+            row = self._free_rows.pop()
+            self.evidence.row[node] = self._row[self._key[node]] = row
             self.mapping_version += 1
             self._build(node)
 
-    def _free_row(self, node: int) -> None:
-        if self.evidence.row[node] >= 0:
-            self._free_rows.append(int(self.evidence.row[node]))
-            self.evidence.row[node] = -1
+    def _free_row(self, key: int) -> None:
+        if key in self._row:
+            self._free_rows.append(self._row.pop(key))
+            self.evidence.row[self._nodes[key]] = -1
             self.mapping_version += 1
 
     def _build(self, node: int) -> None:

@@ -95,6 +95,12 @@ def _interpolate(table, x):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
+def table_at(table, x):  # type: ignore[no-untyped-def]
+    """A table (G,) between its grid points, at x = length / scale."""
+    return _interpolate(table, x)
+
+
+@njit(cache=True)
 def survive(curves, n, generated, h, limit):  # type: ignore[no-untyped-def]
     """S(h | generated) of request n [-]; `generated`, `h`, `limit` in tokens."""
     if generated + h >= limit:

@@ -1,0 +1,109 @@
+"""What forecasts cost: profiles of a busy engine, and learning from a request that finished.
+
+curves_ms         survival and block profiles (mean and variance) of 512 running and 64 new requests over 32 buckets,
+                  curves looked up by key included; median of many
+finish_update_us  taking in one finished request by itself, curves renewed as they become due; mean of many
+learned_us        the group of one request by a model of 240 trees, in a batch of 64
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from experiments._harness import Figures, Options, Targets, main, target
+from kvhorizon.models.bins import UNIT_TOKENS
+from kvhorizon.models.features import FEATURES
+from kvhorizon.models.forecast import length_chain
+from kvhorizon.models.growth import block_profile, sample_steps, survival_profile
+from kvhorizon.models.guarded import GuardedHistory
+from kvhorizon.models.survival import Curves
+from kvhorizon.models.trees import Trees, predict
+
+SEED = 0
+RUNNING, NEW, BUCKETS = 512, 64, 32
+TENANTS, REQUESTS = 30, 6000
+
+
+def _history(rng: np.random.Generator) -> tuple[GuardedHistory, np.ndarray, np.ndarray]:
+    tenant = rng.integers(0, TENANTS, REQUESTS)
+    chains = length_chain(tenant, rng.integers(10, 8000, REQUESTS))
+    lengths = np.maximum(1, rng.lognormal(4 + tenant % 4, 0.8)).astype(np.int64)
+    history = GuardedHistory(128)
+    history.learn(chains[:2000], lengths[:2000])
+    return history, chains, lengths
+
+
+def _finish_us(history: GuardedHistory, chains: np.ndarray, lengths: np.ndarray, count: int) -> float:
+    history.learn(chains[2000:2001], lengths[2000:2001])
+    begin = time.perf_counter()
+    for n in range(2001, 2001 + count):
+        history.learn(chains[n : n + 1], lengths[n : n + 1])
+    return (time.perf_counter() - begin) / count * 1e6
+
+
+def _profiles(history: GuardedHistory, chains: np.ndarray, rng: np.random.Generator) -> Callable[[], None]:
+    size = RUNNING + NEW
+    generated = np.concatenate([rng.integers(0, 500, RUNNING), np.zeros(NEW, np.int64)])
+    held, limit = (1000 + generated).astype(np.float64), np.full(size, 8192)
+    steps, rows = sample_steps(1024, BUCKETS), np.arange(size)
+    alive, mean, variance = np.zeros((3, size, BUCKETS))
+    scale, shared = np.full(size, UNIT_TOKENS), np.zeros(size)
+
+    def work() -> None:
+        curves = Curves(history.survival, history.residual, history.rows_of(chains[:size]), scale)
+        survival_profile(curves, rows, generated, limit, steps, 1.0, alive)
+        block_profile(alive, held, shared, steps, 1.0, 16, 1e9, mean, variance)
+
+    return work
+
+
+def _trees(rng: np.random.Generator, count: int = 240, leaves: int = 8) -> Trees:
+    """Complete trees with random splits."""
+    inner = leaves - 1
+    nodes = inner + leaves
+    at = np.arange(nodes)
+    base = np.repeat(np.arange(count) * nodes, nodes)
+    left, right = (np.tile(np.where(at < inner, 2 * at + side, -1), count) for side in (1, 2))
+    feature = np.tile(np.where(at < inner, at % len(FEATURES), -1), count)
+    chosen = feature >= 0
+    return Trees(
+        np.arange(count) * nodes,
+        np.arange(count) % 3,
+        feature,
+        rng.random(count * nodes),
+        np.where(chosen, base + left, -1),
+        np.where(chosen, base + right, -1),
+    )
+
+
+def _median_s(work: Callable[[], object], count: int) -> float:
+    work()
+    times = []
+    for _ in range(count):
+        begin = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - begin)
+    return float(np.median(times))
+
+
+def measure(options: Options) -> tuple[Figures, Targets]:
+    """Costs on one core."""
+    rng = np.random.default_rng(SEED)
+    history, chains, lengths = _history(rng)
+    count = 300 if options.quick else 3500
+    finish_us = _finish_us(history, chains, lengths, count)
+    curves_ms = 1e3 * _median_s(_profiles(history, chains, rng), 30 if options.quick else 300)
+    trees, features, out = _trees(rng), rng.random((64, len(FEATURES))), np.zeros((64, 3))
+    learned_us = 1e6 * _median_s(lambda: predict(trees, features, out), 30) / 64
+    return {"requests": RUNNING + NEW, "buckets": BUCKETS}, {
+        "curves_ms": target(curves_ms, "<=1"),
+        "finish_update_us": target(finish_us, "<=20"),
+        "learned_us": target(learned_us, "<=50"),
+    }
+
+
+if __name__ == "__main__":
+    main("bench_forecast", SEED, measure)
