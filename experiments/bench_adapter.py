@@ -11,6 +11,7 @@ Needs vLLM (0.32).
 from __future__ import annotations
 
 import gc
+import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -48,25 +49,28 @@ class Clocked:
     """Adds up the time in the guest's methods, step by step."""
 
     def __init__(self, guest: Any) -> None:
-        self.step_s = 0.0
+        self.step_s = self.step_cpu_s = 0.0
         self.steps: list[float] = []
+        self.cpu: list[float] = []
         for name in (*HOOKS, *ACCOUNTS):
             setattr(guest, name, self._timed(getattr(guest, name)))
 
     def _timed(self, method: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*args: Any) -> Any:
-            begin_s = time.perf_counter()
+            begin_s, begin_cpu_s = time.perf_counter(), time.thread_time()
             try:
                 return method(*args)
             finally:
                 self.step_s += time.perf_counter() - begin_s
+                self.step_cpu_s += time.thread_time() - begin_cpu_s
 
         return timed
 
     def next_step(self) -> None:
         """A step is over."""
         self.steps.append(self.step_s)
-        self.step_s = 0.0
+        self.cpu.append(self.step_cpu_s)
+        self.step_s = self.step_cpu_s = 0.0
 
 
 class Load:
@@ -125,12 +129,14 @@ def hooks(options: Options) -> dict[str, Any]:
     clocked = Clocked(engine.scheduler.kvhorizon)
     turn(engine, load, STEPS * (QUICK_PAIRS if options.quick else PAIRS), clocked.next_step)
     guest = engine.scheduler.kvhorizon
-    spent = np.array(clocked.steps) * 1e6
+    spent, cpu = np.array(clocked.steps) * 1e6, np.array(clocked.cpu) * 1e6
     running, waiting = engine.scheduler.get_request_counts()
     figures = {
         "hook_p50_us": float(np.median(spent)),
         "hook_p99_us": float(np.quantile(spent, 0.99)),
         "hook_max_us": float(spent.max()),
+        "hook_cpu_p50_us": float(np.median(cpu)),
+        "hook_cpu_p99_us": float(np.quantile(cpu, 0.99)),
         "running": running,
         "waiting": waiting,
         "plans": guest.plans.counts.total(),
@@ -147,10 +153,13 @@ def compare(mode: str, pairs: int, local: bool) -> dict[str, float]:
     both = [start(setup(None), SEED), start(setup(mode, local=local), SEED)]
     _align(both)
     times: list[list[list[float]]] = [[], []]
+    cpu: list[list[float]] = [[], []]
     for pair in range(pairs):
         gc.collect()
         for side in (0, 1) if pair % 2 == 0 else (1, 0):
+            begin_cpu_s = time.thread_time()
             times[side].append(turn(*both[side], STEPS))
+            cpu[side].append(time.thread_time() - begin_cpu_s)
     same = both[0][0].steps[-STEPS:] == both[1][0].steps[-STEPS:]
     both[1][0].scheduler.shutdown()
     plain, ours = np.array(times[0]), np.array(times[1])
@@ -159,6 +168,7 @@ def compare(mode: str, pairs: int, local: bool) -> dict[str, float]:
         "p99": float(np.quantile(ours, 0.99) / np.quantile(plain, 0.99)),
         "mean": float(np.median(ours.mean(axis=1) / plain.mean(axis=1))),
         "round": float(np.median((ours.mean(axis=1) + MODEL_S) / (plain.mean(axis=1) + MODEL_S))),
+        "cpu": float(np.median(np.array(cpu[1]) / np.array(cpu[0]))),
         "plain_p50_us": float(np.median(plain) * 1e6),
         "plain_p99_us": float(np.quantile(plain, 0.99) * 1e6),
         "same_steps": bool(same),
@@ -183,6 +193,8 @@ def measure(options: Options) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         "advise": live,
         "observe": observe,
         "model_s": MODEL_S,
+        "cores": os.cpu_count(),
+        "load_average": os.getloadavg()[0],
         "pairs": pairs,
         "steps_per_turn": STEPS,
     }

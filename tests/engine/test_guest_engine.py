@@ -27,8 +27,8 @@ if __name__ == "__main__":
     config = MODEL.replace('"hidden_size": 64', '"hidden_size": 256')  # attention on the CPU wants wide heads
     llm = LLM(
         model=model_folder(config), load_format="dummy", skip_tokenizer_init=True, max_model_len=512, seed=1,
-        dtype="float32", enforce_eager=True, enable_prefix_caching=False, num_gpu_blocks_override=24, max_num_seqs=16, block_size=32,
-        disable_log_stats=False, scheduler_cls="kvhorizon.adapter.make_scheduler",
+        dtype="float32", enforce_eager=True, enable_prefix_caching=False, num_gpu_blocks_override=24,
+        max_num_seqs=16, block_size=32, disable_log_stats=False, scheduler_cls="kvhorizon.adapter.make_scheduler",
     )
     prompts = [{"prompt_token_ids": [(7 * n + k) % 1000 + 3 for k in range(20 + n)]} for n in range(24)]
     sampling = [
