@@ -131,8 +131,9 @@ def _surge(arrival_s: np.ndarray) -> np.ndarray:
     return arrival_s - squeezed * (1.0 - 1.0 / SURGE_FACTOR)
 
 
-def build(cell: Cell, seed: int, forecast: str = "noisy:0.6") -> Setup:
-    """The replay of a cell: arrivals scaled to its load, twist applied."""
+@lru_cache(maxsize=4)
+def loaded(cell: Cell, seed: int) -> tuple[Trace, EngineFacts]:
+    """Trace and engine of a cell: arrivals scaled to its load, twist applied. Kept for the policies that come next."""
     trace = workload(cell.workload, cell.requests, seed)
     if cell.twist == "full_prompts":
         trace = dataclasses.replace(trace, prompt_tokens=np.full(len(trace), FULL_PROMPT_TOKENS))
@@ -140,10 +141,16 @@ def build(cell: Cell, seed: int, forecast: str = "noisy:0.6") -> Setup:
     trace = _fitting(trace, engine)
     at_once = dataclasses.replace(trace, arrival_s=np.zeros(len(trace)))
     if cell.workload == "rollout":
-        return Setup(at_once, engine, forecast=forecast, seed=seed)
+        return at_once, engine
     makespan_s = replay(Setup(at_once, engine), parse_policy("fcfs")).makespan_s
     span_s = makespan_s / cell.load
     arrival_s = trace.arrival_s * (span_s / max(float(trace.arrival_s[-1]), 1e-9))
     if cell.twist == "surge":
         arrival_s = _surge(arrival_s)
-    return Setup(dataclasses.replace(trace, arrival_s=arrival_s), engine, forecast=forecast, seed=seed)
+    return dataclasses.replace(trace, arrival_s=arrival_s), engine
+
+
+def build(cell: Cell, seed: int, forecast: str = "noisy:0.6", reload_s: float = 0.0) -> Setup:
+    """The replay of a cell; `reload_s` [s/token] > 0 lets preempted KV come back from host memory."""
+    trace, engine = loaded(cell, seed)
+    return Setup(trace, engine, forecast=forecast, seed=seed, reload_s_per_token=reload_s)

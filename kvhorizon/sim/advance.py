@@ -1,4 +1,7 @@
-"""The simulation loop: step after step in virtual time, skipping exactly over stretches in which nothing is decided."""
+"""The simulation loop: step after step in virtual time, skipping exactly over stretches in which nothing is decided.
+
+Requests that only decode are carried as a crowd, so that a step costs what happens in it and not what runs.
+"""
 
 import numpy as np
 from numba import njit
@@ -9,25 +12,28 @@ from kvhorizon.sim.ahead import drain
 from kvhorizon.sim.arrays import (
     ARRIVED,
     BUSY,
+    CLOCK,
     DONE,
     FREE,
     HEAD,
+    KV,
     NEXT_SAMPLE,
     NOW,
     PAIRS,
     RUNNING,
     SAMPLE_EVERY,
     SAMPLES,
+    SIZE,
     STEP,
     STEPS,
     TIMELINE_ROWS,
     TOKENS,
     WAITING,
 )
-from kvhorizon.sim.blocks import fill, take
+from kvhorizon.sim.crowd import catch_up, end_members, gather, open_blocks, opening, scatter, step_on
 from kvhorizon.sim.queue import arrive
 from kvhorizon.sim.steer import admit_chosen, put_victims_last
-from kvhorizon.sim.step import admit_in_order, execute, schedule_running
+from kvhorizon.sim.step import admit_in_order, blocks_wanted, run_batch, schedule_running, take_tokens
 
 FINISHED, TICK, LEARN = range(3)  # why `advance` returned
 REEVALUATE_STEPS = 16  # a guest with a queue looks again after so many steps in which nothing happened
@@ -79,11 +85,25 @@ def forecast_preempted(engine, curves, preempted):  # type: ignore[no-untyped-de
 
 
 @njit(cache=True)
+def part_if_needed(engine, guest):  # type: ignore[no-untyped-def]
+    """Dissolve the crowd where this step will lack blocks, or a rival wants to look at every request; its size then."""
+    together = engine.crowd.count
+    if together[SIZE] > 0:
+        short = opening(engine) + blocks_wanted(engine, together[SIZE]) > engine.counters[FREE]
+        if short or guest.rival is not None:
+            scatter(engine)
+    return together[SIZE]
+
+
+@njit(cache=True)
 def schedule(engine, curves, guest, cost, desk):  # type: ignore[no-untyped-def]
     """Decide one step; returns whether the next step would decide the same, should nobody finish or arrive."""
-    if guest.steers:
+    first = part_if_needed(engine, guest)
+    if first > 0:
+        open_blocks(engine, engine.cache, opening(engine))
+    elif guest.steers:
         put_victims_last(engine, curves, guest, cost, desk)
-    budget, preempted = schedule_running(engine)
+    budget, preempted = schedule_running(engine, first)
     if preempted > 0:
         if guest.steers:
             forecast_preempted(engine, curves, preempted)
@@ -92,84 +112,55 @@ def schedule(engine, curves, guest, cost, desk):  # type: ignore[no-untyped-def]
     if engine.counters[WAITING] == 0:
         return True
     if guest.steers:
+        catch_up(engine, 1)
         return admit_chosen(engine, curves, guest, desk, budget) == 0 and decodes_only
     return admit_in_order(engine, budget) == 0 and decodes_only
 
 
 @njit(cache=True)
+def execute(engine, cost):  # type: ignore[no-untyped-def]
+    """Run the scheduled step: time passes, contexts grow, tokens come out, requests finish; returns how many did."""
+    together = engine.crowd.count
+    run_batch(engine, cost, together[SIZE], together[KV])
+    step_on(engine)
+    finished = end_members(engine, engine.clock[NOW])
+    return finished + take_tokens(engine, together[SIZE])
+
+
+@njit(cache=True)
 def quiet_steps(engine, guest):  # type: ignore[no-untyped-def]
-    """How many further steps can only decode: until the first finish, or a guest's next look at its queue."""
-    columns, lists, count = engine.columns, engine.lists, engine.counters
-    if count[RUNNING] == 0 or count[RUNNING] > engine.limits.max_tokens:
-        return 0
-    steps = 1 << 40
-    for i in range(count[RUNNING]):
-        n = lists.running[i]
-        if columns.generated[n] == 0 or columns.computed[n] + 1 != columns.prompt[n] + columns.generated[n]:
-            return 0
-        steps = min(steps, int(engine.live.output[n] - columns.generated[n] - 1))
+    """How many further steps need no decision, should nobody finish: until a guest's next look at its queue."""
+    count = engine.counters
     if guest.steers and count[WAITING] > 0 and count[RUNNING] < engine.limits.max_seqs:
-        steps = min(steps, REEVALUATE_STEPS)
-    return steps
+        return REEVALUATE_STEPS
+    return 1 << 40
 
 
 @njit(cache=True)
-def open_blocks(engine, cache, steps, opened, filled):  # type: ignore[no-untyped-def]
-    """The step that comes after `steps` pure decode steps: so many requests open a block, so many fill theirs."""
-    if cache is None:
-        engine.counters[FREE] -= opened
-        return
-    if opened + filled == 0:
-        return
-    columns, size = engine.columns, engine.limits.block_size
-    for i in range(engine.counters[RUNNING]):
-        n = engine.lists.running[i]
-        computed = columns.computed[n] + steps
-        if computed % size == 0:
-            take(engine, cache, n, 1)
-        if (computed + 1) % size == 0:
-            fill(engine, cache, n, computed + 1)
-
-
-@njit(cache=True)
-def skip_decodes(engine, cost, most, watch_arrivals, until_s, growth):  # type: ignore[no-untyped-def]
-    """Advance up to `most` pure decode steps at once, exactly, until blocks run out, a request arrives or time is up.
-
-    `growth[j]` counts the requests whose next token j steps from now opens a block, (block_size,).
-    """
-    columns, lists, limits, count, clock = engine.columns, engine.lists, engine.limits, engine.counters, engine.clock
-    size = limits.block_size
-    growth[:] = 0
-    kv = 0.0
-    for i in range(count[RUNNING]):
-        computed = columns.computed[lists.running[i]]
-        growth[(size - computed % size) % size] += 1
-        kv += computed + 1
+def decode_on(engine, cost, most, watch_arrivals, until_s):  # type: ignore[no-untyped-def]
+    """Advance up to `most` steps in which everybody decodes, exactly, until one of them would lack blocks or end a
+    request, a request arrives or time is up."""
+    columns, count, clock, together = engine.columns, engine.counters, engine.clock, engine.crowd.count
+    ends = engine.crowd.ends
     running = count[RUNNING]
     without_kv = step_seconds(cost, 0, 0.0, running, 0.0, running)
-    per_token = step_seconds(cost, 0, 0.0, running, 1.0e6, running) - without_kv
+    per_token = 1.0e-6 * (step_seconds(cost, 0, 0.0, running, 1.0e6, running) - without_kv)
     next_arrival = columns.arrival_s[count[ARRIVED]] if count[ARRIVED] < len(columns.arrival_s) else np.inf
+    stop_s = min(until_s, next_arrival) if watch_arrivals else until_s
     steps = 0
-    while steps < most and clock[NOW] < until_s:
-        if watch_arrivals and next_arrival <= clock[NOW]:
-            break
-        opened = growth[steps % size]
+    while steps < most and clock[NOW] < stop_s and ends[together[CLOCK] & (len(ends) - 1)] == 0:
+        opened = opening(engine)
         if opened > count[FREE]:
             break
-        open_blocks(engine, engine.cache, steps, opened, growth[(steps + 1) % size])
-        seconds = without_kv + per_token * 1.0e-6 * kv
+        open_blocks(engine, engine.cache, opened)
+        seconds = without_kv + per_token * together[KV]
         clock[NOW] += seconds
         clock[BUSY] += seconds
         clock[STEP] += 0.01 * (seconds - clock[STEP])
-        clock[PAIRS] += kv
-        kv += running
+        clock[PAIRS] += together[KV]
+        step_on(engine)
         steps += 1
         sample(engine)
-    for i in range(running):
-        n = lists.running[i]
-        columns.computed[n] += steps
-        columns.generated[n] += steps
-        columns.blocks[n] = (columns.computed[n] + size - 1) // size
     clock[TOKENS] += steps * running
     count[STEPS] += steps
 
@@ -178,11 +169,12 @@ def skip_decodes(engine, cost, most, watch_arrivals, until_s, growth):  # type: 
 def advance(engine, curves, guest, cost, desk, until_s, learn_at, skip):  # type: ignore[no-untyped-def]
     """Run until all requests are done (FINISHED), time `until_s` is reached (TICK) or `learn_at` have finished (LEARN).
 
-    Without `skip` every step is taken singly; only tests, to show that skipping changes nothing, have a use for that.
+    Without `skip` every request takes every step singly; only tests, to show that nothing else changes, have a use
+    for that.
     """
     columns, count, clock = engine.columns, engine.counters, engine.clock
     total = len(columns.arrival_s)
-    growth = np.zeros(engine.limits.block_size, np.int64)
+    reason = FINISHED
     while count[DONE] < total:
         take_arrivals(engine, curves, guest)
         if count[RUNNING] == 0 and count[WAITING] == 0:
@@ -190,13 +182,18 @@ def advance(engine, curves, guest, cost, desk, until_s, learn_at, skip):  # type
             clock[NOW] = max(clock[NOW], columns.arrival_s[count[ARRIVED]])
             continue
         if clock[NOW] >= until_s:
-            return TICK
+            reason = TICK
+            break
         unchanged = schedule(engine, curves, guest, cost, desk)
         finished = execute(engine, cost)
         sample(engine)
         if count[DONE] >= learn_at and count[DONE] < total:
-            return LEARN
-        if skip and not engine.limits.ahead and (count[WAITING] == 0 or (unchanged and finished == 0)):
-            watch = guest.steers or count[WAITING] == 0
-            skip_decodes(engine, cost, quiet_steps(engine, guest), watch, until_s, growth)
-    return FINISHED
+            reason = LEARN
+            break
+        if not skip or engine.limits.ahead or not gather(engine):
+            continue
+        if count[WAITING] == 0 or (unchanged and finished == 0):
+            watch = guest.steers or engine.limits.by_priority or count[WAITING] == 0
+            decode_on(engine, cost, quiet_steps(engine, guest), watch, until_s)
+    scatter(engine)
+    return reason

@@ -23,6 +23,9 @@ FREE, RUNNING, WAITING, HEAD, TAIL, ARRIVED, DONE, STEPS, SAMPLES, PREEMPTED, NE
 # Places in `Engine.clock` (float64).
 NOW, BUSY, RECOMPUTE, STEP, TOKENS, PAIRS, NEXT_SAMPLE, SAMPLE_EVERY, RELOAD, UNDER_WAY_S, CLOCKS = range(11)
 
+# Places in `Crowd.count` (int64).
+SIZE, CLOCK, SYNCED, KV, CROWD_COUNTS = range(5)
+
 TIMELINE_ROWS = 4096
 PREEMPTION_ROWS = 32768
 
@@ -54,6 +57,14 @@ class Lists(NamedTuple):
     sent: Int32Array  # (max_num_seqs,) the same of the step that follows it
 
 
+class Crowd(NamedTuple):
+    """Running requests that only decode, as sums; see `crowd`."""
+
+    count: NDArray[np.int64]  # (CROWD_COUNTS,) members, clock, when columns were up to date, KV tokens of a step
+    opens: Int32Array  # (block_size,) members that open a block, by phase of the clock
+    ends: Int32Array  # (ring,) members that end, by clock; longer than the longest output
+
+
 class Limits(NamedTuple):
     """The engine's configuration."""
 
@@ -80,6 +91,7 @@ class Engine(NamedTuple):
     limits: Limits
     counters: NDArray[np.int64]  # (COUNTS,)
     clock: FloatArray  # (CLOCKS,)
+    crowd: Crowd
     cache: BlockCache | None  # with prefix caching; compiled apart from the engine without
 
 
@@ -135,4 +147,6 @@ def new_engine(
     clock = np.zeros(CLOCKS)
     clock[SAMPLE_EVERY] = 0.05
     clock[STEP] = 0.02
-    return Engine(columns, live, lists, limits, count, clock, cache)
+    ring = 1 << (int(output.max(initial=1)) + 1).bit_length()
+    crowd = Crowd(np.zeros(CROWD_COUNTS, np.int64), np.zeros(limits.block_size, np.int32), np.zeros(ring, np.int32))
+    return Engine(columns, live, lists, limits, count, clock, crowd, cache)

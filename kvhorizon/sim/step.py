@@ -57,12 +57,12 @@ def next_chunk(engine, n, computed, budget):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def blocks_wanted(engine):  # type: ignore[no-untyped-def]
-    """Blocks that the running requests will ask for in this step."""
+def blocks_wanted(engine, first=0):  # type: ignore[no-untyped-def]
+    """Blocks that the running requests from place `first` on will ask for in this step; those before only decode."""
     columns, lists, limits, count = engine.columns, engine.lists, engine.limits, engine.counters
-    budget = limits.max_tokens
+    budget = limits.max_tokens - first
     wanted = 0
-    for i in range(count[RUNNING]):
+    for i in range(first, count[RUNNING]):
         if budget <= 0:
             break
         n = lists.running[i]
@@ -121,12 +121,15 @@ def last_in_line(engine):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def schedule_running(engine):  # type: ignore[no-untyped-def]
-    """Give each running request its tokens and blocks; returns (token budget left, how many were preempted)."""
+def schedule_running(engine, first=0):  # type: ignore[no-untyped-def]
+    """Give each running request its tokens and blocks; returns (token budget left, how many were preempted).
+
+    Those before place `first` have theirs already, one token each; then blocks must suffice.
+    """
     columns, lists, limits, count = engine.columns, engine.lists, engine.limits, engine.counters
-    budget = limits.max_tokens
+    budget = limits.max_tokens - first
     preempted = 0
-    i = 0
+    i = first
     while i < count[RUNNING] and budget > 0:
         n = lists.running[i]
         if awaits_last(engine, n):
@@ -220,16 +223,19 @@ def admit_in_order(engine, budget):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def batch_work(engine):  # type: ignore[no-untyped-def]
-    """(prefill tokens, their pairs, decodes, KV tokens read, recomputed tokens, their pairs) of the scheduled step."""
+def batch_work(engine, together, kv_together):  # type: ignore[no-untyped-def]
+    """(prefill tokens, their pairs, decodes, KV tokens read, recomputed tokens, their pairs) of the scheduled step.
+
+    The first `together` running requests decode and read `kv_together` KV tokens; the others are looked at singly.
+    """
     columns, live, lists = engine.columns, engine.live, engine.lists
     prefill = 0
     pairs = 0.0
-    decodes = 0
-    kv = 0.0
+    decodes = together
+    kv = float(kv_together)
     again = 0
     again_pairs = 0.0
-    for i in range(engine.counters[RUNNING]):
+    for i in range(together, engine.counters[RUNNING]):
         n = lists.running[i]
         tokens = lists.scheduled[i]
         start = columns.computed[n]
@@ -250,10 +256,10 @@ def batch_work(engine):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def run_batch(engine, cost):  # type: ignore[no-untyped-def]
-    """Let the step's time pass; charge what recomputation added to it."""
+def run_batch(engine, cost, together, kv_together):  # type: ignore[no-untyped-def]
+    """Let the step's time pass; charge what recomputation added to it. `…together` as for `batch_work`."""
     clock, count = engine.clock, engine.counters
-    prefill, pairs, decodes, kv, again, again_pairs = batch_work(engine)
+    prefill, pairs, decodes, kv, again, again_pairs = batch_work(engine, together, kv_together)
     seconds = step_seconds(cost, prefill, pairs, decodes, kv, count[RUNNING])
     if again > 0:
         first = min(again, prefill)
@@ -275,19 +281,18 @@ def run_batch(engine, cost):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def execute(engine, cost):  # type: ignore[no-untyped-def]
-    """Run the scheduled step: time passes, contexts grow, tokens come out, requests finish.
+def take_tokens(engine, first):  # type: ignore[no-untyped-def]
+    """Contexts of the running requests from place `first` on grow, tokens come out, requests finish.
 
     Returns how many finished.
     """
-    columns, live, lists, count = engine.columns, engine.live, engine.lists, engine.counters
-    run_batch(engine, cost)
     if engine.limits.ahead:
         return exchange(engine)
+    columns, live, lists, count = engine.columns, engine.live, engine.lists, engine.counters
     now = engine.clock[NOW]
-    kept = 0
+    kept = first
     before = count[DONE]
-    for i in range(count[RUNNING]):
+    for i in range(first, count[RUNNING]):
         n = lists.running[i]
         columns.computed[n] += lists.scheduled[i]
         if lists.scheduled[i] > 0 and columns.computed[n] == columns.prompt[n] + columns.generated[n]:
@@ -304,6 +309,13 @@ def execute(engine, cost):  # type: ignore[no-untyped-def]
         kept += 1
     count[RUNNING] = kept
     return count[DONE] - before
+
+
+@njit(cache=True)
+def execute(engine, cost):  # type: ignore[no-untyped-def]
+    """Run the scheduled step: time passes, then every request takes its tokens; returns how many finished."""
+    run_batch(engine, cost, 0, 0)
+    return take_tokens(engine, 0)
 
 
 @njit(cache=True)

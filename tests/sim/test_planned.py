@@ -8,25 +8,15 @@ import numpy as np
 import pytest
 from engines import facts, random_trace
 
+from kvhorizon.sim.in_process import InProcess
 from kvhorizon.sim.policies import parse_policy
 from kvhorizon.sim.replay import replay
 from kvhorizon.sim.setup import Setup
-from kvhorizon.solver.planner import Budget, Planner, PlannerSettings
 from kvhorizon.state import Plan, Snapshot
 from kvhorizon.wire.child import SolverChild
 from kvhorizon.wire.resilient import ResilientSolver
 
 WORK = 100
-
-
-class InProcess:
-    """The planner without a wire."""
-
-    def __init__(self) -> None:
-        self.planner = Planner(PlannerSettings(), lambda: 0.0)
-
-    def plan(self, snapshot: Snapshot) -> Plan | None:
-        return self.planner.plan(snapshot, Budget(work=WORK))
 
 
 class KilledAfter:
@@ -49,7 +39,7 @@ def setup() -> Setup:
 
 def test_over_grpc_as_in_process(setup: Setup) -> None:
     """The same plans, so the same run, to the last bit."""
-    near = replay(setup, parse_policy("kvhorizon"), InProcess())
+    near = replay(setup, parse_policy("kvhorizon"), InProcess(work=WORK))
     with ResilientSolver(lambda: SolverChild(["--work", str(WORK)])) as solver:
         far = replay(setup, parse_policy("kvhorizon"), solver)
     assert near.plans == far.plans
@@ -77,7 +67,7 @@ def test_without_a_solver_the_greedy_decides(setup: Setup) -> None:
 
 def test_plans_take_effect_after_their_delay(setup: Setup) -> None:
     """A plan that arrives too late to matter changes the run; none is lost."""
-    soon = replay(setup, parse_policy("kvhorizon"), InProcess())
-    late = replay(dataclasses.replace(setup, delay_s=0.09), parse_policy("kvhorizon"), InProcess())
+    soon = replay(setup, parse_policy("kvhorizon"), InProcess(work=WORK))
+    late = replay(dataclasses.replace(setup, delay_s=0.09), parse_policy("kvhorizon"), InProcess(work=WORK))
     assert late.plans["program"] > 0
     assert (late.finish_s != soon.finish_s).any()

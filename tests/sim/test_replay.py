@@ -14,6 +14,7 @@ from kvhorizon.sim.arrays import DONE, FREE, NOW, RUNNING, WAITING
 from kvhorizon.sim.policies import parse_policy
 from kvhorizon.sim.replay import replay, start
 from kvhorizon.sim.setup import Setup
+from kvhorizon.sim.workloads import synthesize
 from kvhorizon.solver.select import new_desk
 
 POLICIES = ["fcfs", "watermark:0.05", "fcfs:free-recompute", "kvhorizon:greedy/means", "kvhorizon:greedy", "kvhorizon"]
@@ -133,6 +134,32 @@ def test_skipping_changes_nothing(policy: str, rate: float) -> None:
     assert (fast.live.recompute_tokens == slow.live.recompute_tokens).all()
     np.testing.assert_allclose(fast.live.finish_s, slow.live.finish_s, rtol=1e-9)
     np.testing.assert_allclose(fast.live.first_token_s, slow.live.first_token_s, rtol=1e-9)
+
+
+def same_run(setup: Setup, policy: str) -> None:
+    """As `test_skipping_changes_nothing`, for any setup."""
+    _, fast = run_to_end(setup, policy, skip=True)
+    _, slow = run_to_end(setup, policy, skip=False)
+    assert (fast.lists.finished == slow.lists.finished).all()
+    assert (fast.columns.preemptions == slow.columns.preemptions).all()
+    np.testing.assert_allclose(fast.live.finish_s, slow.live.finish_s, rtol=1e-9)
+
+
+def test_skipping_changes_nothing_with_priorities() -> None:
+    load = random_trace(7, 400, 80 * 16, 3.0)
+    ranked = dataclasses.replace(load, priority=np.random.default_rng(0).integers(0, 3, 400))
+    same_run(Setup(ranked, facts(80)), "priority")
+
+
+def test_skipping_changes_nothing_with_prefix_caching() -> None:
+    load = synthesize("agentic", 150, 0)
+    setup = Setup(load, dataclasses.replace(facts(4000), max_model_len=64_000), prefix_caching=True)
+    same_run(setup, "fcfs")
+
+
+def test_skipping_changes_nothing_where_decodes_exceed_the_budget() -> None:
+    """16 requests may run, but a step has only 12 tokens."""
+    same_run(Setup(random_trace(7, 300, 80 * 16, 30.0), facts(400, batched=12)), "fcfs")
 
 
 @pytest.mark.parametrize("policy", ["kvhorizon:greedy", "kvhorizon:greedy/means", "fcfs"])

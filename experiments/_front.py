@@ -1,0 +1,88 @@
+"""The greedy's tuned front: settings of rules N′ and B drawn by a seed, with and without reload.
+
+A setting is a `Greedy` with a name that tells its parameters; the draw is the grid's, shuffled, and repeats. N′ is the
+rule without a budget of reordering (`means`), B the one with it (`balanced`, `strict`).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from kvhorizon.sim.policies import Policy
+from kvhorizon.sim.steer import Guest
+from kvhorizon.solver.greedy import GREEDY, Greedy, Knob
+
+SEED = 100
+PER_RULE = 78  # settings drawn per rule, each with and without reload: 312 besides the shipped ones
+N_GRID = {
+    "reserve_cap_share": (0.02, 0.03, 0.05, 0.07, 0.10),
+    "size_scaled": (False, True),
+    "z": (1.0, 2.0, 3.0),
+    "aging_s": (0.5, 2.0, 8.0, 30.0),
+    "aging_share": (0.05, 0.2, 0.8),
+    "tries": (4, 16),
+}
+B_GRID = {
+    "reserve_cap_share": (0.03, 0.05, 0.07),
+    "reserve_oldest_share": (0.02, 0.035, 0.05),
+    "z": (1.0, 2.0),
+    "tries": (4, 8),
+    "overtake_share": (0.05, 0.1, 0.2, 0.4, 0.7),
+    "backfill_share": (0.2, 0.4, 0.6, 0.8),
+    "overtaker_factor": (1.0, 2.0),
+    "protect_share": (0.0, 0.5),
+}
+
+
+class Setting(NamedTuple):
+    """One point of the front."""
+
+    rule: Greedy
+    reload: bool
+
+    @property
+    def parameters(self) -> dict[str, float | bool]:
+        """What differs from the rule's shipped form."""
+        return {k: v for k, v in self.rule._asdict().items() if v != getattr(shipped(self.rule.budgeted), k)}
+
+    @property
+    def name(self) -> str:
+        rule = "B" if self.rule.budgeted else "N"
+        inside = ",".join(f"{key}={value}" for key, value in self.parameters.items())
+        return f"{rule}({inside})" + ("+reload" if self.reload else "")
+
+    @property
+    def policy(self) -> Policy:
+        return Policy(self.name, guest=Guest(True, self.rule))
+
+
+def shipped(budgeted: bool) -> Greedy:
+    """What the grid's values are set in."""
+    return GREEDY[Knob.BALANCED if budgeted else Knob.MEANS]
+
+
+def _drawn(base: Greedy, grid: dict[str, tuple[float, ...]]) -> list[Greedy]:
+    points = list(itertools.product(*grid.values()))
+    chosen = np.random.default_rng(SEED).permutation(len(points))[:PER_RULE]
+    return [base._replace(**dict(zip(grid, points[i], strict=True))) for i in chosen]
+
+
+def settings() -> list[Setting]:
+    """All settings, the shipped ones first."""
+    rules = [*GREEDY.values(), *_drawn(shipped(False), N_GRID), *_drawn(shipped(True), B_GRID)]
+    return [Setting(rule, reload) for rule in dict.fromkeys(rules) for reload in (False, True)]
+
+
+def not_dominated(points: Iterable[tuple[float, ...]]) -> list[int]:
+    """Places of the points that no other equals or beats in every coordinate and beats in one; the least is best."""
+    array = np.array(list(points))
+    kept = []
+    for i, point in enumerate(array):
+        others = (array <= point).all(axis=1) & (array < point).any(axis=1)
+        if not others.any():
+            kept.append(i)
+    return kept

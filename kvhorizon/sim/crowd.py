@@ -1,0 +1,132 @@
+"""The crowd: the leading running requests that only decode, carried together instead of one by one.
+
+Each member takes one token a step, so with t the crowd's clock [steps] its context is c(t) = c(s) + t − s, where s is
+when its columns were last brought up to date. What a step needs of all members is kept as sums that change when one
+joins or ends, not at every step:
+
+    kv          Σ (c + 1)                            KV tokens that the next step reads
+    opens[p]    members that need a new block when t ≡ p (mod block size)
+    ends[e]     members whose last token comes in the step at t ≡ e (mod ring)
+
+so that a step costs what its events cost. Members are the first of the running list, which get their tokens before all
+others; a step in which blocks would lack is none of the crowd's: it is dissolved first.
+"""
+
+from numba import njit
+
+from kvhorizon.sim.arrays import CLOCK, DONE, FREE, KV, RUNNING, SIZE, SYNCED
+from kvhorizon.sim.blocks import blocks_for, fill, give_back, take
+
+
+@njit(cache=True)
+def catch_up(engine, ahead):  # type: ignore[no-untyped-def]
+    """Bring the members' columns up to date; `ahead` is 1 where their blocks of the coming step are taken already."""
+    columns, together, size = engine.columns, engine.crowd.count, engine.limits.block_size
+    steps = together[CLOCK] - together[SYNCED]
+    for i in range(together[SIZE]):
+        n = engine.lists.running[i]
+        columns.computed[n] += steps
+        columns.generated[n] += steps
+        columns.blocks[n] = blocks_for(columns.computed[n] + ahead, size)
+    together[SYNCED] = together[CLOCK]
+
+
+@njit(cache=True)
+def gather(engine):  # type: ignore[no-untyped-def]
+    """Running requests that follow the crowd and only decode join it; returns whether anybody runs and all are in it."""
+    columns, lists, together = engine.columns, engine.lists, engine.crowd.count
+    opens, ends, size = engine.crowd.opens, engine.crowd.ends, engine.limits.block_size
+    behind = together[CLOCK] - together[SYNCED]
+    most = min(engine.counters[RUNNING], engine.limits.max_tokens)
+    while together[SIZE] < most:
+        n = lists.running[together[SIZE]]
+        computed, generated = columns.computed[n], columns.generated[n]
+        if generated == 0 or computed + 1 != columns.prompt[n] + generated:
+            return False
+        opens[(together[CLOCK] - computed) % size] += 1
+        ends[(together[CLOCK] + engine.live.output[n] - generated - 1) & (len(ends) - 1)] += 1
+        together[KV] += computed + 1
+        together[SIZE] += 1
+        columns.computed[n] -= behind
+        columns.generated[n] -= behind
+    return 0 < together[SIZE] == engine.counters[RUNNING]
+
+
+@njit(cache=True)
+def scatter(engine):  # type: ignore[no-untyped-def]
+    """Dissolve the crowd between two steps."""
+    together, ends = engine.crowd.count, engine.crowd.ends
+    catch_up(engine, 0)
+    for i in range(together[SIZE]):
+        n = engine.lists.running[i]
+        ends[(together[CLOCK] + engine.live.output[n] - engine.columns.generated[n] - 1) & (len(ends) - 1)] = 0
+    engine.crowd.opens[:] = 0
+    together[SIZE] = together[KV] = 0
+
+
+@njit(cache=True)
+def opening(engine):  # type: ignore[no-untyped-def]
+    """Blocks that the crowd needs for its next step."""
+    return engine.crowd.opens[engine.crowd.count[CLOCK] % engine.limits.block_size]
+
+
+@njit(cache=True)
+def open_blocks(engine, cache, opened):  # type: ignore[no-untyped-def]
+    """Give the crowd the blocks of its next step; with prefix caching one by one, as each block has its content."""
+    if cache is None:
+        engine.counters[FREE] -= opened
+        return
+    columns, together, size = engine.columns, engine.crowd.count, engine.limits.block_size
+    if opened + engine.crowd.opens[(together[CLOCK] + 1) % size] == 0:
+        return
+    steps = together[CLOCK] - together[SYNCED]
+    for i in range(together[SIZE]):
+        n = engine.lists.running[i]
+        computed = columns.computed[n] + steps
+        if computed % size == 0:
+            take(engine, cache, n, 1)
+        if (computed + 1) % size == 0:
+            fill(engine, cache, n, computed + 1)
+
+
+@njit(cache=True)
+def step_on(engine):  # type: ignore[no-untyped-def]
+    """One step of the crowd has run."""
+    together = engine.crowd.count
+    together[CLOCK] += 1
+    together[KV] += together[SIZE]
+
+
+@njit(cache=True)
+def end_members(engine, now_s):  # type: ignore[no-untyped-def]
+    """Members that gave their last token in the step before leave; returns how many did."""
+    columns, live, lists, together = engine.columns, engine.live, engine.lists, engine.crowd.count
+    ends, size = engine.crowd.ends, engine.limits.block_size
+    slot = (together[CLOCK] - 1) & (len(ends) - 1)
+    ended = ends[slot]
+    if ended == 0:
+        return 0
+    ends[slot] = 0
+    steps = together[CLOCK] - together[SYNCED]
+    kept = 0
+    for i in range(together[SIZE]):
+        n = lists.running[i]
+        if columns.generated[n] + steps < live.output[n]:
+            lists.running[kept] = n
+            kept += 1
+            continue
+        columns.computed[n] += steps
+        columns.generated[n] += steps
+        columns.blocks[n] = blocks_for(columns.computed[n], size)
+        engine.crowd.opens[(together[CLOCK] - columns.computed[n]) % size] -= 1
+        together[KV] -= columns.computed[n] + 1
+        live.finish_s[n] = now_s
+        give_back(engine, engine.cache, n)
+        lists.finished[engine.counters[DONE]] = n
+        engine.counters[DONE] += 1
+    for i in range(together[SIZE], engine.counters[RUNNING]):
+        lists.running[i - ended] = lists.running[i]
+        lists.scheduled[i - ended] = lists.scheduled[i]
+    together[SIZE] -= ended
+    engine.counters[RUNNING] -= ended
+    return ended
