@@ -87,7 +87,7 @@ def forecast_preempted(engine, curves, preempted):  # type: ignore[no-untyped-de
 @njit(cache=True)
 def part_if_needed(engine, guest):  # type: ignore[no-untyped-def]
     """Dissolve the crowd where this step will lack blocks, or a rival wants to look at every request; its size then."""
-    together = engine.crowd.count
+    together = engine.crowd.tally
     if together[SIZE] > 0:
         short = opening(engine) + blocks_wanted(engine, together[SIZE]) > engine.counters[FREE]
         if short or guest.rival is not None:
@@ -120,7 +120,7 @@ def schedule(engine, curves, guest, cost, desk):  # type: ignore[no-untyped-def]
 @njit(cache=True)
 def execute(engine, cost):  # type: ignore[no-untyped-def]
     """Run the scheduled step: time passes, contexts grow, tokens come out, requests finish; returns how many did."""
-    together = engine.crowd.count
+    together = engine.crowd.tally
     run_batch(engine, cost, together[SIZE], together[KV])
     step_on(engine)
     finished = end_members(engine, engine.clock[NOW])
@@ -140,7 +140,7 @@ def quiet_steps(engine, guest):  # type: ignore[no-untyped-def]
 def decode_on(engine, cost, most, watch_arrivals, until_s):  # type: ignore[no-untyped-def]
     """Advance up to `most` steps in which everybody decodes, exactly, until one of them would lack blocks or end a
     request, a request arrives or time is up."""
-    columns, count, clock, together = engine.columns, engine.counters, engine.clock, engine.crowd.count
+    columns, count, clock, together = engine.columns, engine.counters, engine.clock, engine.crowd.tally
     ends = engine.crowd.ends
     running = count[RUNNING]
     without_kv = step_seconds(cost, 0, 0.0, running, 0.0, running)

@@ -23,7 +23,7 @@ FREE, RUNNING, WAITING, HEAD, TAIL, ARRIVED, DONE, STEPS, SAMPLES, PREEMPTED, NE
 # Places in `Engine.clock` (float64).
 NOW, BUSY, RECOMPUTE, STEP, TOKENS, PAIRS, NEXT_SAMPLE, SAMPLE_EVERY, RELOAD, UNDER_WAY_S, CLOCKS = range(11)
 
-# Places in `Crowd.count` (int64).
+# Places in `Crowd.tally` (int64).
 SIZE, CLOCK, SYNCED, KV, CROWD_COUNTS = range(5)
 
 TIMELINE_ROWS = 4096
@@ -60,7 +60,7 @@ class Lists(NamedTuple):
 class Crowd(NamedTuple):
     """Running requests that only decode, as sums; see `crowd`."""
 
-    count: NDArray[np.int64]  # (CROWD_COUNTS,) members, clock, when columns were up to date, KV tokens of a step
+    tally: NDArray[np.int64]  # (CROWD_COUNTS,) members, clock, when columns were up to date, KV tokens of a step
     opens: Int32Array  # (block_size,) members that open a block, by phase of the clock
     ends: Int32Array  # (ring,) members that end, by clock; longer than the longest output
 

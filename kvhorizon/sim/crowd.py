@@ -21,7 +21,7 @@ from kvhorizon.sim.blocks import blocks_for, fill, give_back, take
 @njit(cache=True)
 def catch_up(engine, ahead):  # type: ignore[no-untyped-def]
     """Bring the members' columns up to date; `ahead` is 1 where their blocks of the coming step are taken already."""
-    columns, together, size = engine.columns, engine.crowd.count, engine.limits.block_size
+    columns, together, size = engine.columns, engine.crowd.tally, engine.limits.block_size
     steps = together[CLOCK] - together[SYNCED]
     for i in range(together[SIZE]):
         n = engine.lists.running[i]
@@ -34,7 +34,7 @@ def catch_up(engine, ahead):  # type: ignore[no-untyped-def]
 @njit(cache=True)
 def gather(engine):  # type: ignore[no-untyped-def]
     """Running requests that follow the crowd and only decode join it; returns whether anybody runs and all are in it."""
-    columns, lists, together = engine.columns, engine.lists, engine.crowd.count
+    columns, lists, together = engine.columns, engine.lists, engine.crowd.tally
     opens, ends, size = engine.crowd.opens, engine.crowd.ends, engine.limits.block_size
     behind = together[CLOCK] - together[SYNCED]
     most = min(engine.counters[RUNNING], engine.limits.max_tokens)
@@ -55,7 +55,7 @@ def gather(engine):  # type: ignore[no-untyped-def]
 @njit(cache=True)
 def scatter(engine):  # type: ignore[no-untyped-def]
     """Dissolve the crowd between two steps."""
-    together, ends = engine.crowd.count, engine.crowd.ends
+    together, ends = engine.crowd.tally, engine.crowd.ends
     catch_up(engine, 0)
     for i in range(together[SIZE]):
         n = engine.lists.running[i]
@@ -67,7 +67,7 @@ def scatter(engine):  # type: ignore[no-untyped-def]
 @njit(cache=True)
 def opening(engine):  # type: ignore[no-untyped-def]
     """Blocks that the crowd needs for its next step."""
-    return engine.crowd.opens[engine.crowd.count[CLOCK] % engine.limits.block_size]
+    return engine.crowd.opens[engine.crowd.tally[CLOCK] % engine.limits.block_size]
 
 
 @njit(cache=True)
@@ -76,7 +76,7 @@ def open_blocks(engine, cache, opened):  # type: ignore[no-untyped-def]
     if cache is None:
         engine.counters[FREE] -= opened
         return
-    columns, together, size = engine.columns, engine.crowd.count, engine.limits.block_size
+    columns, together, size = engine.columns, engine.crowd.tally, engine.limits.block_size
     if opened + engine.crowd.opens[(together[CLOCK] + 1) % size] == 0:
         return
     steps = together[CLOCK] - together[SYNCED]
@@ -92,7 +92,7 @@ def open_blocks(engine, cache, opened):  # type: ignore[no-untyped-def]
 @njit(cache=True)
 def step_on(engine):  # type: ignore[no-untyped-def]
     """One step of the crowd has run."""
-    together = engine.crowd.count
+    together = engine.crowd.tally
     together[CLOCK] += 1
     together[KV] += together[SIZE]
 
@@ -100,7 +100,7 @@ def step_on(engine):  # type: ignore[no-untyped-def]
 @njit(cache=True)
 def end_members(engine, now_s):  # type: ignore[no-untyped-def]
     """Members that gave their last token in the step before leave; returns how many did."""
-    columns, live, lists, together = engine.columns, engine.live, engine.lists, engine.crowd.count
+    columns, live, lists, together = engine.columns, engine.live, engine.lists, engine.crowd.tally
     ends, size = engine.crowd.ends, engine.limits.block_size
     slot = (together[CLOCK] - 1) & (len(ends) - 1)
     ended = ends[slot]
