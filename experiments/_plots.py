@@ -18,7 +18,7 @@ from experiments._harness import RESULTS
 
 FOLDER = RESULTS / "img"
 OURS, THEIRS, ALARM = "#0b6bcb", "#8a94a0", "#c2410c"  # kvhorizon, references, what hurts
-COLOURS = (OURS, ALARM, "#4d7c0f", "#7c3aed", "#b45309", "#0e7490", "#be185d", "#44403c", THEIRS)
+COLOURS = (OURS, ALARM, "#4d7c0f", "#7c3aed", "#eab308", "#0e7490", "#be185d", "#44403c", THEIRS)
 STYLE: dict[str, Any] = {
     "svg.hashsalt": "kvhorizon",  # element names do not depend on the run
     "svg.fonttype": "none",  # text stays text: small files

@@ -105,13 +105,14 @@ def draw(rows: list[Row]) -> None:
     for axis, title in zip(axes, ("throughput", "mean TTFT"), strict=False):
         axis.set_title(f"{title} / {REFERENCE}")
         axis.set_xlabel("evictions, relative")
+        axis.margins(0.3, 0.1)
     seen = [row for row in rows if "overcommitted" in row]
     theirs, mine = (np.sort(of(seen, policy, "overcommitted")) for policy in PILED_UP)
     share = np.arange(1, len(mine) + 1) / len(mine)
     axes[2].step(100 * theirs, share, where="post", color=ALARM, label=REFERENCE)
     axes[2].step(100 * mine, share, where="post", color=OURS, label=JUDGED)
-    axes[2].set_title("share of replays against")
-    axes[2].set_xlabel("time in which the batch cannot fit [%]")
+    axes[2].set_title("replays, cumulative")
+    axes[2].set_xlabel("time over the pool [%]")
     axes[2].legend()
     save(figure, "admission")
 

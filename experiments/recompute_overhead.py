@@ -72,8 +72,8 @@ def draw(rows: list[Row], workloads: list[str], policies: tuple[str, ...]) -> No
             axis[1].plot(loads, [100 * row["latency_lost"] for row in mine], "o-")
         axis[0].set_title(name)
         axis[1].set_xlabel("load")
-    axes[0, 0].set_ylabel("GPU time spent on recompute [%]")
-    axes[1, 0].set_ylabel("mean latency lost to it [%]")
+    axes[0, 0].set_ylabel("GPU time on it [%]")
+    axes[1, 0].set_ylabel("mean latency lost [%]")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center")
     save(figure, "recompute_overhead")
 
