@@ -1,0 +1,112 @@
+"""The thread beside the step: nothing that a solver does reaches the step but a plan."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from kvhorizon.adapter.forecast import Forecaster
+from kvhorizon.adapter.guard import Guard
+from kvhorizon.adapter.session import PlanSession
+from kvhorizon.adapter.shared import SharedSolver
+
+
+class Solver:
+    """Answers by `answer`."""
+
+    def __init__(self, answer: Callable[[Any], Any], failing_starts: int = 0) -> None:
+        self.counts: Counter[str] = Counter()
+        self.stopped = threading.Event()
+        self._answer, self._failing = answer, failing_starts
+
+    def start(self) -> None:
+        if self._failing:
+            self._failing -= 1
+            raise OSError("not yet")
+
+    def plan(self, snapshot: Any) -> Any:
+        return self._answer(snapshot)
+
+    def stop(self) -> None:
+        self.stopped.set()
+
+
+def wait_for(reached: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + 20.0
+    while not reached():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.005)
+
+
+def test_the_newest_plan_is_kept_and_errors_cost_one_plan() -> None:
+    def answer(snapshot: Any) -> Any:
+        if snapshot == "bad":
+            raise RuntimeError("planted")
+        return None if snapshot == "none" else f"plan of {snapshot}"
+
+    solver = Solver(answer)
+    session = PlanSession(solver, Forecaster())
+    session.start()
+    session.offer("one")  # type: ignore[arg-type]
+    wait_for(lambda: session.newest == "plan of one")  # type: ignore[comparison-overlap]
+    for worthless in ("bad", "none"):
+        session.offer(worthless)  # type: ignore[arg-type]
+    session.offer("two")  # type: ignore[arg-type]
+    wait_for(lambda: session.newest == "plan of two")  # type: ignore[comparison-overlap]
+    session.stop()
+    assert solver.stopped.is_set()
+    assert not session._thread.is_alive()
+    session.stop()
+
+
+def test_offers_never_wait_for_a_solver_that_hangs() -> None:
+    release = threading.Event()
+    session = PlanSession(Solver(lambda _: release.wait(20.0)), Forecaster())
+    session.start()
+    begin_s = time.monotonic()
+    for number in range(1000):
+        session.offer(number)  # type: ignore[arg-type]
+    assert time.monotonic() - begin_s < 10.0
+    assert session.replaced > 0
+    release.set()
+    session.stop()
+
+
+def test_without_a_solver_it_learns() -> None:
+    forecaster = Forecaster()
+    session = PlanSession(None, forecaster)
+    session.start()
+    for _ in range(100):
+        forecaster.finished(0, 50)
+    session.offer(None)
+    wait_for(lambda: forecaster.tables.version > 0)
+    session.stop()
+
+
+def test_a_shared_solver_that_is_not_there_is_asked_again_later() -> None:
+    now_s = [0.0]
+    solver = SharedSolver("localhost:1", deadline_s=0.2, clock=lambda: now_s[0])
+    solver.start()
+    for _ in range(3):
+        assert solver.plan(None) is None  # type: ignore[arg-type]
+    assert solver.counts == {"failed": 1, "absent": 2}
+    now_s[0] = 10.0
+    assert solver.plan(None) is None  # type: ignore[arg-type]
+    assert solver.counts["failed"] == 2
+    solver.stop()
+
+
+def test_a_guard_retires_after_errors_in_a_row_only() -> None:
+    guard = Guard("test", limit=3)
+    for _ in range(5):
+        guard.failed("hook", RuntimeError())
+        guard.failed("hook", RuntimeError())
+        guard.succeeded()
+    assert not guard.retired
+    for _ in range(3):
+        guard.failed("hook", RuntimeError())
+    assert guard.retired
+    assert guard.total == 13
+    guard.recall()
+    assert not guard.retired
