@@ -126,7 +126,7 @@ def _table(answer: Answer) -> Table:
     trace = answer.results["trace"]
     table = Table(title=f"{trace['name']}, {trace['requests']} requests; seconds unless said otherwise")
     table.add_column("policy", no_wrap=True)
-    for name in ("evictions", "recompute", "TTFT", "p99", "e2e", "p99", "goodput", "tok/s", "planned"):
+    for name in ("evictions", "recompute", "TTFT", "p99", "e2e", "/bound", "p99", "goodput", "tok/s", "planned"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in answer.results["policies"]:
         plans = row["plans"]
@@ -137,6 +137,7 @@ def _table(answer: Answer) -> Table:
             _number(row["ttft_s"]["mean"], 2),
             _number(row["ttft_s"]["p99"], 1),
             _number(row["e2e_s"]["mean"], 1),
+            _number(row["over_bound"], 2),
             _number(row["e2e_s"]["p99"], 1),
             _number(100 * row["goodput"], 1) + " %",
             _number(row["throughput_tok_s"], 0),

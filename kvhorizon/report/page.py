@@ -21,6 +21,7 @@ COLUMNS: tuple[tuple[str, tuple[str, ...], int, bool], ...] = (
     ("TTFT p99, s", ("ttft_s", "p99"), 1, True),
     ("TPOT p99, s", ("tpot_s", "p99"), 3, True),
     ("latency mean, s", ("e2e_s", "mean"), 1, True),
+    ("latency mean / hindsight bound", ("over_bound",), 2, True),
     ("latency p99, s", ("e2e_s", "p99"), 1, True),
     ("goodput", ("goodput",), 3, False),
     ("tokens per s", ("throughput_tok_s",), 0, False),
@@ -33,7 +34,7 @@ def value(row: Row, path: tuple[str, ...]) -> float | None:
     """An entry of a policy's results, or None."""
     found: Any = row
     for key in path:
-        found = found[key]
+        found = None if found is None else found.get(key)
     return found  # type: ignore[no-any-return]
 
 
@@ -84,7 +85,8 @@ def _comparison(rows: list[Row]) -> str:
     decided = "".join(f"<td>{_decided(row['plans'])}</td>" for row in rows)
     return (
         '<div class="scroll" tabindex="0" role="region" aria-label="Policies side by side"><table>'
-        "<caption>Small figures are ratios to first-come-first-served (fcfs).</caption>"
+        "<caption>Small figures are ratios to first-come-first-served (fcfs). The hindsight bound is a mean latency "
+        "that no schedule on this engine can go below, even one that knows all requests beforehand.</caption>"
         f'<thead><tr><th scope="col"></th>{head}</tr></thead>'
         f'<tbody>{body}<tr><th scope="row">plans by</th>{decided}</tr></tbody></table></div>'
     )

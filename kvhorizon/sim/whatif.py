@@ -18,6 +18,7 @@ from kvhorizon.models.pool import pool_blocks
 from kvhorizon.models.shape import ModelShape, builtin, from_config
 from kvhorizon.models.step_time import step_cost
 from kvhorizon.sim.alone import alone
+from kvhorizon.sim.bound import hindsight_bound_s, over_bound
 from kvhorizon.sim.metrics import summarize
 from kvhorizon.sim.outcome import Outcome
 from kvhorizon.sim.policies import Policy, parse_policy
@@ -154,6 +155,7 @@ def what_if(prepared: Prepared, solvers: Mapping[Knob, Solver], progress: Progre
     """Replay the trace under every policy; one whose solver is missing follows its greedy rule."""
     setup = prepared.setup
     prefill_s, service_s = alone(setup)
+    bound_s = hindsight_bound_s(setup)
     outcomes, entries, timing = [], [], {}
     for policy in prepared.policies:
         started_s = time.perf_counter()
@@ -167,9 +169,10 @@ def what_if(prepared: Prepared, solvers: Mapping[Knob, Solver], progress: Progre
             tpot_target_s=prepared.tpot_target_s,
         )
         outcomes.append(outcome)
+        columns["over_bound"] = over_bound(setup, policy, outcome, bound_s)
         entries.append({"policy": policy.name, **columns})
     timing["total_s"] = round(sum(timing.values()), 3)
-    return Answer(_results(prepared, entries, timing), setup.trace, setup.facts, outcomes)
+    return Answer(_results(prepared, bound_s, entries, timing), setup.trace, setup.facts, outcomes)
 
 
 def _run(setup: Setup, policy: Policy, solver: Solver | None, progress: Progress | None) -> Outcome:
@@ -177,7 +180,9 @@ def _run(setup: Setup, policy: Policy, solver: Solver | None, progress: Progress
     return replay(setup, policy, solver, None if progress is None else lambda share: progress(name, share))
 
 
-def _results(prepared: Prepared, policies: Sequence[dict[str, Any]], timing: dict[str, float]) -> dict[str, Any]:
+def _results(
+    prepared: Prepared, bound_s: float | None, policies: Sequence[dict[str, Any]], timing: dict[str, float]
+) -> dict[str, Any]:
     question, setup = prepared.question, prepared.setup
     trace, facts = setup.trace, setup.facts
     return {
@@ -203,6 +208,7 @@ def _results(prepared: Prepared, policies: Sequence[dict[str, Any]], timing: dic
         "seed": question.seed,
         "forecast": question.forecast,
         "delay_s": setup.delay_s,
+        "hindsight_bound": None if bound_s is None else {"e2e_mean_s": bound_s},
         "policies": list(policies),
         "timing": timing,
     }

@@ -119,9 +119,9 @@ def busy_times(arrival_s: FloatArray, pieces: Pieces) -> float:
 
 def divisions(facts: EngineFacts) -> Iterator[Shares]:
     """Divisions of the shared time that are tried; where compute costs nothing, only those of the step itself."""
-    compute = (0.0, 0.4, 0.8) if facts.cost.linear_s_per_token > 0.0 else (0.0,)
+    compute = (0.0, 0.5, 0.8) if facts.cost.linear_s_per_token > 0.0 else (0.0,)
     for share in compute:
-        for blocks in (1.0, 0.8, 0.6, 0.3, 0.0):
+        for blocks in (1.0, 0.7, 0.4, 0.0):
             yield Shares(blocks, 1.0 - blocks, 0.0, share)
     if facts.cost.linear_s_per_token > 0.0:
         yield Shares(0.5, 0.0, 0.5, 0.9)

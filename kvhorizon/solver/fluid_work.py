@@ -109,11 +109,14 @@ def prefill_work(charge, prompt, block_size, most):  # type: ignore[no-untyped-d
 
 
 @njit(cache=True)
-def decode_seconds(cost, context):  # type: ignore[no-untyped-def]
-    """Least duration of a step with a further output at `context` tokens: the request alone."""
+def decode_seconds(cost, alone_s, context):  # type: ignore[no-untyped-def]
+    """Least duration of a step with a further output at `context` tokens: the request alone.
+
+    `alone_s`: a step that computes one token, nothing read.
+    """
     pair = min(cost.attention_s_per_pair, cost.kv_read_s_per_token)
     again = pair * 0.5 * context * (context + 1.0)
-    return step_seconds(cost, 0, 0.0, 1, 0.0, 1) + min(cost.kv_read_s_per_token * context, again)
+    return alone_s + min(cost.kv_read_s_per_token * context, again)
 
 
 @njit(cache=True)
@@ -133,20 +136,21 @@ def prefill_seconds(cost, prompt, most):  # type: ignore[no-untyped-def]
 @njit(cache=True)
 def fill_pieces(prompt, output, most, block_size, cost, charge, first, work_s, offset_s, to_end_s, service_s):  # type: ignore[no-untyped-def]
     """Write the pieces of all requests: the prefill, then the further outputs in groups of equal size."""
+    alone_s = step_seconds(cost, 0, 0.0, 1, 0.0, 1)
     for n in range(len(prompt)):
         begun = prefill_seconds(cost, prompt[n], most)
         at, groups = first[n], first[n + 1] - first[n] - 1
         decodes = output[n] - 1
         end = begun
         for j in range(decodes):
-            end += decode_seconds(cost, prompt[n] + j + 1)
+            end += decode_seconds(cost, alone_s, prompt[n] + j + 1)
         service_s[n] = end
         work_s[at] = prefill_work(charge, prompt[n], block_size, most)
         offset_s[at] = 0.0
-        to_end_s[at] = work_s[at] * (end - begun + 0.5 * step_seconds(cost, 0, 0.0, 1, 0.0, 1))
+        to_end_s[at] = work_s[at] * (end - begun + 0.5 * alone_s)
         for j in range(decodes):
             piece = at + 1 + j * groups // decodes
-            seconds = decode_seconds(cost, prompt[n] + j + 1)
+            seconds = decode_seconds(cost, alone_s, prompt[n] + j + 1)
             work = decode_work(charge, prompt[n] + j + 1, block_size)
             if work_s[piece] == 0.0:
                 offset_s[piece] = begun
