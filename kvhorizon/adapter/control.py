@@ -108,7 +108,7 @@ class Control:
         """The chosen, and those that pass through, each before the first chosen one that came after it."""
         rows = self.rows
         chosen = [rows.request[slot] for slot in self.choice.slots if ready(rows.request[slot])]
-        if not rows.num_passing and not self.engine.has_connector:
+        if not (rows.num_passing or rows.streaming or self.engine.has_connector):
             return chosen
         passing = [request for request in queue if not self._ours(request)]
         shown = []
@@ -119,7 +119,9 @@ class Control:
         return shown + passing
 
     def _ours(self, request: Any) -> bool:
-        return bool(self.rows.extra.steer[self.rows.slot_of[request.request_id]]) and ready(request)
+        """Whether the request is among those that are chosen from; all others are the engine's."""
+        slot, extra = self.rows.slot_of[request.request_id], self.rows.extra
+        return bool(extra.steer[slot] and extra.waits[slot]) and ready(request)
 
     def _put_victims_last(self, now_s: float) -> Demand:
         """Where this step will lack blocks, the engine gives up the end of its list: put the best victims there."""

@@ -253,6 +253,8 @@ class Guest:
         for request in reversed(running):
             slot = rows.slot_of[request.request_id]
             if not rows.extra.waits[slot]:
+                if rows.streaming:
+                    continue
                 break
             rows.take(slot, now_s)
             taken.add(slot)

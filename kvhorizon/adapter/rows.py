@@ -71,6 +71,7 @@ class Rows:
         self._end = 0
         self.num_waiting = 0
         self.num_passing = 0  # of those that wait, not ours to admit
+        self.streaming = False  # some request came whose input streams: it may wait again without our being told
         self.curves = self._curves()
 
     def add(self, request: Any, arrival_s: float, limit: int, key: int, hint: Hint | None, steer: bool = True) -> int:
@@ -90,6 +91,7 @@ class Rows:
         extra.curve[slot], extra.scale[slot] = curve_of(self.tables, key, hint)
         extra.waits[slot] = False
         extra.steer[slot] = steer
+        self.streaming |= bool(request.resumable)
         if hint is not None:
             self._hints[slot] = hint
         self.request[slot] = request

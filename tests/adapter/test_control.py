@@ -1,0 +1,88 @@
+"""What the engine is shown: the chosen, and everybody whom the guest does not choose from."""
+
+from types import SimpleNamespace
+from typing import Any
+
+from fakes import Status, request, scheduler
+
+from kvhorizon.adapter.compat import Level
+from kvhorizon.adapter.control import Control
+from kvhorizon.adapter.decisions import DecisionLog
+from kvhorizon.adapter.engine import Engine
+from kvhorizon.adapter.facts import UNKNOWN_COST
+from kvhorizon.adapter.forecast import Forecaster
+from kvhorizon.adapter.plans import PlanFollower
+from kvhorizon.adapter.rows import Rows
+from kvhorizon.adapter.rule import Rule
+from kvhorizon.solver.greedy import GREEDY, Knob
+
+TABLES = Forecaster().tables
+
+
+def build(free: int, waiting: list[Any], **more: Any) -> Control:
+    """One running request of two blocks, and those that wait."""
+    fake = scheduler(total=100, free=free, **more)
+    rows = Rows(8, TABLES)
+    running = request("running", 20, 5, 25, status=Status.RUNNING)
+    fake.running.append(running)
+    rows.take(rows.add(running, 0.0, 100, 0, None), 0.0)
+    for number, one in enumerate(waiting):
+        fake.waiting.append(one)
+        plain = one.lora_request is None and not one.resumable
+        rows.add(one, 1.0 + number, 100, 0, None, steer=plain)
+    rule = Rule(GREEDY[Knob.MEANS], UNKNOWN_COST)
+    return Control(Engine(fake), rows, rule, PlanFollower(0), DecisionLog(), Level.FULL)
+
+
+def shown(control: Control) -> list[str]:
+    """Names in the engine's queue while it schedules; and the queue is whole afterwards."""
+    before = list(control.engine.scheduler.waiting)
+    control.act(10.0, may_evict=True)
+    names = [one.request_id for one in control.engine.scheduler.waiting]
+    control.stage.restore()
+    assert list(control.engine.scheduler.waiting) == before
+    return names
+
+
+def test_only_those_that_fit_are_shown() -> None:
+    large, small = request("large", 1500, arrival_time=1.0), request("small", 16, arrival_time=2.0)
+    assert shown(build(50, [large, small])) == ["small"]
+    assert shown(build(2, [large, small])) == []
+
+
+def test_others_pass_through_in_their_place() -> None:
+    first = request("first", 16, arrival_time=1.0)
+    lora = request("lora", 1500, arrival_time=2.0, lora_request=SimpleNamespace())
+    last = request("last", 1500, arrival_time=3.0)
+    assert shown(build(50, [first, lora, last])) == ["first", "lora"]
+    assert shown(build(0, [first, lora, last])) == ["lora"]
+
+
+def test_a_stream_that_waits_again_unnoticed_is_shown() -> None:
+    """vLLM moves it from running to waiting without a call of ours."""
+    stream, plain = request("stream", 16, resumable=True), request("plain", 1500)
+    control = build(0, [stream, plain])
+    control.rows.take(control.rows.slot_of["stream"], 5.0)
+    assert shown(control) == ["stream"]
+
+
+def test_kv_that_comes_from_elsewhere_is_left_alone() -> None:
+    loading = request("loading", 16, computed=16, status=Status.WAITING_FOR_REMOTE_KVS)
+    plain = request("plain", 1500)
+    assert shown(build(0, [loading, plain], connector=SimpleNamespace())) == ["loading"]
+
+
+def test_an_idle_engine_sees_everybody_if_nobody_is_chosen() -> None:
+    control = build(3, [request("a", 1500), request("b", 1500)])
+    control.engine.scheduler.running.clear()
+    control.batch.changed()
+    assert shown(control) == ["a", "b"]
+
+
+def test_a_hold_is_explained() -> None:
+    control = build(2, [request("a", 1500)])
+    control.rule.hopeless = lambda *_: False  # type: ignore[method-assign]
+    assert shown(control) == []
+    (held,) = control.log.of("a")
+    assert (held.what, held.by) == ("held", "local")
+    assert "needs 94 blocks of 2 free" in held.why
