@@ -23,7 +23,7 @@ from experiments._harness import Figures, Options, Targets, main, target
 if TYPE_CHECKING:
     from experiments._lockstep import Recording
 
-SCENARIOS, QUICK_SCENARIOS = 300, 24
+SCENARIOS, QUICK_SCENARIOS = 330, 24
 REQUESTS, QUICK_REQUESTS = 800, 160
 MUTANT_SEEDS = (*range(72), 1698, 1711)  # the last two show a rare one: a victim among those who had their tokens
 MUTANT_REQUESTS, MUTANT_STEPS = 60, 300
