@@ -30,7 +30,7 @@ from kvhorizon.sim.arrays import (
     TOKENS,
     WAITING,
 )
-from kvhorizon.sim.crowd import catch_up, end_members, gather, open_blocks, opening, scatter, step_on
+from kvhorizon.sim.crowd import catch_up, end_members, gather, make_room, open_blocks, opening, scatter, step_on
 from kvhorizon.sim.queue import arrive
 from kvhorizon.sim.steer import admit_chosen, put_victims_last
 from kvhorizon.sim.step import admit_in_order, blocks_wanted, run_batch, schedule_running, take_tokens
@@ -86,11 +86,14 @@ def forecast_preempted(engine, curves, preempted):  # type: ignore[no-untyped-de
 
 @njit(cache=True)
 def part_if_needed(engine, guest):  # type: ignore[no-untyped-def]
-    """Dissolve the crowd where this step will lack blocks, or a rival wants to look at every request; its size then."""
+    """Dissolve the crowd where a rival wants to look at every request, or this step will lack blocks and it is not
+    simply the last running that are preempted; returns its size then."""
     together = engine.crowd.tally
     if together[SIZE] > 0:
-        short = opening(engine) + blocks_wanted(engine, together[SIZE]) > engine.counters[FREE]
-        if short or guest.rival is not None:
+        apart = guest.rival is not None
+        if guest.steers or engine.limits.by_priority or engine.cache is not None:
+            apart = apart or opening(engine) + blocks_wanted(engine, together[SIZE]) > engine.counters[FREE]
+        if apart:
             scatter(engine)
     return together[SIZE]
 
@@ -98,13 +101,14 @@ def part_if_needed(engine, guest):  # type: ignore[no-untyped-def]
 @njit(cache=True)
 def schedule(engine, curves, guest, cost, desk):  # type: ignore[no-untyped-def]
     """Decide one step; returns whether the next step would decide the same, should nobody finish or arrive."""
-    first = part_if_needed(engine, guest)
-    if first > 0:
+    forced = 0
+    if part_if_needed(engine, guest) > 0:
+        forced = make_room(engine)
         open_blocks(engine, engine.cache, opening(engine))
     elif guest.steers:
         put_victims_last(engine, curves, guest, cost, desk)
-    budget, preempted = schedule_running(engine, first)
-    if preempted > 0:
+    budget, preempted = schedule_running(engine, engine.crowd.tally[SIZE])
+    if forced + preempted > 0:
         if guest.steers:
             forecast_preempted(engine, curves, preempted)
         return False

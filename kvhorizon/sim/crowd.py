@@ -9,13 +9,14 @@ joins or ends, not at every step:
     ends[e]     members whose last token comes in the step at t ≡ e (mod ring)
 
 so that a step costs what its events cost. Members are the first of the running list, which get their tokens before all
-others; a step in which blocks would lack is none of the crowd's: it is dissolved first.
+others. Where blocks lack and it is not simply the last that are preempted, the crowd is dissolved first.
 """
 
 from numba import njit
 
 from kvhorizon.sim.arrays import CLOCK, DONE, FREE, KV, RUNNING, SIZE, SYNCED
 from kvhorizon.sim.blocks import blocks_for, fill, give_back, take
+from kvhorizon.sim.step import preempt
 
 
 @njit(cache=True)
@@ -33,7 +34,7 @@ def catch_up(engine, ahead):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def gather(engine):  # type: ignore[no-untyped-def]
-    """Running requests that follow the crowd and only decode join it; returns whether anybody runs and all are in it."""
+    """Running requests that follow the crowd and only decode join it; returns whether all now are, and anybody is."""
     columns, lists, together = engine.columns, engine.lists, engine.crowd.tally
     opens, ends, size = engine.crowd.opens, engine.crowd.ends, engine.limits.block_size
     behind = together[CLOCK] - together[SYNCED]
@@ -68,6 +69,34 @@ def scatter(engine):  # type: ignore[no-untyped-def]
 def opening(engine):  # type: ignore[no-untyped-def]
     """Blocks that the crowd needs for its next step."""
     return engine.crowd.opens[engine.crowd.tally[CLOCK] % engine.limits.block_size]
+
+
+@njit(cache=True)
+def part_last(engine):  # type: ignore[no-untyped-def]
+    """The crowd's last member leaves it and runs singly."""
+    columns, together, size = engine.columns, engine.crowd.tally, engine.limits.block_size
+    opens, ends = engine.crowd.opens, engine.crowd.ends
+    steps = together[CLOCK] - together[SYNCED]
+    together[SIZE] -= 1
+    n = engine.lists.running[together[SIZE]]
+    columns.computed[n] += steps
+    columns.generated[n] += steps
+    columns.blocks[n] = blocks_for(columns.computed[n], size)
+    opens[(together[CLOCK] - columns.computed[n]) % size] -= 1
+    ends[(together[CLOCK] + engine.live.output[n] - columns.generated[n] - 1) & (len(ends) - 1)] -= 1
+    together[KV] -= columns.computed[n] + 1
+
+
+@njit(cache=True)
+def make_room(engine):  # type: ignore[no-untyped-def]
+    """Preempt the last running until the crowd has its blocks, as the engine does in its order; returns how many."""
+    preempted = 0
+    while opening(engine) > engine.counters[FREE]:
+        if engine.crowd.tally[SIZE] == engine.counters[RUNNING]:
+            part_last(engine)
+        preempt(engine, engine.counters[RUNNING] - 1)
+        preempted += 1
+    return preempted
 
 
 @njit(cache=True)
