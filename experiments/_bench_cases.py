@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 from typing import NamedTuple
 
+import numpy as np
+
 from kvhorizon.models.gpu import preset
 from kvhorizon.models.pool import pool_blocks
 from kvhorizon.models.shape import builtin
 from kvhorizon.models.step_time import step_cost
 from kvhorizon.sim.setup import Setup
+from kvhorizon.sim.trace import Trace
 from kvhorizon.sim.workloads import synthesize
 from kvhorizon.state import EngineFacts
 
@@ -28,12 +31,15 @@ class Case(NamedTuple):
     prefix_caching: bool = False
 
 
+CHAT_RATE = 20.0  # about 0.9 of what the engine completes
 CASES = {
     "bound": Case("reasoning", "a100-40gb", 0.3, 20_000),  # long answers: KV-bound, above what the engine completes
-    "fcfs": Case("chat", "a100-40gb", 10.0, 1_000_000),
-    "prefix": Case("agentic", "a100-40gb", 2.0, 100_000, prefix_caching=True),
-    "greedy": Case("chat", "a100-40gb", 10.0, 200_000, "kvhorizon:greedy"),
+    "fcfs": Case("chat", "a100-40gb", CHAT_RATE, 1_000_000),
+    "prefix": Case("chat", "a100-40gb", CHAT_RATE, 100_000, prefix_caching=True),
+    "agentic": Case("agentic", "a100-40gb", 2.0, 20_000, prefix_caching=True),
+    "greedy": Case("chat", "a100-40gb", CHAT_RATE, 200_000, "kvhorizon:greedy"),
 }
+SYSTEM_PROMPTS, SYSTEM_HASHES, HASHED_TOKENS = 4, 8, 64  # what `chat` shares where prefixes are cached
 
 
 def engine(gpu_name: str) -> EngineFacts:
@@ -49,6 +55,18 @@ def engine(gpu_name: str) -> EngineFacts:
     )
 
 
+def with_system_prompts(trace: Trace) -> Trace:
+    """Each request begins with one of a few system prompts of 512 tokens."""
+    which = np.random.default_rng(SEED).integers(0, SYSTEM_PROMPTS, len(trace))
+    shared = [np.arange(SYSTEM_HASHES) + 100 * prompt for prompt in range(SYSTEM_PROMPTS)]
+    return dataclasses.replace(
+        trace,
+        prompt_tokens=trace.prompt_tokens + SYSTEM_HASHES * HASHED_TOKENS,
+        prefix_hashes=tuple(shared[prompt] for prompt in which),
+        prefix_tokens=HASHED_TOKENS,
+    )
+
+
 def build(case: Case, requests: int) -> Setup:
     """The replay of so many requests of a case."""
     trace = synthesize(case.workload, requests, SEED)
@@ -56,6 +74,8 @@ def build(case: Case, requests: int) -> Setup:
     arrival_s = trace.arrival_s * (span_s / max(float(trace.arrival_s[-1]), 1e-9))
     if not case.prefix_caching:
         trace = dataclasses.replace(trace, prefix_hashes=None, prefix_tokens=0, session=None)
+    elif trace.prefix_hashes is None:
+        trace = with_system_prompts(trace)
     return Setup(
         dataclasses.replace(trace, arrival_s=arrival_s),
         engine(case.gpu),
