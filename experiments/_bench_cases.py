@@ -31,7 +31,7 @@ class Case(NamedTuple):
     prefix_caching: bool = False
 
 
-CHAT_RATE = 20.0  # about 0.9 of what the engine completes
+CHAT_RATE = 12.0  # about 0.95 of what the engine completes
 CASES = {
     "bound": Case("reasoning", "a100-40gb", 0.3, 20_000),  # long answers: KV-bound, above what the engine completes
     "fcfs": Case("chat", "a100-40gb", CHAT_RATE, 1_000_000),
