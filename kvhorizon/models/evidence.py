@@ -188,8 +188,7 @@ def count_all(evidence, paths, lengths, capped, prior, survival, residual):  # t
     for level in range(paths.shape[1]):
         for i in range(len(lengths)):
             node = paths[i, level]
-            idle = level == paths.shape[1] - 1 and level > 0 and evidence.row[node] < 0  # nobody reads its curve
-            if node >= 0 and not idle and due(evidence, node):
+            if node >= 0 and due(evidence, node):
                 build_and_tabulate(evidence, node, prior, survival, residual)
                 renewed += 1
     return renewed
