@@ -112,9 +112,10 @@ def open_blocks(engine, cache, opened):  # type: ignore[no-untyped-def]
     for i in range(together[SIZE]):
         n = engine.lists.running[i]
         computed = columns.computed[n] + steps
-        if computed % size == 0:
+        within = computed % size
+        if within == 0:
             take(engine, cache, n, 1)
-        if (computed + 1) % size == 0:
+        if within + 1 == size:
             fill(engine, cache, n, computed + 1)
 
 
