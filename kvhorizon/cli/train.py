@@ -8,10 +8,9 @@ from typing import Annotated
 import typer
 
 from kvhorizon.errors import InputError
-from kvhorizon.models.features import Recorded
 from kvhorizon.models.learned import save_model
-from kvhorizon.models.prequential import finish_times
 from kvhorizon.models.train import train as fit
+from kvhorizon.sim.recorded import recorded
 from kvhorizon.sim.traces import read_trace
 
 
@@ -21,19 +20,7 @@ def train(
     seed: Annotated[int, typer.Option(help="Of the search for groups.")] = 0,
 ) -> None:
     """Fit a learned length forecast; refuses to write one that is no better than the history learned online."""
-    trace = read_trace(recording)
-    ends = finish_times(trace.arrival_s, trace.output_tokens)
-    recorded = Recorded(
-        trace.arrival_s,
-        ends,
-        trace.prompt_tokens,
-        trace.output_tokens,
-        trace.key,
-        trace.session,
-        trace.prefix_hashes,
-        trace.prefix_tokens,
-    )
-    model = fit(recorded, seed)
+    model = fit(recorded(read_trace(recording)), seed)
     try:
         save_model(model, out)
     except OSError as error:

@@ -23,6 +23,7 @@ from kvhorizon.sim.arrays import (
     PREEMPTED,
     PREEMPTION_ROWS,
     RECOMPUTE,
+    RUNNING,
     SAMPLES,
     STEPS,
     TOKENS,
@@ -37,6 +38,7 @@ from kvhorizon.sim.look import collect_waiting
 from kvhorizon.sim.outcome import Outcome
 from kvhorizon.sim.planned import PlanFollower
 from kvhorizon.sim.policies import Policy
+from kvhorizon.sim.recorded import recorded
 from kvhorizon.sim.setup import Setup, Solver
 from kvhorizon.solver.select import Desk, new_desk, refresh_remaining
 
@@ -87,13 +89,16 @@ def start(setup: Setup, policy: Policy) -> tuple[Engine, Forecast]:
         output_limit=limit.astype(np.int64),
         true_output_tokens=trace.output_tokens,
         seed=setup.seed,
+        recorded=recorded(trace) if setup.forecast.startswith("learned:") else None,
     )
     return engine, forecast
 
 
 def _learn(engine: Engine, forecast: Forecast, desk: Desk, since: int) -> int:
-    """Tell the forecast who finished; returns how many have by now."""
+    """Tell the forecast who runs and who finished; returns how many have by now."""
     done = int(engine.counters[DONE])
+    running = engine.lists.running[: int(engine.counters[RUNNING])].astype(np.int64)
+    forecast.watch(running, engine.columns.generated[running].astype(np.int64))
     finished = engine.lists.finished[since:done].astype(np.int64)
     if forecast.learn(finished, engine.columns.generated[finished].astype(np.int64), float(engine.clock[NOW])):
         size, _ = collect_waiting(engine, desk.waiting)

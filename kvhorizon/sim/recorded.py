@@ -1,0 +1,19 @@
+"""A trace as a recording that a learned forecast is fitted to, or reads its features from."""
+
+from kvhorizon.models.features import Recorded
+from kvhorizon.models.prequential import finish_times
+from kvhorizon.sim.trace import Trace
+
+
+def recorded(trace: Trace) -> Recorded:
+    """The trace's columns; requests end as on the simple engine of `models.prequential`."""
+    return Recorded(
+        trace.arrival_s,
+        finish_times(trace.arrival_s, trace.output_tokens),
+        trace.prompt_tokens,
+        trace.output_tokens,
+        trace.key,
+        trace.session,
+        trace.prefix_hashes,
+        trace.prefix_tokens,
+    )
