@@ -26,7 +26,7 @@ demo: setup
 test: test-product test-engine
 
 test-product: setup
-	$(BIN)/pytest -n 2 tests --ignore tests/engine
+	$(BIN)/pytest -n 2 --dist loadfile tests --ignore tests/engine
 
 # The real engine pins versions of its own, so it lives in an environment of its own.
 engine: $(ENGINE)/.ready
