@@ -15,18 +15,15 @@ from typing import Any, Concatenate, ParamSpec
 from kvhorizon.adapter.accounting import Accounting
 from kvhorizon.adapter.compat import Level
 from kvhorizon.adapter.control import Control
-from kvhorizon.adapter.engine import steerable
-from kvhorizon.adapter.forecast import Forecaster, key_of
+from kvhorizon.adapter.forecast import Forecaster
 from kvhorizon.adapter.guard import Guard
-from kvhorizon.adapter.hints import Hint, read_hint
+from kvhorizon.adapter.intake import AGE_LIMIT_S, Intake
 from kvhorizon.adapter.modes import Mode, Switch
 from kvhorizon.adapter.session import PlanSession
 from kvhorizon.adapter.ticker import Ticker
-from kvhorizon.errors import InputError
 
 P = ParamSpec("P")
 
-AGE_LIMIT_S = 3600.0  # of a request when it reaches the scheduler; more is a clock gone wrong
 _STEP_WEIGHT = 0.1  # of the newest step in the mean of their duration
 
 
@@ -69,7 +66,7 @@ class Guest:
         self.account_guard = Guard("accounting")
         self.mode = Mode.OFF  # of this step
         self.ladder: Counter[str] = Counter()
-        self.hints: Counter[str] = Counter()  # used, ignored
+        self.intake = Intake(self.engine, self.rows)
         self.advice: Counter[str] = Counter()  # agreed, admitted_instead, held_instead
         self.step_s = 0.02
         self.stale = False  # the rows may be wrong
@@ -78,6 +75,11 @@ class Guest:
         self._last_s = 0.0
         self._leave_alone = False  # the last step ran idle although requests wait
         self._session_started = False
+
+    @property
+    def hints(self) -> Counter[str]:
+        """Clients' hints: used, ignored."""
+        return self.intake.hints
 
     @property
     def hidden(self) -> int:
@@ -120,14 +122,14 @@ class Guest:
         self.control.stage.restore()
 
     @fail_open
-    def after_schedule(self, total_tokens: int) -> None:
-        """Note whom the engine has admitted; hand the state to the planner when it is time."""
+    def after_schedule(self, num_tokens: Mapping[str, int], total_tokens: int) -> None:
+        """Note whom the engine has admitted, and what it computes of each; hand the state to the planner when due."""
         if self.stale or self.guard.retired:
             return
         now_s = self.now()
         scheduler = self.engine.scheduler
         taken = self._take(scheduler.running, now_s)
-        self.control.batch.advanced(total_tokens, bool(taken))
+        self.control.batch.advanced(num_tokens, total_tokens, taken)
         if self.mode is Mode.ADVISE:
             self._compare(taken)
         self._leave_alone = total_tokens == 0 and bool(scheduler.waiting) and not scheduler.running
@@ -142,8 +144,9 @@ class Guest:
     @fail_open
     def added(self, request: Any) -> None:
         """The request came to the queue."""
-        if not self.stale and not self.guard.retired:
-            self._add(request)
+        if not self.stale and not self.guard.retired and self.intake.add(request, self.now(), self._wall()):
+            self.ticker.event()
+            self.rule.arrived(request.num_prompt_tokens)
 
     @fail_open
     def preempted(self, request: Any) -> None:
@@ -154,20 +157,22 @@ class Guest:
             self.rows.wait(slot)
             self.ticker.event()
             self.rule.changed()
+            self.rule.arrived(self.rows.tokens(slot))
 
     @fail_open
     def released(self, request: Any) -> None:
         """The request is over."""
         rows = self.rows
-        waiting = rows.num_waiting
-        slot = rows.release(request.request_id)
-        if slot is not None:
-            self.forecaster.finished(int(rows.extra.key[slot]), request.num_output_tokens)
-            self.ticker.event()
-            if rows.num_waiting != waiting:
-                self.rule.left()
-            else:
-                self.control.batch.gone(slot)
+        slot = rows.slot_of.get(request.request_id)
+        if slot is None:
+            return
+        self.forecaster.finished(int(rows.extra.key[slot]), request.num_output_tokens)
+        self.ticker.event()
+        if rows.extra.waits[slot]:
+            self.rule.left(rows.tokens(slot))
+        else:
+            self.control.batch.gone(slot)
+        rows.release(request.request_id)
 
     def account_preempting(self, request: Any) -> None:
         """Before the engine resets an evicted request."""
@@ -201,28 +206,6 @@ class Guest:
         except Exception as error:
             self.account_guard.failed(method, error)
 
-    def _add(self, request: Any) -> None:
-        if request.request_id in self.rows.slot_of:  # more input for one that is known
-            return
-        hint = self._hint(request)
-        age_s = min(max(self._wall() - request.arrival_time, 0.0), AGE_LIMIT_S)
-        limit = max(min(request.max_tokens, self.engine.max_model_len - request.num_prompt_tokens), 1)
-        key = key_of(request.num_prompt_tokens, hint)
-        self.rows.add(request, self.now() - age_s, limit, key, hint, steerable(request))
-        self.ticker.event()
-        self.rule.arrived(request.num_prompt_tokens)
-
-    def _hint(self, request: Any) -> Hint | None:
-        parameters = request.sampling_params
-        try:
-            hint = read_hint(parameters.extra_args if parameters is not None else None)
-        except InputError:
-            self.hints["ignored"] += 1
-            return None
-        if hint is not None:
-            self.hints["used"] += 1
-        return hint
-
     def _refresh(self, now_s: float) -> None:
         """Curves and plan as they are now."""
         if self.forecaster.tables is not self.rows.tables:
@@ -233,41 +216,36 @@ class Guest:
             self.rule.changed()
 
     def _rebuild(self, now_s: float) -> None:
-        """All rows from the engine's own requests, after an error or an absence."""
-        rows = self.rows
-        for name in list(rows.slot_of):
-            rows.release(name)
-        self.plans.drop(rows)
-        for request in list(self.engine.scheduler.requests.values()):
-            if not request.is_finished():
-                self._add(request)
-        for request in self.engine.scheduler.running:
-            rows.take(rows.slot_of[request.request_id], now_s)
-        self.rule.changed()
+        """Begin anew with what the engine has."""
+        self.intake.rebuild(now_s, self._wall())
+        self.plans.drop(self.rows)
+        self.rule.reset()
         self.control.batch.changed()
         self.stale = False
 
-    def _take(self, running: list[Any], now_s: float) -> set[int]:
-        """Slots of the newly admitted: the engine appends them to its list."""
-        rows, taken = self.rows, set()
+    def _take(self, running: list[Any], now_s: float) -> list[int]:
+        """Slots of the newly admitted, in the engine's order: it appends them to its list."""
+        rows, taken = self.rows, []
         for request in reversed(running):
             slot = rows.slot_of[request.request_id]
             if not rows.extra.waits[slot]:
                 if rows.streaming:
                     continue
                 break
+            taken.append(slot)
+        if not taken:
+            return taken
+        self.control.joined()
+        choice = self.control.choice
+        overtakes = dict(zip(choice.slots, choice.overtakes, strict=True)) if self.mode is Mode.CONTROL else {}
+        for slot in taken:
+            self.rule.left(rows.tokens(slot))
             rows.take(slot, now_s)
-            taken.add(slot)
-        if taken:
-            self.rule.left()
-            self.control.joined()
-            overtakes = dict(zip(self.control.choice.slots, self.control.choice.overtakes, strict=True))
-            for slot in taken:
-                rows.columns.overtaker[slot] = overtakes.get(slot, False) and self.mode is Mode.CONTROL
-        return taken
+            rows.columns.overtaker[slot] = overtakes.get(slot, False)
+        return taken[::-1]
 
-    def _compare(self, taken: set[int]) -> None:
-        advised = set(self.control.choice.slots)
+    def _compare(self, newcomers: list[int]) -> None:
+        taken, advised = set(newcomers), set(self.control.choice.slots)
         self.advice["agreed"] += len(taken & advised)
         self.advice["held_instead"] += len(taken - advised)
         self.advice["admitted_instead"] += len(advised - taken)
