@@ -91,7 +91,10 @@ class Batch:
         return self._settle() + self._due[self._phase % self._sizes.block_size]
 
     def demand(self, scheduled: bool = False) -> Demand:
-        """What they will take in the step to come; `scheduled`: the one before it is still at work."""
+        """What they will take in the step to come.
+
+        `scheduled`: the step before it is still at work, and with it a token of each request that it brings that far.
+        """
         if self._known:
             self._settle(scheduled)
         else:
@@ -127,8 +130,9 @@ class Batch:
             generated, computed = request.num_output_tokens, request.num_computed_tokens
             placeholders = request.num_output_placeholders if self.engine.asynchronous else 0
             left = max(request.num_prompt_tokens + generated + placeholders - computed, 0)
-            if left == 0 and scheduled:  # its next token is in the making
-                left, generated = 1, generated + 1
+            if scheduled:
+                generated += max(placeholders - 1, 0) if self.engine.asynchronous else left == 0
+                left = max(left, not self.engine.asynchronous)
             columns.generated[slot], columns.computed[slot], pending[slot] = generated, computed, left
             if left == 1 and sizes.step_tokens == 1:
                 settled.append(slot)
@@ -150,9 +154,11 @@ class Batch:
         slots: Slots = np.array([slot_of[request.request_id] for request in running], dtype=np.int32)
         generated: IntArray = np.array([request.num_output_tokens for request in running], dtype=np.int64)
         computed: IntArray = np.array([request.num_computed_tokens for request in running], dtype=np.int64)
-        pending = np.maximum(columns.prompt[slots] + generated + self._placeholders(running) - computed, 0)
+        placeholders = self._placeholders(running)
+        pending = np.maximum(columns.prompt[slots] + generated + placeholders - computed, 0)
         if scheduled:
-            generated, pending = generated + (pending == 0), np.maximum(pending, 1)
+            generated += np.maximum(placeholders - 1, 0) if self.engine.asynchronous else pending == 0
+            pending = np.maximum(pending, not self.engine.asynchronous)
         steady = (pending == 1) & (self._sizes.step_tokens == 1)
         columns.generated[slots], columns.computed[slots] = generated, computed
         extra.pending[slots] = np.where(steady, STEADY, pending)

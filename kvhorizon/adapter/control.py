@@ -134,9 +134,9 @@ class Control:
         if demand.total_blocks <= engine.free_blocks or engine.by_priority or len(running) < 2:
             return demand
         ordered = self.rule.victims(rows, demand, now_s)
-        places = enough_victims(engine, demand, ordered, rows.columns.blocks[demand.slots].tolist())
+        places = enough_victims(engine, demand, ordered, rows.columns.blocks[demand.slots])
         if places and places != list(range(len(running) - 1, len(running) - 1 - len(places), -1)):
-            running[:] = put_last(running, places)
+            put_last(running, places)
             self.batch.reordered(places)
         for place in places:
             self._note_victim(int(demand.slots[place]), demand, now_s)

@@ -6,46 +6,25 @@ Each step is decided on one rung of a ladder: `plan` (a fresh plan goes first), 
 
 from __future__ import annotations
 
-import functools
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any, Concatenate, ParamSpec
+from typing import Any
 
 from kvhorizon.adapter.accounting import Accounting
+from kvhorizon.adapter.clock import StepClock
 from kvhorizon.adapter.compat import Level
 from kvhorizon.adapter.control import Control
 from kvhorizon.adapter.forecast import Forecaster
-from kvhorizon.adapter.guard import Guard
-from kvhorizon.adapter.intake import AGE_LIMIT_S, Intake
+from kvhorizon.adapter.guard import Guard, fail_open
+from kvhorizon.adapter.intake import Intake
 from kvhorizon.adapter.modes import Mode, Switch
 from kvhorizon.adapter.session import PlanSession
 from kvhorizon.adapter.ticker import Ticker
 
-P = ParamSpec("P")
-
-_STEP_WEIGHT = 0.1  # of the newest step in the mean of their duration
-
-
-def fail_open(hook: Callable[Concatenate[Guest, P], None]) -> Callable[Concatenate[Guest, P], None]:
-    """A hook that never raises: an error is counted, nobody stays hidden, and the rows are read anew before use."""
-
-    def guarded(self: Guest, /, *args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            hook(self, *args, **kwargs)
-        except Exception as error:  # whatever it is, requests go on being served
-            self.control.stage.restore()
-            self.stale = True
-            self.failed_step = True
-            self.ladder["native"] += hook.__name__ == "before_schedule"
-            self.guard.failed(hook.__name__, error)
-
-    functools.update_wrapper(guarded, hook)
-    return guarded
-
 
 class Guest:
-    """Of one scheduler. The clock counts seconds from `AGE_LIMIT_S` at the start, so that no arrival is negative."""
+    """Of one scheduler."""
 
     def __init__(
         self,
@@ -68,11 +47,9 @@ class Guest:
         self.ladder: Counter[str] = Counter()
         self.intake = Intake(self.engine, self.rows)
         self.advice: Counter[str] = Counter()  # agreed, admitted_instead, held_instead
-        self.step_s = 0.02
         self.stale = False  # the rows may be wrong
         self.failed_step = False
         self.use_clock(clock, wall)
-        self._last_s = 0.0
         self._leave_alone = False  # the last step ran idle although requests wait
         self._session_started = False
 
@@ -86,21 +63,34 @@ class Guest:
         """Waiting requests that the engine does not see at the moment."""
         return self.control.stage.hidden
 
+    @property
+    def step_s(self) -> float:
+        """How long a step takes at the moment."""
+        return self._clock.step_s
+
     def now(self) -> float:
         """Seconds on the guest's clock."""
-        return self._clock() - self._origin_s
+        return self._clock.now()
 
     def use_clock(self, clock: Callable[[], float], wall: Callable[[], float]) -> None:
         """Steady seconds, and the time of day on which requests are stamped."""
-        self._clock, self._wall, self._origin_s = clock, wall, clock() - AGE_LIMIT_S
+        self._clock = StepClock(clock, wall)
+
+    def failed(self, hook: str, error: Exception) -> None:
+        """An error of ours: it is counted, nobody stays hidden, and the rows are read anew before use."""
+        self.control.stage.restore()
+        self.stale = True
+        self.failed_step = True
+        self.ladder["native"] += hook == "before_schedule"
+        self.guard.failed(hook, error)
 
     @fail_open
     def before_schedule(self) -> None:
         """Decide, and present the queue."""
-        now_s = self.now()
+        now_s = self._clock.now()
         self.failed_step = False
         self.control.step += 1
-        self._time_step(now_s)
+        self._clock.step(now_s, bool(self.engine.scheduler.running))
         self.mode = self.switch.mode(now_s)
         if self.stale and not self.guard.retired:
             self._rebuild(now_s)
@@ -126,7 +116,7 @@ class Guest:
         """Note whom the engine has admitted, and what it computes of each; hand the state to the planner when due."""
         if self.stale or self.guard.retired:
             return
-        now_s = self.now()
+        now_s = self._clock.now()
         scheduler = self.engine.scheduler
         taken = self._take(scheduler.running, now_s)
         self.control.batch.advanced(num_tokens, total_tokens, taken)
@@ -137,14 +127,16 @@ class Guest:
             if not self._session_started:
                 self._session_started = True
                 self.session.start()
-            self.ticker.tick(self.session, self.control.batch, now_s, self.step_s)
+            self.ticker.tick(self.session, self.control.batch, now_s, self._clock.step_s)
         if not self.failed_step:
             self.guard.succeeded()
 
     @fail_open
     def added(self, request: Any) -> None:
         """The request came to the queue."""
-        if not self.stale and not self.guard.retired and self.intake.add(request, self.now(), self._wall()):
+        if self.stale or self.guard.retired:
+            return
+        if self.intake.add(request, self._clock.now(), self._clock.wall()):
             self.ticker.event()
             self.rule.arrived(request.num_prompt_tokens)
 
@@ -217,7 +209,7 @@ class Guest:
 
     def _rebuild(self, now_s: float) -> None:
         """Begin anew with what the engine has."""
-        self.intake.rebuild(now_s, self._wall())
+        self.intake.rebuild(now_s, self._clock.wall())
         self.plans.drop(self.rows)
         self.rule.reset()
         self.control.batch.changed()
@@ -249,8 +241,3 @@ class Guest:
         self.advice["agreed"] += len(taken & advised)
         self.advice["held_instead"] += len(taken - advised)
         self.advice["admitted_instead"] += len(advised - taken)
-
-    def _time_step(self, now_s: float) -> None:
-        if self.engine.scheduler.running and self._last_s > 0.0:
-            self.step_s += _STEP_WEIGHT * (min(max(now_s - self._last_s, 0.0), 1.0) - self.step_s)
-        self._last_s = now_s

@@ -156,9 +156,8 @@ class Rows:
         """Swap in new curves; all waiting rows are to be predicted anew."""
         moved = tables.rows != self.tables.rows
         self.tables = tables
-        for slot in self.slot_of.values() if moved else ():
-            hint = self._hints.get(slot)
-            self.extra.curve[slot] = curve_of(tables, int(self.extra.key[slot]), hint)[0]
+        if moved:
+            self._find_curves()
         self.curves = self._curves()
         self.fresh = self.waiting().tolist()
 
@@ -168,6 +167,14 @@ class Rows:
 
     def _curves(self) -> Curves:
         return Curves(self.tables.survival, self.tables.residual, self.extra.curve, self.extra.scale)
+
+    def _find_curves(self) -> None:
+        """Each row's curve in the tables: one look-up per key, but for those with hints of their own."""
+        curve, slots = self.extra.curve, np.array(list(self.slot_of.values()), dtype=np.int64)
+        keys, which = np.unique(self.extra.key[slots], return_inverse=True)
+        curve[slots] = np.array([curve_of(self.tables, key, None)[0] for key in keys.tolist()], dtype=np.int32)[which]
+        for slot, hint in self._hints.items():
+            curve[slot] = curve_of(self.tables, int(self.extra.key[slot]), hint)[0]
 
     def _append(self, slot: int) -> None:
         if self._end == len(self._queue):

@@ -8,7 +8,7 @@ came free, and who came since does not fit either.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -17,10 +17,10 @@ from kvhorizon.adapter.demand import Demand
 from kvhorizon.adapter.engine import Engine
 from kvhorizon.adapter.rows import Rows, Slots
 from kvhorizon.models.survival import mean_remaining
-from kvhorizon.solver.columns import Room
+from kvhorizon.solver.columns import Int32Array, Room
 from kvhorizon.solver.greedy import Greedy, victim_score
 from kvhorizon.solver.select import choose_admissions, refresh_remaining
-from kvhorizon.state import FloatArray, StepCost
+from kvhorizon.state import StepCost
 
 STANDS_S = 0.1  # how long a decision of "nobody" may stand while forecasts move on
 NO_TOKENS = 1 << 62  # of nobody
@@ -110,7 +110,8 @@ class Rule:
         score_running(
             rows.columns, rows.curves, self.greedy, self.cost, demand.slots, now_s, max(oldest_age_s, 0.0), scores
         )
-        return [int(place) for place in np.argsort(-scores, kind="stable")]
+        best_first: list[int] = np.argsort(-scores, kind="stable").tolist()
+        return best_first
 
 
 @njit(cache=True)
@@ -139,14 +140,19 @@ def score_running(columns, curves, rule, cost, running, now_s, oldest_age_s, out
         )
 
 
-def put_last(order: list[object], places: list[int]) -> list[object]:
-    """The list with the entries at `places` moved to its end, the first of them last; the others keep their order."""
-    moved = set(places)
-    return [entry for place, entry in enumerate(order) if place not in moved] + [order[p] for p in reversed(places)]
+def put_last(order: list[Any], places: list[int]) -> None:
+    """Move the entries at `places` to the end of the list, the first of them last; the others keep their order."""
+    moved = [order[place] for place in reversed(places)]
+    for place in sorted(places, reverse=True):
+        del order[place]
+    order += moved
 
 
-def enough_victims(engine: Engine, demand: Demand, ordered: list[int], blocks: FloatArray | list[int]) -> list[int]:
-    """The first of the `ordered` places whose eviction covers what this step lacks; at most all but one."""
+def enough_victims(engine: Engine, demand: Demand, ordered: list[int], blocks: Int32Array) -> list[int]:
+    """The first of the `ordered` places whose eviction covers what this step lacks; at most all but one.
+
+    `blocks` (R,) are those that each holds.
+    """
     lacking = demand.total_blocks - engine.free_blocks
     running = engine.scheduler.running
     chosen: list[int] = []

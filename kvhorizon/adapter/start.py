@@ -76,7 +76,7 @@ def build(
     forecaster = Forecaster()
     rows = Rows(engine.max_active, forecaster.tables)
     rule = Rule(GREEDY[settings.knob], cost)
-    warm_up(rule, engine, facts, forecaster.tables)
+    warm_up(rule, engine, facts)
     control = Control(engine, rows, rule, PlanFollower(facts.engine_epoch), DecisionLog(), level)
     return Guest(
         control,

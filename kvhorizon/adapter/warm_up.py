@@ -6,7 +6,7 @@ import numpy as np
 
 from kvhorizon.adapter.demand import Demand, share
 from kvhorizon.adapter.engine import Engine
-from kvhorizon.adapter.forecast import Tables
+from kvhorizon.adapter.forecast import Forecaster
 from kvhorizon.adapter.rows import Rows, Slots
 from kvhorizon.adapter.rule import Rule, decide, score_running
 from kvhorizon.adapter.snapshot import take_snapshot
@@ -15,9 +15,12 @@ from kvhorizon.solver.columns import Room
 from kvhorizon.state import EngineFacts
 
 
-def warm_up(rule: Rule, engine: Engine, facts: EngineFacts, tables: Tables) -> None:
-    """With arguments of the very types that a step has."""
-    rows = Rows(2, tables, capacity=4)
+def warm_up(rule: Rule, engine: Engine, facts: EngineFacts) -> None:
+    """With arguments of the very types that a step has; and what learns beside the step, which compiling would stop."""
+    forecaster = Forecaster()
+    forecaster.finished(0, 1)
+    forecaster.learn()
+    rows = Rows(2, forecaster.tables, capacity=4)
     rows.columns.prompt[:] = 8
     rows.columns.limit[:] = 8
     running: Slots = np.zeros(1, np.int32)
