@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from kvhorizon.adapter import compat
-from kvhorizon.adapter.batch import Batch, Demand
+from kvhorizon.adapter.batch import Batch
 from kvhorizon.adapter.decisions import Decision, DecisionLog
+from kvhorizon.adapter.demand import Demand
 from kvhorizon.adapter.engine import Engine, ready
 from kvhorizon.adapter.plans import PlanFollower
 from kvhorizon.adapter.rows import Rows, Slots
@@ -62,7 +63,7 @@ class Control:
         self.choice = NOBODY if lacking else self._choose(demand, now_s, evicted)
         shown = self._shown(queue)
         if shown or engine.scheduler.running:  # an idle engine is never shown an empty queue
-            self.stage.present(queue, shown)
+            self.stage.present(engine.scheduler, shown)
 
     def advise(self, now_s: float) -> None:
         """Decide, and leave the engine as it is."""
@@ -133,9 +134,9 @@ class Control:
         if demand.total_blocks <= engine.free_blocks or engine.by_priority or len(running) < 2:
             return demand
         ordered = self.rule.victims(rows, demand, now_s)
-        places = enough_victims(engine, demand, ordered, rows.columns.blocks[demand.slots].tolist())
+        places = enough_victims(engine, demand, ordered, rows.columns.blocks[demand.slots])
         if places and places != list(range(len(running) - 1, len(running) - 1 - len(places), -1)):
-            running[:] = put_last(running, places)
+            put_last(running, places)
             self.batch.reordered(places)
         for place in places:
             self._note_victim(int(demand.slots[place]), demand, now_s)

@@ -31,6 +31,7 @@ class Extra(NamedTuple):
     waits: NDArray[np.bool_]
     steer: NDArray[np.bool_]  # ours to admit; others pass through untouched
     place: NDArray[np.int64]  # in `_queue`
+    pending: NDArray[np.int64]  # of running requests, as `demand` wants it
 
 
 def _columns(size: int) -> Columns:
@@ -48,6 +49,7 @@ def _extra(size: int) -> Extra:
         np.zeros(size),
         np.zeros(size, np.bool_),
         np.zeros(size, np.bool_),
+        np.zeros(size, np.int64),
         np.zeros(size, np.int64),
     )
 
@@ -112,6 +114,8 @@ class Rows:
         self.num_passing += not self.extra.steer[slot]
         self._append(slot)
         self.fresh.append(slot)
+        if len(self.fresh) > len(self.request):  # nobody has predicted for long
+            self.fresh = self.waiting().tolist()
 
     def take(self, slot: int, now_s: float) -> None:
         """The request runs."""
@@ -134,6 +138,10 @@ class Rows:
         self._free.append(slot)
         return slot
 
+    def tokens(self, slot: int) -> int:
+        """That a waiting request must prefill."""
+        return int(self.columns.prompt[slot]) + int(self.columns.generated[slot])
+
     def waiting(self) -> Slots:
         """(W,) slots in order of becoming waiting; a view, valid until the next event."""
         if self._end != self.num_waiting:
@@ -148,9 +156,8 @@ class Rows:
         """Swap in new curves; all waiting rows are to be predicted anew."""
         moved = tables.rows != self.tables.rows
         self.tables = tables
-        for slot in self.slot_of.values() if moved else ():
-            hint = self._hints.get(slot)
-            self.extra.curve[slot] = curve_of(tables, int(self.extra.key[slot]), hint)[0]
+        if moved:
+            self._find_curves()
         self.curves = self._curves()
         self.fresh = self.waiting().tolist()
 
@@ -160,6 +167,14 @@ class Rows:
 
     def _curves(self) -> Curves:
         return Curves(self.tables.survival, self.tables.residual, self.extra.curve, self.extra.scale)
+
+    def _find_curves(self) -> None:
+        """Each row's curve in the tables: one look-up per key, but for those with hints of their own."""
+        curve, slots = self.extra.curve, np.array(list(self.slot_of.values()), dtype=np.int64)
+        keys, which = np.unique(self.extra.key[slots], return_inverse=True)
+        curve[slots] = np.array([curve_of(self.tables, key, None)[0] for key in keys.tolist()], dtype=np.int32)[which]
+        for slot, hint in self._hints.items():
+            curve[slot] = curve_of(self.tables, int(self.extra.key[slot]), hint)[0]
 
     def _append(self, slot: int) -> None:
         if self._end == len(self._queue):

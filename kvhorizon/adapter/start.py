@@ -19,11 +19,12 @@ from kvhorizon.adapter.guest import Guest
 from kvhorizon.adapter.modes import Switch, parse_mode, toggle_on_signal
 from kvhorizon.adapter.plans import PlanFollower
 from kvhorizon.adapter.rows import Rows
-from kvhorizon.adapter.rule import Rule, warm_up
+from kvhorizon.adapter.rule import Rule
 from kvhorizon.adapter.session import PlanSession, SolverLike
 from kvhorizon.adapter.settings import GuestSettings, load
 from kvhorizon.adapter.shared import SharedSolver
 from kvhorizon.adapter.ticker import Ticker
+from kvhorizon.adapter.warm_up import warm_up
 from kvhorizon.errors import InputError
 from kvhorizon.models.gpu import preset
 from kvhorizon.solver.greedy import GREEDY
@@ -75,7 +76,7 @@ def build(
     forecaster = Forecaster()
     rows = Rows(engine.max_active, forecaster.tables)
     rule = Rule(GREEDY[settings.knob], cost)
-    warm_up(rule, forecaster.tables)
+    warm_up(rule, engine, facts)
     control = Control(engine, rows, rule, PlanFollower(facts.engine_epoch), DecisionLog(), level)
     return Guest(
         control,

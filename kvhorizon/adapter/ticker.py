@@ -39,6 +39,5 @@ class Ticker:
             session.offer(None)
             return
         self.revision += 1
-        session.offer(
-            take_snapshot(rows, batch.demand(), self._facts, self.revision, now_s, step_s, engine.free_blocks)
-        )
+        demand = batch.demand(scheduled=True)
+        session.offer(take_snapshot(rows, demand, self._facts, self.revision, now_s, step_s, engine.free_blocks))
