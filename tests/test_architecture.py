@@ -22,7 +22,19 @@ ALLOWED: dict[str, set[str]] = {
     "sim": {"errors", "state", "models", "solver", "wire", "recording"},
     "report": {"errors", "state", "models", "solver", "sim"},
     "config": {"errors"},
-    "cli": {"__init__", "errors", "state", "config", "models", "solver", "service", "sim", "report", "wire"},
+    "cli": {
+        "__init__",
+        "errors",
+        "state",
+        "config",
+        "models",
+        "solver",
+        "service",
+        "sim",
+        "report",
+        "wire",
+        "recording",
+    },
     "__main__": {"cli"},
 }
 FORBIDDEN_OUTSIDE = {

@@ -9,7 +9,7 @@ import numpy as np
 from kvhorizon.models.survival import grid
 from kvhorizon.state import FloatArray
 
-_GRID = grid()
+_OCTAVES = np.log2(grid())
 _SHARES = np.array([0.9, 0.5, 0.1])  # of requests that exceed the quantile
 BANDS = ("below_p10", "p10_p50", "p50_p90", "above_p90")
 LIMIT = 65_536  # forecasts kept
@@ -24,8 +24,8 @@ class Judged(NamedTuple):
 
 def quantiles(curve: FloatArray, scale: float, limit: int) -> FloatArray:
     """(3,) p10, p50 and p90 of the output [tokens] by a survival curve (G,), at most `limit`."""
-    places = np.minimum(np.searchsorted(-curve, -_SHARES, side="right"), len(_GRID) - 1)
-    return np.minimum(_GRID[places] * scale, float(limit))
+    octaves = np.interp(-_SHARES, -curve, _OCTAVES)
+    return np.minimum(scale * np.exp2(octaves), float(limit))
 
 
 class Joined(NamedTuple):

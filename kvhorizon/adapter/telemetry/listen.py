@@ -6,23 +6,21 @@ connects is checked by user. Other systems have the port only.
 
 from __future__ import annotations
 
-import http.client
 import json
 import logging
 import os
-import re
 import socket
 import struct
 import threading
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from kvhorizon.wire.local import NAME, local_address
+
 logger = logging.getLogger(__name__)
 
-NAME = "kvhorizon"
 LONGEST_REQUEST_S = 5.0
 Answer = tuple[str, bytes]  # content type and body
 Route = Callable[[Mapping[str, str]], Answer | None]  # None: there is nothing of that name
@@ -114,55 +112,6 @@ def listen_locally(instance: str, engine: int, routes: Mapping[str, Route]) -> L
 
 def _handler(routes: Mapping[str, Route]) -> type[_Handler]:
     return type("Handler", (_Handler,), {"routes": routes})
-
-
-def local_address(instance: str, engine: int) -> str:
-    """The socket of one engine; `instance` is vLLM's own name of a server's processes."""
-    return f"\0{NAME}-{instance}-{engine}"
-
-
-def local_addresses() -> list[str]:
-    """Sockets of all engines on this machine."""
-    try:
-        table = Path("/proc/net/unix").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
-    return sorted({"\0" + name for name in re.findall(rf" @({NAME}-\S+-\d+)$", table, re.MULTILINE)})
-
-
-class _LocalConnection(http.client.HTTPConnection):
-    def __init__(self, address: str, timeout_s: float) -> None:
-        super().__init__("localhost", timeout=timeout_s)
-        self._address = address
-
-    def connect(self) -> None:
-        """To the socket."""
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._address)
-
-
-def ask(address: str, path: str, timeout_s: float = 1.0) -> bytes | None:
-    """The body at `path` of a local socket or of `http://host:port`; None for 404. Raises OSError for no answer."""
-    connection = _connection(address, timeout_s)
-    try:
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        body = answer.read()
-        if answer.status not in (200, 404):
-            raise OSError(f"answered {answer.status}")
-        return body if answer.status == 200 else None
-    except http.client.HTTPException as error:
-        raise OSError(f"no HTTP answer ({type(error).__name__})") from error
-    finally:
-        connection.close()
-
-
-def _connection(address: str, timeout_s: float) -> http.client.HTTPConnection:
-    if address.startswith("\0"):
-        return _LocalConnection(address, timeout_s)
-    parts = urlsplit(address if "://" in address else f"http://{address}")
-    return http.client.HTTPConnection(parts.hostname or "localhost", parts.port, timeout=timeout_s)
 
 
 def as_json(value: object) -> Answer:

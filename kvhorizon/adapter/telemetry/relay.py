@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from kvhorizon.adapter.telemetry.listen import ask, local_address
+from kvhorizon.wire.local import ask, local_address
 
 PERIOD_S = 1.0
 STALE_S = 10.0  # older answers are not shown
