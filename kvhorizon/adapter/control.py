@@ -157,9 +157,9 @@ class Control:
             if request.status.name != "RUNNING" or resident_s < self.evict_residency_s:
                 continue
             if engine.gives_back(request, 1) > 0:
+                self._note(slot, now_s, "evicted", f"the plan prefers it to wait; it ran for {resident_s:.1f} s")
                 compat.evict(engine.scheduler, request, now_s)
                 done.append(slot)
-                self._note(slot, now_s, "evicted", f"the plan prefers it to wait; it ran for {resident_s:.1f} s")
         self.evicted += len(done)
         return done
 

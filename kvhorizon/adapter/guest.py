@@ -20,6 +20,7 @@ from kvhorizon.adapter.guard import Guard, fail_open
 from kvhorizon.adapter.intake import Intake
 from kvhorizon.adapter.modes import Mode, Switch
 from kvhorizon.adapter.session import PlanSession
+from kvhorizon.adapter.telemetry.telemetry import Telemetry
 from kvhorizon.adapter.ticker import Ticker
 
 
@@ -52,6 +53,7 @@ class Guest:
         self.use_clock(clock, wall)
         self._leave_alone = False  # the last step ran idle although requests wait
         self._session_started = False
+        self.telemetry: Telemetry | None = None
 
     @property
     def hints(self) -> Counter[str]:
@@ -168,11 +170,15 @@ class Guest:
 
     def account_preempting(self, request: Any) -> None:
         """Before the engine resets an evicted request."""
+        if self.telemetry is not None:
+            self.telemetry.observer.preempting(request)
         self._account("preempting", request)
 
-    def account_scheduled(self, num_tokens: Mapping[str, int]) -> None:
+    def account_scheduled(self, output: Any) -> None:
         """Before the engine moves scheduled requests on."""
-        self._account("scheduled", num_tokens, self.engine.scheduler.requests)
+        self._account("scheduled", output.num_scheduled_tokens, self.engine.scheduler.requests)
+        if self.telemetry is not None:
+            self.telemetry.observer.scheduled(output)
 
     def account_release(self, request: Any) -> None:
         """Before the engine forgets a request."""
@@ -184,8 +190,15 @@ class Guest:
         self.guard.recall()
         self.account_guard.recall()
 
+    @property
+    def planning(self) -> bool:
+        """Whether the planning session was begun."""
+        return self._session_started
+
     def stop(self) -> None:
-        """End the session and its solver."""
+        """End the session and its solver, and what makes the guest visible."""
+        if self.telemetry is not None:
+            self.telemetry.stop()
         if self.session is not None:
             self.session.stop()
 

@@ -23,6 +23,7 @@ from kvhorizon.adapter.rule import Rule
 from kvhorizon.adapter.session import PlanSession, SolverLike
 from kvhorizon.adapter.settings import GuestSettings, load
 from kvhorizon.adapter.shared import SharedSolver
+from kvhorizon.adapter.telemetry.telemetry import start_telemetry
 from kvhorizon.adapter.ticker import Ticker
 from kvhorizon.adapter.warm_up import warm_up
 from kvhorizon.errors import InputError
@@ -78,7 +79,7 @@ def build(
     rule = Rule(GREEDY[settings.knob], cost)
     warm_up(rule, engine, facts)
     control = Control(engine, rows, rule, PlanFollower(facts.engine_epoch), DecisionLog(), level)
-    return Guest(
+    guest = Guest(
         control,
         Accounting(shape, cost),
         Switch(parse_mode(settings.mode), settings.canary, settings.canary_window_s, settings.kill_switch),
@@ -89,6 +90,8 @@ def build(
         clock,
         wall,
     )
+    guest.telemetry = start_telemetry(guest, settings, config, facts)
+    return guest
 
 
 def make_solver(settings: GuestSettings) -> SolverLike:
