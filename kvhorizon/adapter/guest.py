@@ -15,14 +15,13 @@ from typing import Any, Concatenate, ParamSpec
 from kvhorizon.adapter.accounting import Accounting
 from kvhorizon.adapter.compat import Level
 from kvhorizon.adapter.control import Control
-from kvhorizon.adapter.engine import steerable
-from kvhorizon.adapter.forecast import Forecaster, key_of
+from kvhorizon.adapter.forecast import Forecaster
 from kvhorizon.adapter.guard import Guard
-from kvhorizon.adapter.hints import Hint, read_hint
+from kvhorizon.adapter.intake import Intake
+from kvhorizon.adapter.learner import Learner
 from kvhorizon.adapter.modes import Mode, Switch
 from kvhorizon.adapter.session import PlanSession
 from kvhorizon.adapter.ticker import Ticker
-from kvhorizon.errors import InputError
 
 P = ParamSpec("P")
 
@@ -56,6 +55,7 @@ class Guest:
         accounting: Accounting,
         switch: Switch,
         forecaster: Forecaster,
+        learner: Learner,
         session: PlanSession | None,
         ticker: Ticker,
         may_evict: bool = True,
@@ -63,13 +63,14 @@ class Guest:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.control, self.accounting, self.switch, self.forecaster = control, accounting, switch, forecaster
-        self.session, self.ticker, self.may_evict = session, ticker, may_evict
+        self.learner, self.session, self.ticker, self.may_evict = learner, session, ticker, may_evict
         self.engine, self.rows, self.rule, self.plans = control.engine, control.rows, control.rule, control.plans
         self.guard = Guard("scheduling")
         self.account_guard = Guard("accounting")
         self.mode = Mode.OFF  # of this step
         self.ladder: Counter[str] = Counter()
-        self.hints: Counter[str] = Counter()  # used, ignored
+        self.intake = Intake(self.engine, self.rows, forecaster)
+        self.hints = self.intake.hints  # used, ignored
         self.advice: Counter[str] = Counter()  # agreed, admitted_instead, held_instead
         self.step_s = 0.02
         self.stale = False  # the rows may be wrong
@@ -131,6 +132,8 @@ class Guest:
         if self.mode is Mode.ADVISE:
             self._compare(taken)
         self._leave_alone = total_tokens == 0 and bool(scheduler.waiting) and not scheduler.running
+        if self.mode is not Mode.OFF:
+            self.learner.poke(now_s)
         if self.session is not None and self.mode in (Mode.ADVISE, Mode.CONTROL):
             if not self._session_started:
                 self._session_started = True
@@ -162,7 +165,7 @@ class Guest:
         waiting = rows.num_waiting
         slot = rows.release(request.request_id)
         if slot is not None:
-            self.forecaster.finished(int(rows.extra.key[slot]), request.num_output_tokens)
+            self.intake.ended(slot, request)
             self.ticker.event()
             if rows.num_waiting != waiting:
                 self.rule.left()
@@ -188,7 +191,8 @@ class Guest:
         self.account_guard.recall()
 
     def stop(self) -> None:
-        """End the session and its solver."""
+        """End the session and its solver, and the learning."""
+        self.learner.stop()
         if self.session is not None:
             self.session.stop()
 
@@ -204,29 +208,16 @@ class Guest:
     def _add(self, request: Any) -> None:
         if request.request_id in self.rows.slot_of:  # more input for one that is known
             return
-        hint = self._hint(request)
         age_s = min(max(self._wall() - request.arrival_time, 0.0), AGE_LIMIT_S)
-        limit = max(min(request.max_tokens, self.engine.max_model_len - request.num_prompt_tokens), 1)
-        key = key_of(request.num_prompt_tokens, hint)
-        self.rows.add(request, self.now() - age_s, limit, key, hint, steerable(request))
+        self.intake.add(request, self.now() - age_s)
         self.ticker.event()
         self.rule.arrived(request.num_prompt_tokens)
-
-    def _hint(self, request: Any) -> Hint | None:
-        parameters = request.sampling_params
-        try:
-            hint = read_hint(parameters.extra_args if parameters is not None else None)
-        except InputError:
-            self.hints["ignored"] += 1
-            return None
-        if hint is not None:
-            self.hints["used"] += 1
-        return hint
 
     def _refresh(self, now_s: float) -> None:
         """Curves and plan as they are now."""
         if self.forecaster.tables is not self.rows.tables:
             self.rows.use_tables(self.forecaster.tables)
+            self.rule.use_z(self.rows.tables.z)
             self.rule.changed()
         newest = self.session.newest if self.session is not None else None
         if self.plans.look(newest, self.rows, now_s):

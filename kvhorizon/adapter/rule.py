@@ -47,6 +47,11 @@ class Rule:
         self._smallest_tokens = 0
         self._smallest_known = False
 
+    def use_z(self, z: float) -> None:
+        """Deviations of a batch's peak to keep in reserve."""
+        if z != self.greedy.z:
+            self.greedy = self.greedy._replace(z=z)
+
     def changed(self) -> None:
         """Somebody was evicted or planned, or the forecasts moved."""
         self._stands_until_s = -math.inf
