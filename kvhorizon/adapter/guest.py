@@ -18,6 +18,7 @@ from kvhorizon.adapter.control import Control
 from kvhorizon.adapter.forecast import Forecaster
 from kvhorizon.adapter.guard import Guard, fail_open
 from kvhorizon.adapter.intake import Intake
+from kvhorizon.adapter.learner import Learner
 from kvhorizon.adapter.modes import Mode, Switch
 from kvhorizon.adapter.session import PlanSession
 from kvhorizon.adapter.telemetry.telemetry import Telemetry
@@ -33,6 +34,7 @@ class Guest:
         accounting: Accounting,
         switch: Switch,
         forecaster: Forecaster,
+        learner: Learner,
         session: PlanSession | None,
         ticker: Ticker,
         may_evict: bool = True,
@@ -40,13 +42,13 @@ class Guest:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.control, self.accounting, self.switch, self.forecaster = control, accounting, switch, forecaster
-        self.session, self.ticker, self.may_evict = session, ticker, may_evict
+        self.learner, self.session, self.ticker, self.may_evict = learner, session, ticker, may_evict
         self.engine, self.rows, self.rule, self.plans = control.engine, control.rows, control.rule, control.plans
         self.guard = Guard("scheduling")
         self.account_guard = Guard("accounting")
         self.mode = Mode.OFF  # of this step
         self.ladder: Counter[str] = Counter()
-        self.intake = Intake(self.engine, self.rows)
+        self.intake = Intake(self.engine, self.rows, forecaster)
         self.advice: Counter[str] = Counter()  # agreed, admitted_instead, held_instead
         self.stale = False  # the rows may be wrong
         self.failed_step = False
@@ -125,6 +127,8 @@ class Guest:
         if self.mode is Mode.ADVISE:
             self._compare(taken)
         self._leave_alone = total_tokens == 0 and bool(scheduler.waiting) and not scheduler.running
+        if self.mode is not Mode.OFF:
+            self.learner.poke(now_s)
         if self.session is not None and self.mode in (Mode.ADVISE, Mode.CONTROL):
             if not self._session_started:
                 self._session_started = True
@@ -160,7 +164,7 @@ class Guest:
         slot = rows.slot_of.get(request.request_id)
         if slot is None:
             return
-        self.forecaster.finished(int(rows.extra.key[slot]), request.num_output_tokens)
+        self.intake.ended(slot, request)
         self.ticker.event()
         if rows.extra.waits[slot]:
             self.rule.left(rows.tokens(slot))
@@ -196,9 +200,10 @@ class Guest:
         return self._session_started
 
     def stop(self) -> None:
-        """End the session and its solver, and what makes the guest visible."""
+        """End the learning, the session and its solver, and what makes the guest visible."""
         if self.telemetry is not None:
             self.telemetry.stop()
+        self.learner.stop()
         if self.session is not None:
             self.session.stop()
 
@@ -215,6 +220,7 @@ class Guest:
         """Curves and plan as they are now."""
         if self.forecaster.tables is not self.rows.tables:
             self.rows.use_tables(self.forecaster.tables)
+            self.rule.use_z(self.rows.tables.z)
             self.rule.changed()
         newest = self.session.newest if self.session is not None else None
         if self.plans.look(newest, self.rows, now_s):

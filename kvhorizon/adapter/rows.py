@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kvhorizon.adapter.forecast import Tables, curve_of
-from kvhorizon.adapter.hints import Hint
+from kvhorizon.adapter.forecast import Tables, curve_of, place
 from kvhorizon.models.survival import Curves
 from kvhorizon.solver.columns import Columns
 from kvhorizon.solver.select import Desk, new_desk
@@ -23,7 +22,9 @@ class Extra(NamedTuple):
     """(N,) each: what the wire or the guest wants besides `Columns`."""
 
     handle: NDArray[np.uint64]
-    key: NDArray[np.int64]  # of the length history
+    key: NDArray[np.int64]  # leaf of the length history (`adapter.keys`)
+    hint_key: NDArray[np.int64]  # leaf of its hint; 0: none
+    hint_tokens: NDArray[np.float64]
     curve: NDArray[np.int32]  # row of the tables
     scale: NDArray[np.float64]  # tokens per unit of the curve
     priority: NDArray[np.int64]
@@ -43,6 +44,8 @@ def _extra(size: int) -> Extra:
     return Extra(
         np.zeros(size, np.uint64),
         np.zeros(size, np.int64),
+        np.zeros(size, np.int64),
+        np.zeros(size),
         np.zeros(size, np.int32),
         np.ones(size),
         np.zeros(size, np.int64),
@@ -65,7 +68,6 @@ class Rows:
         self.request: list[Any] = [None] * capacity
         self.tables = tables
         self.fresh: list[int] = []  # waiting rows whose `remaining` is not predicted yet
-        self._hints: dict[int, Hint] = {}  # by slot, where there is one
         self._seats = seats
         self._free = list(range(capacity - 1, -1, -1))
         self._next_handle = 1
@@ -76,7 +78,16 @@ class Rows:
         self.streaming = False  # some request came whose input streams: it may wait again without our being told
         self.curves = self._curves()
 
-    def add(self, request: Any, arrival_s: float, limit: int, key: int, hint: Hint | None, steer: bool = True) -> int:
+    def add(
+        self,
+        request: Any,
+        arrival_s: float,
+        limit: int,
+        key: int,
+        hint_key: int = 0,
+        hint_tokens: float = 0.0,
+        steer: bool = True,
+    ) -> int:
         """A row for a waiting request; returns its slot."""
         if not self._free:
             self._grow()
@@ -90,12 +101,11 @@ class Rows:
         extra.handle[slot] = handle
         extra.key[slot] = key
         extra.priority[slot] = request.priority
-        extra.curve[slot], extra.scale[slot] = curve_of(self.tables, key, hint)
+        extra.hint_key[slot], extra.hint_tokens[slot] = hint_key, hint_tokens
+        extra.curve[slot], extra.scale[slot] = curve_of(self.tables, key, hint_key, hint_tokens)
         extra.waits[slot] = False
         extra.steer[slot] = steer
         self.streaming |= bool(request.resumable)
-        if hint is not None:
-            self._hints[slot] = hint
         self.request[slot] = request
         self.slot_of[request.request_id] = slot
         self.slot_of_handle[handle] = slot
@@ -132,7 +142,6 @@ class Rows:
         if self.extra.waits[slot]:
             self._leave(slot)
         self.slot_of_handle.pop(int(self.extra.handle[slot]), None)
-        self._hints.pop(slot, None)
         self.request[slot] = None
         self.desk.rank[slot] = 0
         self._free.append(slot)
@@ -154,27 +163,15 @@ class Rows:
 
     def use_tables(self, tables: Tables) -> None:
         """Swap in new curves; all waiting rows are to be predicted anew."""
-        moved = tables.rows != self.tables.rows
-        self.tables = tables
-        if moved:
-            self._find_curves()
+        before, self.tables = self.tables, tables
+        if (tables.rows, tables.ratio_rows, tables.distrusted) != (before.rows, before.ratio_rows, before.distrusted):
+            extra = self.extra
+            extra.curve[:], extra.scale[:] = place(tables, extra.key, extra.hint_key, extra.hint_tokens)
         self.curves = self._curves()
         self.fresh = self.waiting().tolist()
 
-    def hint(self, slot: int) -> Hint | None:
-        """What the client said of its length."""
-        return self._hints.get(slot)
-
     def _curves(self) -> Curves:
         return Curves(self.tables.survival, self.tables.residual, self.extra.curve, self.extra.scale)
-
-    def _find_curves(self) -> None:
-        """Each row's curve in the tables: one look-up per key, but for those with hints of their own."""
-        curve, slots = self.extra.curve, np.array(list(self.slot_of.values()), dtype=np.int64)
-        keys, which = np.unique(self.extra.key[slots], return_inverse=True)
-        curve[slots] = np.array([curve_of(self.tables, key, None)[0] for key in keys.tolist()], dtype=np.int32)[which]
-        for slot, hint in self._hints.items():
-            curve[slot] = curve_of(self.tables, int(self.extra.key[slot]), hint)[0]
 
     def _append(self, slot: int) -> None:
         if self._end == len(self._queue):

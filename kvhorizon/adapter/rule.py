@@ -47,6 +47,11 @@ class Rule:
         self._smallest_tokens: int | None = None  # of all that wait; None: not known
         self._newest_tokens = NO_TOKENS  # least of those that came since the decision that stands
 
+    def use_z(self, z: float) -> None:
+        """Deviations of a batch's peak to keep in reserve."""
+        if z != self.greedy.z:
+            self.greedy = self.greedy._replace(z=z)
+
     def changed(self) -> None:
         """Somebody was planned, or the forecasts moved."""
         self._stands_until_s = -math.inf

@@ -16,6 +16,7 @@ from kvhorizon.adapter.engine import Engine
 from kvhorizon.adapter.facts import engine_facts, gpu_of, model_shape, price
 from kvhorizon.adapter.forecast import Forecaster
 from kvhorizon.adapter.guest import Guest
+from kvhorizon.adapter.learner import Learner, state_folder, warm_up_forecasts
 from kvhorizon.adapter.modes import Switch, parse_mode, toggle_on_signal
 from kvhorizon.adapter.plans import PlanFollower
 from kvhorizon.adapter.rows import Rows
@@ -74,9 +75,11 @@ def build(
     gpu = preset(settings.gpu) if settings.gpu else gpu_of(device_name)
     cost = price(shape, gpu, int(config.parallel_config.tensor_parallel_size))
     facts = engine_facts(engine, cost, config)
-    forecaster = Forecaster()
+    greedy = GREEDY[settings.knob]
+    warm_up_forecasts()
+    forecaster = Forecaster(greedy.z, engine.block_size)
     rows = Rows(engine.max_active, forecaster.tables)
-    rule = Rule(GREEDY[settings.knob], cost)
+    rule = Rule(greedy, cost)
     warm_up(rule, engine, facts)
     control = Control(engine, rows, rule, PlanFollower(facts.engine_epoch), DecisionLog(), level)
     guest = Guest(
@@ -84,7 +87,8 @@ def build(
         Accounting(shape, cost),
         Switch(parse_mode(settings.mode), settings.canary, settings.canary_window_s, settings.kill_switch),
         forecaster,
-        PlanSession(None if settings.local_only else make_solver(settings), forecaster),
+        Learner(forecaster, engine, rows, state_folder(settings.state, config)),
+        PlanSession(None if settings.local_only else make_solver(settings)),
         Ticker(facts),
         settings.evict,
         clock,

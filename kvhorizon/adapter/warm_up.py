@@ -16,11 +16,8 @@ from kvhorizon.state import EngineFacts
 
 
 def warm_up(rule: Rule, engine: Engine, facts: EngineFacts) -> None:
-    """With arguments of the very types that a step has; and what learns beside the step, which compiling would stop."""
-    forecaster = Forecaster()
-    forecaster.finished(0, 1)
-    forecaster.learn()
-    rows = Rows(2, forecaster.tables, capacity=4)
+    """With arguments of the very types that a step has."""
+    rows = Rows(2, Forecaster().tables, capacity=4)
     rows.columns.prompt[:] = 8
     rows.columns.limit[:] = 8
     running: Slots = np.zeros(1, np.int32)

@@ -37,7 +37,7 @@ class World:
     def arrive(self) -> None:
         one = request(f"r{self.born}", self.rng.randint(1, 70), max_tokens=10_000)
         self.born += 1
-        self.rows.add(one, 0.0, 100, 0, None)
+        self.rows.add(one, 0.0, 100, 0)
         self.waiting.append(one)
 
     def leave(self, one: Any) -> None:
@@ -110,7 +110,7 @@ class World:
         """Another's view of the same engine."""
         rows = Rows(24, TABLES)
         for one in self.fake.running:
-            rows.take(rows.add(one, 0.0, 100, 0, None), 0.0)
+            rows.take(rows.add(one, 0.0, 100, 0), 0.0)
         return rows, Batch(self.engine, rows).demand(scheduled)
 
     def check(self, scheduled: bool) -> None:

@@ -31,7 +31,7 @@ def rows_of(count: int) -> Rows:
     """Requests of handles 1 … count, all waiting but the first."""
     rows = Rows(8, Forecaster().tables, capacity=16)
     for number in range(count):
-        rows.add(request(f"r{number}"), 0.0, 50, 0, None)
+        rows.add(request(f"r{number}"), 0.0, 50, 0)
     rows.take(rows.slot_of["r0"], 0.0)
     return rows
 

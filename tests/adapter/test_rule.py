@@ -23,11 +23,11 @@ def build(running: list[tuple[int, int, int]], waiting: list[int], free: int, se
     for number, (prompt, output, computed) in enumerate(running):
         one = request(f"run{number}", prompt, output, computed)
         fake.running.append(one)
-        rows.take(rows.add(one, float(number), 100, 0, None), 0.0)
+        rows.take(rows.add(one, float(number), 100, 0), 0.0)
     for number, prompt in enumerate(waiting):
         one = request(f"wait{number}", prompt)
         fake.waiting.append(one)
-        rows.add(one, 100.0 + number, 100, 0, None)
+        rows.add(one, 100.0 + number, 100, 0)
     return Engine(fake), rows
 
 
