@@ -32,6 +32,7 @@ class Control:
         self.batch = Batch(engine, rows)
         self.stage: Stage = HeapStage() if engine.by_priority else ListStage()
         self.choice = NOBODY
+        self.busy = False  # this step called for a look at everybody
         self.evicted = 0  # ahead of need
         self.evict_occupancy, self.evict_residency_s = EVICT_OCCUPANCY, EVICT_RESIDENCY_S
         self.step = 0
@@ -52,7 +53,7 @@ class Control:
 
     def act(self, now_s: float, may_evict: bool) -> None:
         """Prepare the engine for this step; undone by `stage.restore()`, but for evictions and order."""
-        self.choice = NOBODY
+        self.choice, self.busy = NOBODY, False
         evicted = self._evict(now_s) if may_evict and self.level >= compat.Level.FULL else []
         engine = self.engine
         demand = self._put_victims_last(now_s) if self._may_lack() else None
@@ -67,7 +68,7 @@ class Control:
 
     def advise(self, now_s: float) -> None:
         """Decide, and leave the engine as it is."""
-        self.choice = NOBODY
+        self.choice, self.busy = NOBODY, False
         if self.engine.scheduler.waiting and self.engine.seats > 0:
             self.choice = self._choose(None, now_s, [])
 
@@ -85,6 +86,7 @@ class Control:
         candidates = self._candidates(evicted)
         if not len(candidates):
             return NOBODY
+        self.busy = True
         choice = self.rule.choose(rows, engine, demand or self.batch.demand(), candidates, now_s)
         if choice is NOBODY:
             self._note_held(candidates, now_s)
@@ -133,6 +135,7 @@ class Control:
             self._calm_until = self.step + self.batch.calm_steps(demand)
         if demand.total_blocks <= engine.free_blocks or engine.by_priority or len(running) < 2:
             return demand
+        self.busy = True
         ordered = self.rule.victims(rows, demand, now_s)
         places = enough_victims(engine, demand, ordered, rows.columns.blocks[demand.slots])
         if places and places != list(range(len(running) - 1, len(running) - 1 - len(places), -1)):

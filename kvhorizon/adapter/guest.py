@@ -133,7 +133,7 @@ class Guest:
             if not self._session_started:
                 self._session_started = True
                 self.session.start()
-            self.ticker.tick(self.session, self.control.batch, now_s, self._clock.step_s)
+            self.ticker.tick(self.session, self.control.batch, now_s, self._clock.step_s, self.control.busy)
         if not self.failed_step:
             self.guard.succeeded()
 
