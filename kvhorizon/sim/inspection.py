@@ -25,9 +25,10 @@ from kvhorizon.state import EngineFacts
 
 FloatArray = NDArray[np.float64]
 
-WINDOW_S = 60.0  # of the busiest time
+WINDOW_S = 60.0  # of the busiest time, at least
+STAYS = 2.0  # a queue builds up over so many stays of a running request: a window for the load is no shorter
 TOP_TENANTS = 5
-BUSY, FULL = 0.7, 0.95  # load in the busiest window, from which queues form and memory runs out
+BUSY, FULL = 0.7, 1.0  # load at the busiest time, from which queues form and memory runs out
 GROWTH = 0.2  # share of the KV held that came by decoding; with less, admission by prompt is nearly right
 SEEN_SOME, SEEN_MUCH = 0.02, 0.10  # evictions per request
 
@@ -66,14 +67,14 @@ def arrivals_of(trace: Trace) -> dict[str, float | None]:
     return {
         "span_s": span_s,
         "rate_per_s": (len(trace) - 1) / span_s if span_s > 0.0 else None,
-        "busiest_per_s": float(busiest(trace, np.ones(len(trace)))) if span_s > 0.0 else None,
+        "busiest_per_s": float(busiest(trace, np.ones(len(trace)), WINDOW_S)) if span_s > 0.0 else None,
         "burstiness": float(gaps.std() / mean) if mean > 0.0 else None,
     }
 
 
-def busiest(trace: Trace, weight: FloatArray) -> float:
-    """Largest sum of weights (N,) of the requests that arrive within WINDOW_S, per second."""
-    window_s = min(WINDOW_S, max(float(trace.arrival_s[-1]), 1e-9))
+def busiest(trace: Trace, weight: FloatArray, window_s: float) -> float:
+    """Largest sum of weights (N,) of the requests that arrive within so long a time, per second."""
+    window_s = min(window_s, max(float(trace.arrival_s[-1]), 1e-9))
     total = np.concatenate([[0.0], np.cumsum(weight)])
     ends = np.searchsorted(trace.arrival_s, trace.arrival_s + window_s, side="right")
     return float((total[ends] - total[np.arange(len(trace))]).max() / window_s)
@@ -132,6 +133,7 @@ def pressure_of(trace: Trace, facts: EngineFacts) -> dict[str, float | None]:
     step_s = float(step_seconds(facts.cost, per_step * prompt.mean(), pairs, batch, batch * context, batch))
     capacity = per_step / step_s
     span_s = float(trace.arrival_s[-1])
+    stay_s = float((output * output).sum() / output.sum()) * step_s  # of the requests found running
     share = held / held.mean() if fits < facts.max_num_seqs else output / output.mean()
     return {
         "pool_blocks": facts.total_blocks,
@@ -141,7 +143,7 @@ def pressure_of(trace: Trace, facts: EngineFacts) -> dict[str, float | None]:
         "growth_share": float((0.5 * output * output).sum() / held.sum()),
         "capacity_per_s": capacity,
         "load": (len(trace) - 1) / span_s / capacity if span_s > 0.0 else None,
-        "busiest_load": busiest(trace, share) / capacity if span_s > 0.0 else None,
+        "busiest_load": busiest(trace, share, max(WINDOW_S, STAYS * stay_s)) / capacity if span_s > 0.0 else None,
     }
 
 

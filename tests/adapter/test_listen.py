@@ -60,7 +60,7 @@ def test_garbage_does_not_stop_it(address: str) -> None:
 
 def test_nobody_there() -> None:
     for address in (local_address(INSTANCE, 7), "http://127.0.0.1:1", "http://127.0.0.1:99999", "127.0.0.1:x"):
-        with pytest.raises(OSError, match="refused|[Pp]ort|answer"):
+        with pytest.raises(OSError, match=r"refused|[Pp]ort|answer"):
             ask(address, "/metrics")
 
 
