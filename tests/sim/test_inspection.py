@@ -37,7 +37,8 @@ def test_by_hand() -> None:
     assert found["arrivals"]["rate_per_s"] == 1.0
     assert found["arrivals"]["burstiness"] == 0.0
     assert found["prompt_tokens"]["mean"] == 100.0
-    assert found["verdict"]["help"] == "little"  # seats for eight, memory for eight
+    assert pressure["full_seats_share"] == pytest.approx(1 + 2 * (200**2 / 12 / 8) ** 0.5 / 200)  # uniform over 200
+    assert found["verdict"]["help"] == "little"
     assert found["recorded"] is None
 
 
