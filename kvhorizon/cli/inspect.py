@@ -121,7 +121,7 @@ def lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield (
         "load",
         f"{_percent(pressure['load'])} of the {pressure['capacity_per_s']:,.2f} requests/s that it can serve, "
-        f"{_percent(pressure['busiest_load'])} in the busiest minute",
+        f"{_percent(pressure['busiest_load'])} at the busiest time",
     )
     if found["recorded"] is not None:
         yield from _recorded(found["recorded"])

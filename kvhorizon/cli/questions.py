@@ -12,8 +12,7 @@ from typing import Any
 from rich.table import Table
 
 from kvhorizon.cli.bars import bars
-from kvhorizon.report.sweep_page import Point, render_sweep
-from kvhorizon.sim.axes import parse_axis, points
+from kvhorizon.sim.axes import Point, parse_axis, points
 from kvhorizon.sim.find import Found, Sought, search, sought
 from kvhorizon.sim.goals import Goal, figure, parse_goals
 from kvhorizon.sim.many import answer_all
@@ -48,6 +47,8 @@ def sweep(question: Question, texts: Sequence[str], work: int, workers: int, fol
         "axes": [axis._asdict() for axis in axes],
         "points": [point._asdict() for point in found],
     }
+    from kvhorizon.report.sweep_page import render_sweep
+
     (folder / "sweep.json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
     (folder / "report.html").write_text(render_sweep(axes, found, command), encoding="utf-8")
     return _sweep_table(found)

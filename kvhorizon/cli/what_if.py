@@ -17,10 +17,10 @@ from rich.table import Table
 
 from kvhorizon.cli.bars import bars
 from kvhorizon.cli.budget import parse_budget
+from kvhorizon.cli.needs import require
 from kvhorizon.cli.questions import find as find_best
 from kvhorizon.cli.questions import sweep as sweep_points
 from kvhorizon.errors import InputError
-from kvhorizon.report.page import render
 from kvhorizon.sim.policies import DEFAULT_POLICIES
 from kvhorizon.sim.whatif import Answer, Question, prepare
 from kvhorizon.sim.whatif import what_if as ask
@@ -72,6 +72,7 @@ def what_if(
         forecast=forecast,
         delay_s=delay_s,
     )
+    require("plotly", "whatif")
     effort = parse_budget(budget)
     folder = _folder(out)
     command = shlex.join(["kvhorizon", *sys.argv[1:]])
@@ -81,6 +82,8 @@ def what_if(
     prepared = prepare(question)
     with _solvers(prepared.planners, effort) as solvers, bars() as show:
         answer = ask(prepared, solvers, show)
+    from kvhorizon.report.page import render
+
     (folder / "results.json").write_text(json.dumps(answer.results, indent=1) + "\n", encoding="utf-8")
     (folder / "report.html").write_text(render(answer, command), encoding="utf-8")
     _print(_table(answer))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from typing import Any, NamedTuple
+from typing import Any
 
 import plotly.graph_objects as go
 
 from kvhorizon.report.figures import Picture, colour, layout
 from kvhorizon.report.page import document, section
-from kvhorizon.sim.axes import Axis
+from kvhorizon.sim.axes import Axis, Point
 from kvhorizon.sim.goals import figure
 
 SHOWN = (
@@ -22,13 +22,6 @@ SHOWN = (
     ("throughput_tok_s", "Throughput", "tokens per second"),
 )
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
-
-
-class Point(NamedTuple):
-    """One point of the sweep: the arguments' values, and `results.json` there."""
-
-    at: dict[str, Any]
-    results: dict[str, Any]
 
 
 def picture(axes: Sequence[Axis], points: Sequence[Point], name: str, title: str, unit: str) -> Picture:

@@ -31,6 +31,13 @@ class Axis(NamedTuple):
     values: tuple[Any, ...]
 
 
+class Point(NamedTuple):
+    """One point of the sweep: the arguments' values, and `results.json` there."""
+
+    at: dict[str, Any]
+    results: dict[str, Any]
+
+
 def parse_axis(text: str) -> Axis:
     """`load=0.6:1.5:0.1` (first, last, step; the last counts) or `gpu=a100-40gb,l4-24gb`. Raises InputError."""
     name, equals, spec = text.partition("=")

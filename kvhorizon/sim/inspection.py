@@ -6,8 +6,9 @@ A request of p prompt and o output tokens decodes for o steps and holds p + o/2 
     B = pool / c                            requests fit into the pool,
     rate = b / (mean(o) · t(b))             requests a second are served with b = min(B, seats) in the batch,
 
-t(b) being the step's time with b decodes and their share of prefills. Memory is the limit where B < seats. Little's
-law (Little, Operations Research 1961) is all that is behind it; queues and evictions are what-if's to show.
+t(b) being the step's time with b decodes and their share of prefills. Memory runs out at times where what all seats
+hold, at SPREADS deviations above its mean, exceeds the pool. Little's law (Little, Operations Research 1961) is all
+that is behind it; queues and evictions are what-if's to show.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ from kvhorizon.state import EngineFacts
 
 FloatArray = NDArray[np.float64]
 
-WINDOW_S = 60.0  # of the busiest time
+WINDOW_S = 60.0  # of the busiest time, at least
+STAYS = 2.0  # a queue builds up over so many stays of a running request: a window for the load is no shorter
 TOP_TENANTS = 5
-BUSY, FULL = 0.7, 0.95  # load in the busiest window, from which queues form and memory runs out
+SPREADS = 2.0
+BUSY, FULL = 0.7, 1.0  # load at the busiest time, from which queues form and memory runs out
 GROWTH = 0.2  # share of the KV held that came by decoding; with less, admission by prompt is nearly right
 SEEN_SOME, SEEN_MUCH = 0.02, 0.10  # evictions per request
 
@@ -66,14 +69,14 @@ def arrivals_of(trace: Trace) -> dict[str, float | None]:
     return {
         "span_s": span_s,
         "rate_per_s": (len(trace) - 1) / span_s if span_s > 0.0 else None,
-        "busiest_per_s": float(busiest(trace, np.ones(len(trace)))) if span_s > 0.0 else None,
+        "busiest_per_s": float(busiest(trace, np.ones(len(trace)), WINDOW_S)) if span_s > 0.0 else None,
         "burstiness": float(gaps.std() / mean) if mean > 0.0 else None,
     }
 
 
-def busiest(trace: Trace, weight: FloatArray) -> float:
-    """Largest sum of weights (N,) of the requests that arrive within WINDOW_S, per second."""
-    window_s = min(WINDOW_S, max(float(trace.arrival_s[-1]), 1e-9))
+def busiest(trace: Trace, weight: FloatArray, window_s: float) -> float:
+    """Largest sum of weights (N,) of the requests that arrive within so long a time, per second."""
+    window_s = min(window_s, max(float(trace.arrival_s[-1]), 1e-9))
     total = np.concatenate([[0.0], np.cumsum(weight)])
     ends = np.searchsorted(trace.arrival_s, trace.arrival_s + window_s, side="right")
     return float((total[ends] - total[np.arange(len(trace))]).max() / window_s)
@@ -126,22 +129,27 @@ def pressure_of(trace: Trace, facts: EngineFacts) -> dict[str, float | None]:
     held = output * (prompt + 0.5 * output)  # token-steps
     context = float(held.sum() / output.sum())
     fits = facts.total_blocks * facts.block_size / context
+    square = float((output * (prompt**2 + prompt * output + output**2 / 3.0)).sum() / output.sum())
+    seats = float(facts.max_num_seqs)
+    full = seats * context + SPREADS * (seats * max(square - context**2, 0.0)) ** 0.5  # tokens of all seats
     batch = max(min(fits, float(facts.max_num_seqs)), 1.0)
     per_step = batch / output.mean()  # requests that begin, and end, in a step
     pairs = per_step * float((0.5 * prompt * (prompt + 1)).mean())
     step_s = float(step_seconds(facts.cost, per_step * prompt.mean(), pairs, batch, batch * context, batch))
     capacity = per_step / step_s
     span_s = float(trace.arrival_s[-1])
+    stay_s = float((output * output).sum() / output.sum()) * step_s  # of the requests found running
     share = held / held.mean() if fits < facts.max_num_seqs else output / output.mean()
     return {
         "pool_blocks": facts.total_blocks,
         "seats": facts.max_num_seqs,
         "held_tokens_per_request": context,
         "requests_that_fit": fits,
+        "full_seats_share": full / (facts.total_blocks * facts.block_size),
         "growth_share": float((0.5 * output * output).sum() / held.sum()),
         "capacity_per_s": capacity,
         "load": (len(trace) - 1) / span_s / capacity if span_s > 0.0 else None,
-        "busiest_load": busiest(trace, share) / capacity if span_s > 0.0 else None,
+        "busiest_load": busiest(trace, share, max(WINDOW_S, STAYS * stay_s)) / capacity if span_s > 0.0 else None,
     }
 
 
@@ -173,8 +181,9 @@ def judge(pressure: dict[str, float | None], recorded: dict[str, Any] | None) ->
             "much" if often >= SEEN_MUCH else "some", f"it saw {often:.2f} evictions per request, and {lost}"
         )
     fits, seats, growth = (pressure[name] or 0.0 for name in ("requests_that_fit", "seats", "growth_share"))
+    full = pressure["full_seats_share"] or 0.0
     load = pressure["busiest_load"]
-    if fits >= seats:
+    if full <= 1.0:
         return Verdict("little", f"seats ({seats:.0f}), not memory (room for {fits:.0f}), limit the batch")
     if load is not None and load < BUSY:
         return Verdict("little", f"the engine has room: at its busiest it is asked for {100 * load:.0f} % of its rate")

@@ -25,8 +25,8 @@ class Judged(NamedTuple):
 def quantiles(curve: FloatArray, scale: float, limit: int) -> FloatArray:
     """(3,) p10, p50 and p90 of the output [tokens] by a survival curve (G,), at most `limit`."""
     octaves = np.interp(-_SHARES, -curve, _OCTAVES)
-    tokens: FloatArray = np.minimum(scale * np.exp2(octaves), float(limit))
-    return tokens
+    found: FloatArray = np.minimum(scale * np.exp2(octaves), float(limit))
+    return found
 
 
 class Joined(NamedTuple):
