@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import subprocess
 import sys
@@ -92,5 +93,9 @@ class Bench:
         guest.session.stop()
         guest.session = PlanSession(solver, guest.forecaster)
         guest.session.start()
-        if wait_for_plans(self.live, START_TIMEOUT_S) > START_TIMEOUT_S:
+        begin_s = time.monotonic()
+        while wait_for_plans(self.live, 1.0) == math.inf:
+            gone = self._service is not None and self._service.poll() is not None
+            if not gone and time.monotonic() - begin_s < START_TIMEOUT_S:
+                continue
             raise RuntimeError(f"no plan within {START_TIMEOUT_S} s: {solver.counts}")

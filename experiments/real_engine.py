@@ -7,7 +7,7 @@ probe in the engine (`_live_probe`), times from the clients. The same arrivals t
 engine whose step time is fitted to plain vLLM's steps of the same run.
 
 Other work on the machine disturbs times, not counts: ratios of times are medians over the seeds. `engine_s` is the time
-of all steps as the engine's thread saw it, without waiting for a processor; `cpu_s` the processor time of server, engine
+of all steps as the engine's thread saw it, without waits for a processor; `cpu_s` the processor time of server, engine
 and solver. Needs `make engine`.
 """
 

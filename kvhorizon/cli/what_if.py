@@ -7,7 +7,7 @@ import functools
 import json
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +18,6 @@ from rich.table import Table
 
 from kvhorizon.cli.budget import parse_budget
 from kvhorizon.errors import InputError
-from kvhorizon.report.page import render
 from kvhorizon.sim.policies import DEFAULT_POLICIES
 from kvhorizon.sim.whatif import Answer, Question, prepare
 from kvhorizon.sim.whatif import what_if as ask
@@ -63,7 +62,7 @@ def what_if(
         delay_s=delay_s,
     )
     effort = parse_budget(budget)
-    folder = _folder(out)
+    folder, render = _folder(out), _renderer()
     prepared = prepare(question)
     with _solvers(prepared.planners, effort) as solvers, _bars() as bars:
         answer = ask(prepared, solvers, bars)
@@ -72,6 +71,15 @@ def what_if(
     (folder / "report.html").write_text(render(answer, command), encoding="utf-8")
     Console(width=None if sys.stdout.isatty() else TABLE_WIDTH).print(_table(answer))
     print(f"wrote {folder / 'results.json'} and {folder / 'report.html'}")
+
+
+def _renderer() -> Callable[[Answer, str], str]:
+    """What draws the report. Its libraries are of the extra `whatif`, which other commands do without."""
+    try:
+        from kvhorizon.report.page import render
+    except ModuleNotFoundError as error:
+        raise InputError("what-if", error.name, "must be installed: pip install 'kvhorizon[whatif]'") from None
+    return render
 
 
 def _folder(out: Path) -> Path:
