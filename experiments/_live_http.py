@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from experiments._live_load import asks, lost, send
+from experiments._live_load import Ask, Told, asks, lost, send
 from experiments._live_measure import OWN
 from experiments._live_model import write_model
 from experiments._live_server import LiveServer, Served
@@ -39,16 +40,24 @@ class Watched:
 
     def serve(self, count: int, seed: int, leaving: bool = False) -> tuple[int, float]:
         """Requests lost, and the longest step [s]; with `leaving`, every other client goes early, unmourned."""
-        load = asks(count, seed, 1.0)
-        load = [ask._replace(arrival_s=0.0) for ask in load]
-        leaves = dict.fromkeys(range(0, count, 2), LEAVES_AFTER) if leaving else {}
-        told = send(self.server.url, load, leaves=leaves)
-        self._sent += count
         known = len(self.report.get("steps", []))
-        self.report = self.server.report(self._sent)
+        leaves = dict.fromkeys(range(0, count, 2), LEAVES_AFTER) if leaving else {}
+        load, told = self.serve_all(count, seed, leaves)
         stay = [number for number in range(count) if number not in leaves]
         longest_s = max(step[OWN] for step in self.report["steps"][known:])
         return lost([load[n] for n in stay], [told[n] for n in stay]), longest_s
+
+    def serve_all(self, count: int, seed: int, leaves: Mapping[int, int] | None = None) -> tuple[list[Ask], list[Told]]:
+        """So many requests at once, and what came back; `report` is the probe's afterwards."""
+        load = [ask._replace(arrival_s=0.0) for ask in asks(count, seed, 1.0)]
+        told = send(self.server.url, load, leaves=leaves)
+        self.skip(count)
+        self.report = self.server.report(self._sent)
+        return load, told
+
+    def skip(self, requests: int) -> None:
+        """So many requests went by beside these loads."""
+        self._sent += requests
 
     def wait_for_child(self) -> int:
         """Serve a little until the solver child is there; its process."""

@@ -104,7 +104,7 @@ def in_process(options: Options) -> tuple[dict[str, Row], Row]:
     try:
         found: dict[str, Row] = {}
         for prepare, faults in groups:
-            if prepare is not None:
+            if prepare is not None and faults:
                 prepare()
             for fault in faults:
                 name = f"{fault.name}: {fault.part}" if fault.part else fault.name
