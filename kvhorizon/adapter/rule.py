@@ -41,7 +41,7 @@ class Rule:
 
     def __init__(self, greedy: Greedy, cost: StepCost) -> None:
         self.greedy = greedy
-        self.cost = cost
+        self.losing = cost  # of what an eviction throws away
         self._stands_until_s = -math.inf
         self._stands_at_free = 0
         self._smallest_tokens = 0
@@ -108,7 +108,7 @@ class Rule:
         oldest_age_s = now_s - float(rows.columns.arrival_s[waiting].min()) if len(waiting) else 0.0
         scores = np.zeros(len(demand.slots))
         score_running(
-            rows.columns, rows.curves, self.greedy, self.cost, demand.slots, now_s, max(oldest_age_s, 0.0), scores
+            rows.columns, rows.curves, self.greedy, self.losing, demand.slots, now_s, max(oldest_age_s, 0.0), scores
         )
         return [int(place) for place in np.argsort(-scores, kind="stable")]
 
@@ -124,8 +124,8 @@ def warm_up(rule: Rule, tables: Tables) -> None:
     rows.desk.waiting[0] = 1
     room = Room(30, 0, 100, 16, 1, 64, 1.0)
     choose_admissions(rows.columns, rows.curves, rule.greedy, running, 1, room, rows.desk, 1)
-    score_running(rows.columns, rows.curves, rule.greedy, rule.cost, running, 1.0, 0.0, np.zeros(1))
-    recompute_seconds(rule.cost, 0, 1)
+    score_running(rows.columns, rows.curves, rule.greedy, rule.losing, running, 1.0, 0.0, np.zeros(1))
+    recompute_seconds(rule.losing, 0, 1)
 
 
 def predict(rows: Rows) -> None:
