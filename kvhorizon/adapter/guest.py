@@ -19,6 +19,7 @@ from kvhorizon.adapter.forecast import Forecaster
 from kvhorizon.adapter.guard import Guard, fail_open
 from kvhorizon.adapter.intake import Intake
 from kvhorizon.adapter.learner import Learner
+from kvhorizon.adapter.losing import Losing
 from kvhorizon.adapter.modes import Mode, Switch
 from kvhorizon.adapter.session import PlanSession
 from kvhorizon.adapter.telemetry.telemetry import Telemetry
@@ -35,6 +36,7 @@ class Guest:
         switch: Switch,
         forecaster: Forecaster,
         learner: Learner,
+        losing: Losing,
         session: PlanSession | None,
         ticker: Ticker,
         may_evict: bool = True,
@@ -42,7 +44,8 @@ class Guest:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.control, self.accounting, self.switch, self.forecaster = control, accounting, switch, forecaster
-        self.learner, self.session, self.ticker, self.may_evict = learner, session, ticker, may_evict
+        self.learner, self.losing = learner, losing
+        self.session, self.ticker, self.may_evict = session, ticker, may_evict
         self.engine, self.rows, self.rule, self.plans = control.engine, control.rows, control.rule, control.plans
         self.guard = Guard("scheduling")
         self.account_guard = Guard("accounting")
@@ -221,6 +224,7 @@ class Guest:
         if self.forecaster.tables is not self.rows.tables:
             self.rows.use_tables(self.forecaster.tables)
             self.rule.use_z(self.rows.tables.z)
+            self.rule.losing = self.losing.cost(self.accounting.total)
             self.rule.changed()
         newest = self.session.newest if self.session is not None else None
         if self.plans.look(newest, self.rows, now_s):

@@ -41,7 +41,7 @@ class Rule:
 
     def __init__(self, greedy: Greedy, cost: StepCost) -> None:
         self.greedy = greedy
-        self.cost = cost
+        self.losing = cost  # of what an eviction throws away
         self._stands_until_s = -math.inf
         self._stands_at_free = 0
         self._smallest_tokens: int | None = None  # of all that wait; None: not known
@@ -113,7 +113,7 @@ class Rule:
         oldest_age_s = now_s - float(rows.columns.arrival_s[waiting].min()) if len(waiting) else 0.0
         scores = np.zeros(len(demand.slots))
         score_running(
-            rows.columns, rows.curves, self.greedy, self.cost, demand.slots, now_s, max(oldest_age_s, 0.0), scores
+            rows.columns, rows.curves, self.greedy, self.losing, demand.slots, now_s, max(oldest_age_s, 0.0), scores
         )
         best_first: list[int] = np.argsort(-scores, kind="stable").tolist()
         return best_first

@@ -26,6 +26,6 @@ def warm_up(rule: Rule, engine: Engine, facts: EngineFacts) -> None:
     rows.desk.waiting[0] = 1
     room = Room(30, 0, 100, 16, 1, 64, 1.0)
     decide(rows.columns, rows.curves, rule.greedy, running, room, rows.desk, 1, np.zeros(1, np.int32))
-    score_running(rows.columns, rows.curves, rule.greedy, rule.cost, running, 1.0, 0.0, np.zeros(1))
+    score_running(rows.columns, rows.curves, rule.greedy, rule.losing, running, 1.0, 0.0, np.zeros(1))
     take_snapshot(rows, Demand(running, tokens, blocks, *totals), facts, 0, 0.0, 0.02, 1)
-    recompute_seconds(rule.cost, 0, 1)
+    recompute_seconds(rule.losing, 0, 1)
