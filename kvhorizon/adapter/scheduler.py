@@ -37,7 +37,7 @@ class GuestMixin(_Base):  # type: ignore[misc]
             output = super().schedule(*args, **kwargs)
         finally:
             guest.restore()
-        guest.after_schedule(output.total_num_scheduled_tokens)
+        guest.after_schedule(output.num_scheduled_tokens, output.total_num_scheduled_tokens)
         return output
 
     def add_request(self, request: Any, *args: Any, **kwargs: Any) -> Any:

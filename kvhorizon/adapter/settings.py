@@ -31,6 +31,7 @@ class GuestSettings(BaseModel):
     solver: str | None = Field(None, description="host:port or unix:/path of a shared service; none: a child process")
     local_only: bool = Field(False, description="no solver at all: the rules beside the engine decide")
     budget: str = Field("0.05", description="seconds per plan of the child")
+    state: Path | None = Field(None, description="a folder in which what was learned survives restarts")
     evict: bool = Field(True, description="carry out evictions that a plan asks for")
     tls_cert: Path | None = None
     tls_key: Path | None = None
