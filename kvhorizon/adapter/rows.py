@@ -32,6 +32,7 @@ class Extra(NamedTuple):
     waits: NDArray[np.bool_]
     steer: NDArray[np.bool_]  # ours to admit; others pass through untouched
     place: NDArray[np.int64]  # in `_queue`
+    pending: NDArray[np.int64]  # of running requests, as `demand` wants it
 
 
 def _columns(size: int) -> Columns:
@@ -51,6 +52,7 @@ def _extra(size: int) -> Extra:
         np.zeros(size),
         np.zeros(size, np.bool_),
         np.zeros(size, np.bool_),
+        np.zeros(size, np.int64),
         np.zeros(size, np.int64),
     )
 
@@ -122,6 +124,8 @@ class Rows:
         self.num_passing += not self.extra.steer[slot]
         self._append(slot)
         self.fresh.append(slot)
+        if len(self.fresh) > len(self.request):  # nobody has predicted for long
+            self.fresh = self.waiting().tolist()
 
     def take(self, slot: int, now_s: float) -> None:
         """The request runs."""
@@ -142,6 +146,10 @@ class Rows:
         self.desk.rank[slot] = 0
         self._free.append(slot)
         return slot
+
+    def tokens(self, slot: int) -> int:
+        """That a waiting request must prefill."""
+        return int(self.columns.prompt[slot]) + int(self.columns.generated[slot])
 
     def waiting(self) -> Slots:
         """(W,) slots in order of becoming waiting; a view, valid until the next event."""

@@ -37,6 +37,12 @@ class GuestSettings(BaseModel):
     tls_key: Path | None = None
     tls_ca: Path | None = None
     gpu: str | None = Field(None, description="preset whose speed recompute is priced at; none: as detected")
+    http_port: int = Field(0, ge=0, le=65535, description="metrics and explanations; 0: no port")
+    http_host: str = Field("127.0.0.1", min_length=1)
+    record: Path | None = Field(None, description="folder for a recording of all requests; none: no recording")
+    record_limit_mb: int = Field(1024, ge=1, description="of the folder; the oldest files go first")
+    record_tenants: str = Field("hashed", pattern="^(hashed|given)$")
+    record_prefixes: bool = Field(False, description="hashes of the prompts' blocks, too, where the engine has them")
 
 
 def load(additional: object, environment: Mapping[str, str] = os.environ) -> GuestSettings:

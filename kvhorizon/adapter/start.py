@@ -22,11 +22,13 @@ from kvhorizon.adapter.losing import losing_of
 from kvhorizon.adapter.modes import Switch, parse_mode, toggle_on_signal
 from kvhorizon.adapter.plans import PlanFollower
 from kvhorizon.adapter.rows import Rows
-from kvhorizon.adapter.rule import Rule, warm_up
+from kvhorizon.adapter.rule import Rule
 from kvhorizon.adapter.session import PlanSession, SolverLike
 from kvhorizon.adapter.settings import GuestSettings, load
 from kvhorizon.adapter.shared import SharedSolver
+from kvhorizon.adapter.telemetry.telemetry import start_telemetry
 from kvhorizon.adapter.ticker import Ticker
+from kvhorizon.adapter.warm_up import warm_up
 from kvhorizon.errors import InputError
 from kvhorizon.models.gpu import preset
 from kvhorizon.solver.greedy import GREEDY
@@ -80,9 +82,9 @@ def build(
     forecaster = Forecaster(greedy.z, engine.block_size)
     rows = Rows(engine.max_active, forecaster.tables)
     rule = Rule(greedy, cost)
-    warm_up(rule, forecaster.tables)
+    warm_up(rule, engine, facts)
     control = Control(engine, rows, rule, PlanFollower(facts.engine_epoch), DecisionLog(), level)
-    return Guest(
+    guest = Guest(
         control,
         Accounting(shape, cost),
         Switch(parse_mode(settings.mode), settings.canary, settings.canary_window_s, settings.kill_switch),
@@ -95,6 +97,8 @@ def build(
         clock,
         wall,
     )
+    guest.telemetry = start_telemetry(guest, settings, config, facts)
+    return guest
 
 
 def make_solver(settings: GuestSettings, config: Any) -> SolverLike:

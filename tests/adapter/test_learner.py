@@ -27,7 +27,7 @@ def end(forecaster: Forecaster, count: int, tokens: int = 50) -> None:
 
 
 def wait_for(reached: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + 20.0
+    deadline_s = time.monotonic() + 120.0
     while not reached():
         assert time.monotonic() < deadline_s
         time.sleep(0.005)

@@ -87,10 +87,12 @@ def test_victims_cover_what_is_lacking_and_leave_one() -> None:
         one.num_output_tokens = one.num_computed_tokens - 32 + 1
     demand = Batch(engine, rows).demand()
     assert demand.blocks.tolist() == [1, 1, 1, 1]
-    blocks = rows.columns.blocks[demand.slots].tolist()
+    blocks = rows.columns.blocks[demand.slots]
     assert enough_victims(engine, demand, [3, 1, 0, 2], blocks) == [3]  # frees 5 blocks and wants none: 4 lacked
     assert enough_victims(engine, demand, [0, 1, 2, 3], blocks) == [0, 1]
-    assert put_last(list("abcd"), [2, 0]) == list("bdac")
+    order = list("abcd")
+    put_last(order, [2, 0])
+    assert order == list("bdac")
 
 
 def test_victims_are_ordered_by_the_shared_score() -> None:

@@ -44,7 +44,7 @@ HOOKS = ["before_schedule", "after_schedule", "added", "preempted", "released"]
 INSIDE = {
     "before_schedule": ("control", "act"),
     "after_schedule": ("guest", "_take"),
-    "added": ("guest", "_add"),
+    "added": ("intake", "add"),
     "preempted": ("rows", "wait"),
     "released": ("rows", "release"),
 }
@@ -60,7 +60,7 @@ def test_a_guest_that_fails_is_as_none(hook: str, monkeypatch: pytest.MonkeyPatc
     plain = drive(Setup(guest=False)).run(workload(60, seed=1))
     ours = drive(Setup())
     guest = ours.scheduler.kvhorizon
-    owner = {"guest": guest, "control": guest.control, "rows": guest.rows}[INSIDE[hook][0]]
+    owner = {"guest": guest, "control": guest.control, "rows": guest.rows, "intake": guest.intake}[INSIDE[hook][0]]
     monkeypatch.setattr(owner, INSIDE[hook][1], broken)
     monkeypatch.setattr(guest.control, "act" if hook != "before_schedule" else "advise", lambda *_: None)
     requests = workload(60, seed=1)
@@ -76,8 +76,8 @@ def test_a_guest_that_fails_halfway_hides_nobody(monkeypatch: pytest.MonkeyPatch
     guest = ours.scheduler.kvhorizon
     whole = guest.control.stage.present
 
-    def present(queue: object, shown: list) -> None:
-        whole(queue, shown)
+    def present(scheduler: object, shown: list) -> None:
+        whole(scheduler, shown)
         raise RuntimeError("planted")
 
     monkeypatch.setattr(guest.control.stage, "present", present)

@@ -1,0 +1,142 @@
+"""What a load meant to its clients and to the engine, under the simulator's names; and the same load, simulated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experiments._live_load import MAX_TOKENS, SIGMA, Ask, Told, lost
+from experiments._live_model import CONFIG
+from experiments._live_server import Served
+from kvhorizon.models.gpu import preset
+from kvhorizon.models.shape import from_config
+from kvhorizon.models.step_time import step_cost
+from kvhorizon.sim.in_process import InProcess
+from kvhorizon.sim.metrics import spread
+from kvhorizon.sim.outcome import Outcome
+from kvhorizon.sim.policies import parse_policy
+from kvhorizon.sim.replay import replay
+from kvhorizon.sim.setup import Setup
+from kvhorizon.sim.trace import Trace
+from kvhorizon.state import EngineFacts, StepCost
+
+Row = dict[str, Any]
+FloatArray = NDArray[np.float64]
+COUNTS = ("preemptions", "recompute_tokens", "wasted_flops", "useful_flops", "busy_s", "errors")
+BEGIN, WALL, OWN = 4, 5, 6  # columns of a step: when it began, seconds on the wall, and as its thread saw them
+_BACK_TO_BACK_S = 0.02  # a step that begins so soon after the last one ended did not wait for work
+
+
+def measured(load: Sequence[Ask], told: Sequence[Told], before: Row, after: Row, cpu_s: float) -> Row:
+    """One load on a server: the probe's reports before and after it, and what the clients saw."""
+    gained = {name: after[name] - before.get(name, 0) for name in COUNTS}
+    first = np.array([one.first_s - one.sent_s for one in told])
+    whole = np.array([one.last_s - one.sent_s for one in told])
+    output = np.array([ask.output_tokens for ask in load])
+    last_s = max(one.last_s for one in told)
+    steps = np.array(after["steps"][len(before.get("steps", [])) :])
+    return {
+        "lost_requests": lost(load, told),
+        **_row(load, gained, first, whole, (whole - first)[output > 1] / (output - 1)[output > 1], last_s),
+        "steps": len(steps),
+        "longest_step_s": float(steps[:, OWN].max()),
+        "engine_s": float(steps[:, OWN].sum()),
+        "cpu_s": cpu_s,
+        "guest_errors": gained["errors"],
+        "ladder": _gain(before, after, "ladder"),
+        "plans": _gain(before, after, "plans"),
+    }
+
+
+def _gain(before: Row, after: Row, name: str) -> dict[str, int]:
+    return {key: count - before.get(name, {}).get(key, 0) for key, count in after[name].items()}
+
+
+def _row(load: Sequence[Ask], counts: Row, ttft: FloatArray, e2e: FloatArray, tpot: FloatArray, last_s: float) -> Row:
+    """Names as `sim.metrics.summarize` has them; `gpu_utilization` is the engine's busy time on a CPU."""
+    tokens = sum(len(ask.prompt) + ask.output_tokens for ask in load)
+    spent = counts["useful_flops"] + counts["wasted_flops"]
+    return {
+        "requests": len(load),
+        "preemptions": counts["preemptions"],
+        "preemption_frequency": counts["preemptions"] / len(load),
+        "recompute_tokens": counts["recompute_tokens"],
+        "wasted_flops": counts["wasted_flops"],
+        "recompute_fraction": counts["wasted_flops"] / spent if spent else 0.0,
+        "gpu_utilization": counts["busy_s"] / last_s,
+        "throughput_tok_s": tokens / last_s,
+        "makespan_s": last_s,
+        "ttft_s": spread(ttft),
+        "tpot_s": spread(tpot),
+        "e2e_s": spread(e2e),
+    }
+
+
+def fit_cost(steps: Sequence[Sequence[float]]) -> StepCost:
+    """Step time of the engine as its own steps show it, by least squares with coefficients >= 0.
+
+    A step counts until the next one begins, where that waited for no work. FLOPs are the model's.
+    """
+    rows = np.array(steps)
+    gap_s = np.append(rows[1:, BEGIN] - rows[:-1, BEGIN] - rows[:-1, WALL], 0.0)
+    seconds = rows[:, WALL] + np.where(gap_s < _BACK_TO_BACK_S, gap_s, 0.0)
+    design = np.column_stack([np.ones(len(rows)), rows[:, :4]])
+    fixed, linear, pair, read, sequence = _not_negative(design, seconds).tolist()
+    shape = from_config(CONFIG, "tiny")
+    return step_cost(shape, preset("h100-80gb"))._replace(
+        fixed_s=fixed,
+        weights_s=0.0,
+        linear_s_per_token=linear,
+        attention_s_per_pair=pair,
+        kv_read_s_per_token=read,
+        sequence_s=sequence,
+    )
+
+
+def _not_negative(design: FloatArray, values: FloatArray) -> FloatArray:
+    """Least squares without the columns whose coefficients would be negative, the most negative dropped first."""
+    found, kept = np.zeros(design.shape[1]), list(range(design.shape[1]))
+    scale = design.max(axis=0)
+    while kept:
+        part, *_ = np.linalg.lstsq(design[:, kept] / scale[kept], values, rcond=None)
+        if part.min() >= 0.0:
+            found[kept] = part / scale[kept]
+            return found
+        del kept[int(part.argmin())]
+    return found
+
+
+def simulated(load: Sequence[Ask], served: Served, cost: StepCost, policy: str, seed: int) -> Row:
+    """The same load and pool in the simulator, on an engine as fast as the measured one."""
+    trace = Trace(
+        "live",
+        "",
+        np.array([ask.arrival_s for ask in load]),
+        np.array([len(ask.prompt) for ask in load]),
+        np.array([ask.output_tokens for ask in load]),
+        np.zeros(len(load), np.int64),
+    )
+    facts = EngineFacts(
+        served.blocks - 1, served.block_size, served.seats, served.batched, served.max_len, cost, engine_epoch=1
+    )
+    setup = Setup(trace, facts, f"noisy:{SIGMA}", seed, max_tokens=MAX_TOKENS)
+    chosen = parse_policy(policy)
+    return _as_row(load, trace, replay(setup, chosen, InProcess(chosen.planner) if chosen.planner else None))
+
+
+def _as_row(load: Sequence[Ask], trace: Trace, outcome: Outcome) -> Row:
+    wasted = float(outcome.wasted_flops.sum())
+    counts = {
+        "preemptions": int(outcome.preemptions.sum()),
+        "recompute_tokens": int(outcome.recompute_tokens.sum()),
+        "wasted_flops": wasted,
+        "useful_flops": outcome.flops - wasted,
+        "busy_s": outcome.busy_s,
+    }
+    several = trace.output_tokens > 1
+    tpot = (outcome.finish_s - outcome.first_token_s)[several] / (trace.output_tokens[several] - 1)
+    ttft, e2e = outcome.first_token_s - trace.arrival_s, outcome.finish_s - trace.arrival_s
+    return _row(load, counts, ttft, e2e, tpot, outcome.makespan_s)

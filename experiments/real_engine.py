@@ -1,0 +1,194 @@
+"""A real vLLM engine behind its OpenAI server, on a pool small enough to be KV-bound: plain, watermark, ours.
+
+Four servers are up at a time; one is under load at a time, and the contenders take turns, seed by seed, in an order
+that rotates. Requests arrive LOAD times as fast as plain vLLM served them when all came at once. A reference run with
+few requests at a time, in which nobody is ever evicted, says which tokens are right. Counts and busy time come from a
+probe in the engine (`_live_probe`), times from the clients. The same arrivals then go through the simulator, on an
+engine whose step time is fitted to plain vLLM's steps of the same run.
+
+Other work on the machine disturbs times, not counts: ratios of times are medians over the seeds. `engine_s` is the time
+of all steps as the engine's thread saw it, without waits for a processor; `cpu_s` the processor time of server, engine
+and solver. Needs `make engine`.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from experiments._harness import Options, main, target
+from experiments._live_load import SIGMA, Ask, Told, asks, send
+from experiments._live_measure import Row, fit_cost, measured, simulated
+from experiments._live_model import write_model
+from experiments._live_server import LiveServer, Served
+from experiments._live_tokens import mismatches
+
+SEEDS, QUICK_SEEDS = 5, 1  # judged; what was tried while building used seed 100
+REQUESTS, QUICK_REQUESTS = 200, 100
+LOAD = 2.0
+REFERENCE_AT_ONCE = 8  # together they always fit
+WARM_REQUESTS = 20
+CHILD_TIMEOUT_S = 240.0
+BLOCKS = 240
+CONTENDERS = {
+    "plain": Served(BLOCKS),
+    "watermark": Served(BLOCKS, watermark=0.02),
+    "greedy": Served(BLOCKS, scheduler="ours", settings={"KVHORIZON_LOCAL_ONLY": "true"}),
+    "program": Served(BLOCKS, scheduler="ours"),
+}
+SIMULATED = {
+    "plain": "fcfs",
+    "watermark": "watermark:0.02",
+    "greedy": "kvhorizon:greedy",
+    "program": "kvhorizon",
+}
+
+
+class Contender:
+    """A server, and how far its engine's counts had come when its last load ended."""
+
+    def __init__(self, server: LiveServer) -> None:
+        self.server = server
+        self.before: Row = {}
+        self._finished = 0
+
+    def serve(self, load: Sequence[Ask], at_once: int | None = None) -> tuple[Row, list[Told]]:
+        """Put the load on it; what that meant, and what the clients saw."""
+        cpu_s = self.server.cpu_s()
+        told = send(self.server.url, load, at_once)
+        self._finished += len(load)
+        before, self.before = self.before, self.server.report(self._finished)
+        return measured(load, told, before, self.before, self.server.cpu_s() - cpu_s), told
+
+    def warm(self) -> None:
+        """Everything compiled, and the solver child, where there is to be one, at work."""
+        served = self.server.served
+        child = served.scheduler == "ours" and not served.settings.get("KVHORIZON_LOCAL_ONLY")
+        deadline_s = time.monotonic() + CHILD_TIMEOUT_S
+        self.serve(asks(WARM_REQUESTS, 99, 50.0))
+        while child and self.before["child"] is None:
+            if time.monotonic() > deadline_s:
+                raise RuntimeError("the guest started no solver")
+            time.sleep(1.0)
+            self.serve(asks(1, 99, 1.0))
+
+    def skip(self, requests: int) -> None:
+        """So many requests went by beside the loads."""
+        self._finished += requests
+
+
+def measure(options: Options) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Start, take turns, compare."""
+    model, folder = write_model(), Path(tempfile.mkdtemp(prefix="kvhorizon-servers-"))
+    with ExitStack() as stack:
+        contenders = {}
+        for name, served in CONTENDERS.items():
+            server = LiveServer(served, model, folder / name)
+            stack.callback(server.stop)
+            server.launch()
+            contenders[name] = Contender(server)
+        for contender in contenders.values():
+            contender.server.wait()
+            contender.warm()
+        return _evaluate(contenders, options)
+
+
+def _evaluate(contenders: dict[str, Contender], options: Options) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    count, seeds = (QUICK_REQUESTS, QUICK_SEEDS) if options.quick else (REQUESTS, SEEDS)
+    together = [ask._replace(arrival_s=0.0) for ask in asks(count, 100, 1.0)]
+    rate = LOAD * count / contenders["plain"].serve(together)[0]["makespan_s"]
+    rounds = [_round(contenders, asks(count, seed, rate), seed) for seed in range(seeds)]
+    cost = fit_cost(contenders["plain"].before["steps"])
+    beside = [
+        {name: simulated(asks(count, seed, rate), CONTENDERS[name], cost, SIMULATED[name], seed) for name in SIMULATED}
+        for seed in range(seeds)
+    ]
+    figures = {
+        "requests_per_round": count,
+        "rounds": seeds,
+        "sigma": SIGMA,
+        "arrivals_per_s": rate,
+        "engine": {name: _together([one[name] for one in rounds]) for name in CONTENDERS},
+        "simulated": {name: _together([one[name] for one in beside]) for name in SIMULATED},
+        "program_to_plain": _ratios(rounds, "program"),
+        "greedy_to_plain": _ratios(rounds, "greedy"),
+        "watermark_to_plain": _ratios(rounds, "watermark"),
+        "simulated_program_to_plain": _ratios(beside, "program"),
+        "tokens": {name: _sum([one["tokens"][name] for one in rounds]) for name in CONTENDERS},
+        "step_cost": cost._asdict(),
+        "cores": os.cpu_count(),
+        "load_average": os.getloadavg()[0],
+        "each_round": rounds,
+    }
+    program, tokens = figures["program_to_plain"], figures["tokens"]
+    targets = {
+        "preemption_ratio": target(program["preemptions"], "<=0.15"),
+        "recompute_tokens_ratio": target(program["recompute_tokens"], "<=0.35"),
+        "throughput_ratio": target(program["throughput_tok_s"], ">=0.98"),
+        "token_mismatches": target(max(tokens[name]["beyond_near_ties"] for name in ("greedy", "program")), "<=0"),
+    }
+    return figures, targets
+
+
+def _round(contenders: dict[str, Contender], load: list[Ask], seed: int) -> dict[str, Any]:
+    """Everybody serves the same load, one after the other; then tokens are compared with the reference's."""
+    names = list(contenders)
+    served = {}
+    for name in names[seed % len(names) :] + names[: seed % len(names)]:
+        served[name] = contenders[name].serve(load)
+    plain = contenders["plain"]
+    _, reference = plain.serve(load, REFERENCE_AT_ONCE)
+    tokens = {name: mismatches(plain.server.url, load, reference, told) for name, (_, told) in served.items()}
+    plain.skip(int(sum(found["differ"] for found in tokens.values())))
+    return {**{name: row for name, (row, _) in served.items()}, "tokens": tokens}
+
+
+def _together(rows: Sequence[Row]) -> Row:
+    """Sums of counts and means of the rest, over the rounds."""
+    found: Row = {}
+    for key, value in rows[0].items():
+        values = [row[key] for row in rows]
+        if isinstance(value, dict):
+            whole = [{**dict.fromkeys(sorted({name for one in values for name in one}), 0), **one} for one in values]
+            found[key] = _sum(whole) if key in ("ladder", "plans") else _together(whole)
+        else:
+            found[key] = sum(values) if isinstance(value, int) else statistics.fmean(values)
+    return found
+
+
+def _sum(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {key: sum(row.get(key, 0) for row in rows) for key in rows[0]}
+
+
+def _ratios(rounds: Sequence[Mapping[str, Any]], name: str) -> dict[str, float]:
+    """To plain vLLM of the same round: counts by their sums, times by the median of the rounds' ratios."""
+    counts = ("preemptions", "recompute_tokens", "wasted_flops")
+    found = {
+        key: sum(one[name][key] for one in rounds) / max(sum(one["plain"][key] for one in rounds), 1) for key in counts
+    }
+
+    def median(*path: str) -> float:
+        values = []
+        for one in rounds:
+            ours, theirs = one[name], one["plain"]
+            for key in path:
+                ours, theirs = ours[key], theirs[key]
+            values.append(ours / theirs)
+        return statistics.median(values)
+
+    for key in ("throughput_tok_s", "makespan_s"):
+        found[key] = median(key)
+    for key in ("ttft_s", "tpot_s", "e2e_s"):
+        found |= {f"{key}_{part}": median(key, part) for part in ("mean", "p99")}
+    found |= {key: median(key) for key in ("engine_s", "cpu_s") if key in rounds[0][name]}
+    return found
+
+
+if __name__ == "__main__":
+    main("real_engine", 0, measure)

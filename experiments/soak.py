@@ -1,0 +1,117 @@
+"""One hour of load on a live engine with the guest and its solver child: does anything grow?
+
+`python -m experiments.soak` takes an hour, `--quick` a minute; `KVHORIZON_SOAK_S` sets another length. Requests come,
+are served, evicted, aborted; every SAMPLE_S the process is looked at. Growth is the difference of the means of the last
+and the second quarter of the samples: the first quarter fills caches and bounded logs. Needs `make engine`.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from experiments._harness import Options, main, target
+from experiments._live_core import LiveCore, wait_for_plans
+
+LENGTH_S, QUICK_LENGTH_S = 3600.0, 60.0
+SAMPLE_S, QUICK_SAMPLE_S = 15.0, 1.0
+ABORT_EVERY = 40  # rounds
+START_TIMEOUT_S = 240.0
+LIMITS = {  # growth from the second quarter to the last
+    "memory_mb": "<=10",
+    "solver_memory_mb": "<=10",
+    "files": "<=0.5",
+    "threads": "<=0.5",
+    "rows": "<=5",
+    "tracked": "<=5",
+    "objects_k": "<=5",
+}
+
+
+def look(live: LiveCore, own: psutil.Process) -> dict[str, float]:
+    """The process, its solver, and what the guest keeps per request."""
+    guest = live.guest
+    child = getattr(guest.session.solver, "child", None) if guest.session is not None else None
+    try:
+        solver_mb = psutil.Process(child.pid).memory_info().rss / 2**20 if child is not None else float("nan")
+    except psutil.NoSuchProcess:
+        solver_mb = float("nan")
+    gc.collect()
+    return {
+        "memory_mb": own.memory_info().rss / 2**20,
+        "solver_memory_mb": solver_mb,
+        "files": own.num_fds(),
+        "threads": threading.active_count(),
+        "rows": len(guest.rows.slot_of),
+        "tracked": guest.accounting.tracked,
+        "objects_k": len(gc.get_objects()) / 1000.0,
+    }
+
+
+def load(live: LiveCore, length_s: float, sample_s: float) -> list[dict[str, float]]:
+    """Serve for so long; a look every `sample_s`."""
+    own, chance = psutil.Process(), random.Random(0)
+    begin_s, due_s, rounds, samples = time.monotonic(), 0.0, 0, []
+    while time.monotonic() - begin_s < length_s:
+        live.under_load(1)
+        rounds += 1
+        if rounds % ABORT_EVERY == 0:
+            live.abort([chance.choice(list(live.wanted))])
+        if time.monotonic() - begin_s >= due_s:
+            due_s += sample_s
+            samples.append(look(live, own))
+    return samples
+
+
+def growth(samples: list[dict[str, float]]) -> dict[str, float]:
+    """Of each column, from the second quarter to the last."""
+    quarter = max(len(samples) // 4, 1)
+    return {
+        name: float(
+            np.nanmean([one[name] for one in samples[-quarter:]])
+            - np.nanmean([one[name] for one in samples[quarter : 2 * quarter]])
+        )
+        for name in samples[0]
+    }
+
+
+def measure(options: Options) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Serve, look, compare."""
+    length_s = float(os.environ.get("KVHORIZON_SOAK_S", QUICK_LENGTH_S if options.quick else LENGTH_S))
+    live = LiveCore()
+    wait_for_plans(live, START_TIMEOUT_S)
+    child = live.guest.session.solver.child if live.guest.session is not None else None
+    folder = Path(child.address.removeprefix("unix:")).parent if child is not None else None
+    samples = load(live, length_s, QUICK_SAMPLE_S if length_s < 600 else SAMPLE_S)
+    live.drain()
+    grown, guest = growth(samples), live.guest
+    figures = {
+        "length_s": length_s,
+        "finished": live.finished,
+        "preemptions": guest.accounting.total.preemptions,
+        "first": samples[0],
+        "last": samples[-1],
+        "growth": grown,
+        "guest_errors": guest.guard.total + guest.account_guard.total,
+        "ladder": dict(guest.ladder),
+        "rows_left": len(guest.rows.slot_of),
+        "samples": len(samples),
+    }
+    live.close()
+    figures["left_behind"] = int(folder is not None and folder.exists())
+    targets = {name: target(grown[name], limit) for name, limit in LIMITS.items()}
+    targets["lost_requests"] = target(len(live.lost), "<=0")
+    return figures, targets
+
+
+if __name__ == "__main__":
+    main("soak", 0, measure)

@@ -1,0 +1,92 @@
+"""vLLM's own OpenAI server with the guest and its solver child, as a user starts it; one server for all tests here.
+
+The last test kills the engine.
+"""
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("vllm", reason="vLLM is not installed: `make engine` sets it up")
+
+from experiments._live_http import GONE_WITHIN_S, Watched, disconnects, kill_engine, with_guest
+from experiments._live_load import asks, lost, send
+from experiments._live_tokens import mismatches
+
+REQUESTS = 80
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory):
+    folder = tmp_path_factory.mktemp("live")
+    server, switch = with_guest(folder)
+    with server:
+        watched = Watched(server)
+        watched.wait_for_child()
+        yield watched, switch, folder
+
+
+def test_the_same_answers_with_fewer_evictions(live: tuple[Watched, Path, Path]) -> None:
+    """The same load on vLLM alone (the kill switch) and under control, on a pool that it overwhelms."""
+    watched, switch, _ = live
+    found = {}
+    for mode in ("off", "control"):
+        switch.touch() if mode == "off" else switch.unlink()
+        before = watched.report
+        load, told = watched.serve_all(REQUESTS, seed=1)
+        assert lost(load, told) == 0
+        counts = [watched.report[name] - before[name] for name in ("preemptions", "recompute_tokens")]
+        found[mode] = (told, *counts)
+    plain, ours = found["off"], found["control"]
+    assert plain[1] > 20
+    assert ours[1] < 0.5 * plain[1]
+    assert ours[2] < 0.5 * plain[2]
+    assert watched.report["errors"] == 0
+    tokens = mismatches(watched.server.url, load, plain[0], ours[0])
+    watched.skip(int(tokens["differ"]))
+    assert tokens["beyond_near_ties"] == 0, tokens
+
+
+def test_a_wrong_token_would_be_noticed(live: tuple[Watched, Path, Path]) -> None:
+    watched, _, _ = live
+    load, told = watched.serve_all(2, seed=2)
+    _, other = watched.serve_all(2, seed=2)
+    assert told[1].tokens is not None
+    at = len(told[1].tokens) // 2
+    assert other[1].tokens is not None
+    other[1].tokens[at] = 3 if told[1].tokens[at] != 3 else 4
+    found = mismatches(watched.server.url, load, told, other)
+    watched.skip(1)
+    assert (found["differ"], found["beyond_near_ties"]) == (1, 1)
+
+
+def test_lengths_that_no_forecast_reads_are_kept(live: tuple[Watched, Path, Path]) -> None:
+    """Each ends at its own length by an end-of-sequence token, and a request that lacks some counts as lost."""
+    watched, _, _ = live
+    load, told = watched.serve_all(5, seed=3)
+    assert [len(one.tokens or []) for one in told] == [ask.output_tokens for ask in load]
+    assert {one.reason for one in told} == {"stop"}
+    told[0].tokens = (told[0].tokens or [])[:-1]
+    told[1].tokens = None
+    assert lost(load, told) == 2
+
+
+def test_clients_that_go_harm_nobody_else(live: tuple[Watched, Path, Path]) -> None:
+    watched, switch, _ = live
+    found = disconnects(watched, switch, repeats=1)
+    assert found["lost"] == 0
+    assert watched.report["errors"] == 0
+
+
+def test_hostile_hints_do_no_harm(live: tuple[Watched, Path, Path]) -> None:
+    watched, _, _ = live
+    load = [ask._replace(arrival_s=0.0, predicted=10**15) for ask in asks(5, 4, 1.0)]
+    assert lost(load, send(watched.server.url, load)) == 0
+    watched.skip(len(load))
+
+
+def test_a_killed_engine_leaves_nothing_behind(live: tuple[Watched, Path, Path]) -> None:
+    watched, _, folder = live
+    found = kill_engine(watched, folder)
+    assert found["gone_s"] < GONE_WITHIN_S
+    assert found["left_behind"] == 0
