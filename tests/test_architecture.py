@@ -31,6 +31,7 @@ ALLOWED: dict[str, set[str]] = {
         "models",
         "solver",
         "service",
+        "adapter",
         "sim",
         "report",
         "wire",

@@ -90,7 +90,8 @@ def test_metrics_are_what_was_counted(mode: str, asynchronous: bool) -> None:
     assert found["kvhorizon_request_recompute_tokens_sum", ()] == cost.recompute_tokens
     assert total(found, "kvhorizon_steps_total") == len(made.steps)
     assert total(found, "kvhorizon_admissions_total") == len(requests)
-    assert total(found, "kvhorizon_forecast_outcomes_total") == len(requests)
+    assert found["kvhorizon_forecasts_scored_total", ()] == guest.forecaster.health.finished
+    assert found["kvhorizon_forecast_coverage", ("0.8",)] == guest.forecaster.health.coverage80
     assert found["kvhorizon_mode", (mode,)] == 1.0
     assert found["kvhorizon_pool_blocks", ()] == 159
     by = {labels[0] for name, labels in found if name == "kvhorizon_preemptions_total"}
@@ -176,7 +177,7 @@ def test_broken_telemetry_changes_nothing(hook: str, monkeypatch: pytest.MonkeyP
     guest = made.scheduler.kvhorizon
     observer: Observer = guest.telemetry.observer
     inside = {
-        "scheduled": (observer, "_join"),
+        "scheduled": (observer, "_see_first_tokens"),
         "preempting": (guest.control.log, "note"),
         "released": (observer, "ended"),
     }
