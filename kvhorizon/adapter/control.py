@@ -54,8 +54,9 @@ class Control:
     def act(self, now_s: float, may_evict: bool) -> None:
         """Prepare the engine for this step; undone by `stage.restore()`, but for evictions and order."""
         self.choice, self.busy = NOBODY, False
-        evicted = self._evict(now_s) if may_evict and self.level >= compat.Level.FULL else []
-        engine = self.engine
+        plans, engine = self.plans, self.engine
+        asked = plans.plan is not None and self._evictions_done != plans.serial
+        evicted = self._evict(now_s) if asked and may_evict and self.level >= compat.Level.FULL else []
         demand = self._put_victims_last(now_s) if self._may_lack() else None
         queue = engine.scheduler.waiting
         if not queue or engine.seats <= 0:  # the engine admits nobody in this step
@@ -149,8 +150,6 @@ class Control:
     def _evict(self, now_s: float) -> list[int]:
         """Evictions that a plan asks for, once per plan, within the gates; returns the slots."""
         plans, engine, rows = self.plans, self.engine, self.rows
-        if plans.plan is None or self._evictions_done == plans.serial:
-            return []
         self._evictions_done = plans.serial
         if engine.free_blocks > (1.0 - self.evict_occupancy) * engine.total_blocks or len(engine.scheduler.running) < 2:
             return []
