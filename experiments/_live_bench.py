@@ -37,6 +37,7 @@ class Bench:
             settings["record"] = str(self.folder / "recording")
         self.live = LiveCore(settings)
         self.wall_ahead_s = self.steady_ahead_s = 0.0
+        self.met = 0  # times that planted errors were raised
         self.live.guest.use_clock(
             lambda: time.monotonic() + self.steady_ahead_s, lambda: time.time() + self.wall_ahead_s
         )

@@ -25,6 +25,7 @@ class Fault(NamedTuple):
     part: str = ""  # of several of one name
     healed: Callable[[Bench], bool] | None = None
     same_for_plain: bool = False  # plain vLLM meets it too: it is part of the load
+    counts: bool = False  # it adds to `Bench.met` when it strikes
 
 
 def nothing() -> None:
@@ -145,6 +146,7 @@ def raising(owner: Callable[[Bench], Any], method: str) -> Callable[[Bench], Lif
         whole, own = getattr(target, method), method in vars(target)
 
         def broken(*_: object, **__: object) -> None:
+            bench.met += 1
             raise RuntimeError("planted")
 
         setattr(target, method, broken)
@@ -162,7 +164,7 @@ def raising(owner: Callable[[Bench], Any], method: str) -> Callable[[Bench], Lif
 
 
 def _hook(part: str, owner: Callable[[Bench], Any], method: str) -> Fault:
-    return Fault("our code raising", raising(owner, method), part)
+    return Fault("our code raising", raising(owner, method), part, counts=True)
 
 
 def _replaced(bench: Bench) -> bool:

@@ -37,6 +37,7 @@ from experiments._live_http import GONE_WITHIN_S, Watched, disconnects, kill_eng
 ROUNDS, QUICK_ROUNDS = 200, 60
 REPEATS, QUICK_REPEATS = 2, 1
 RECOVERY_LIMIT_S = 180.0
+MEETING_LIMIT_S = 60.0  # for the load to come upon a planted error
 CALM_ROUNDS = 20  # after the guest has read the engine anew
 WORST_STEP_RATIO = 3.0
 Row = dict[str, Any]
@@ -52,16 +53,19 @@ def face(bench: Bench, fault: Fault, rounds: int) -> Row:
     live.plain(alone=False)
     live.under_load(CALM_ROUNDS)
     wait_for_plans(live, RECOVERY_LIMIT_S)
-    before = len(live.lost)
+    before, met = len(live.lost), bench.met
     struck_s = time.monotonic()
     lift = fault.plant(bench)
     ours = window(bench, rounds)
+    while fault.counts and bench.met == met and time.monotonic() - struck_s < MEETING_LIMIT_S:
+        ours += live.under_load(10)
     begin_s = struck_s if lift is nothing else time.monotonic()
     lift()
     while fault.healed is not None and not fault.healed(bench) and time.monotonic() - begin_s < RECOVERY_LIMIT_S:
         ours += live.under_load(10)
     planned = math.isfinite(wait_for_plans(live, RECOVERY_LIMIT_S, ours))
     return {
+        "met": not fault.counts or bench.met > met,
         "lost": len(live.lost) - before,
         "longest_step_s": max(ours),
         "plain_longest_step_s": max(plain),
@@ -81,13 +85,14 @@ def judged(runs: Sequence[Row]) -> Row:
     """Several runs of one fault, or parts of it, as one."""
     ours, plain = (max(run[key] for run in runs) for key in ("longest_step_s", "plain_longest_step_s"))
     found = {
+        "met": all(run["met"] for run in runs),
         "lost": sum(run["lost"] for run in runs),
         "longest_step_s": ours,
         "plain_longest_step_s": plain,
         "step_ratio": ours / plain,
         "recovery_s": max(run["recovery_s"] for run in runs),
     }
-    whole = found["lost"] == 0 and found["step_ratio"] <= WORST_STEP_RATIO
+    whole = found["met"] and found["lost"] == 0 and found["step_ratio"] <= WORST_STEP_RATIO
     return {**found, "survived": whole and found["recovery_s"] <= RECOVERY_LIMIT_S}
 
 
