@@ -61,6 +61,7 @@ class Setup:
     caching: bool = False
     policy: str = "fcfs"
     watermark: float = 0.0
+    data_parallel: int = 1
     guest: bool = True
     step_s: float | None = 0.02  # on the guest's clock; None: real time
     settings: dict[str, Any] = field(default_factory=lambda: {"local_only": True})
@@ -83,7 +84,9 @@ def make(setup: Setup) -> Scheduler:
             watermark=setup.watermark,
         ),
         cache_config=CacheConfig(block_size=BLOCK, enable_prefix_caching=setup.caching),
-        parallel_config=ParallelConfig(),
+        parallel_config=ParallelConfig(
+            data_parallel_size=setup.data_parallel, data_parallel_size_local=setup.data_parallel
+        ),
         device_config=DeviceConfig("cpu"),
         additional_config={"kvhorizon": setup.settings} if setup.guest else {},
     )

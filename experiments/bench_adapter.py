@@ -5,7 +5,7 @@ Two engines with the same requests take turns of STEPS steps: vLLM's own, and ou
 lock, as where a GPU is busy. Hooks are timed under control on a pool that is KV-bound, by the time spent in our
 methods outside vLLM's. Whole steps are compared in advise mode: the guest decides and plans as under control, and the
 engine does the same as vLLM's own, so that the steps compare; what presenting the queue costs shows in the hooks only.
-Needs vLLM (0.32).
+As in vLLM's engine core, what exists once the engines do is frozen for the garbage collector. Needs vLLM (0.32).
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from __future__ import annotations
 import gc
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from vllm.utils.gc_utils import freeze_gc_heap
 
 from experiments._guest_driver import Drive, Setup, drive, workload
 from experiments._harness import Options, main, target
@@ -52,17 +54,20 @@ class Clocked:
         self.step_s = self.step_cpu_s = 0.0
         self.steps: list[float] = []
         self.cpu: list[float] = []
+        self.by_hook: Counter[str] = Counter()  # CPU seconds
         for name in (*HOOKS, *ACCOUNTS):
-            setattr(guest, name, self._timed(getattr(guest, name)))
+            setattr(guest, name, self._timed(name, getattr(guest, name)))
 
-    def _timed(self, method: Callable[..., Any]) -> Callable[..., Any]:
+    def _timed(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*args: Any) -> Any:
             begin_s, begin_cpu_s = time.perf_counter(), time.thread_time()
             try:
                 return method(*args)
             finally:
                 self.step_s += time.perf_counter() - begin_s
-                self.step_cpu_s += time.thread_time() - begin_cpu_s
+                spent_s = time.thread_time() - begin_cpu_s
+                self.step_cpu_s += spent_s
+                self.by_hook[name] += spent_s
 
         return timed
 
@@ -112,6 +117,7 @@ def start(config: Setup, seed: int) -> tuple[Drive, Load]:
     """An engine in the middle of its work; with a session, once plans come."""
     engine = drive(config)
     load = Load(engine, seed)
+    freeze_gc_heap()
     guest = getattr(engine.scheduler, "kvhorizon", None)
     waits = guest is not None and guest.session.solver is not None
     deadline_s = time.monotonic() + 180.0
@@ -137,6 +143,7 @@ def hooks(options: Options) -> dict[str, Any]:
         "hook_max_us": float(spent.max()),
         "hook_cpu_p50_us": float(np.median(cpu)),
         "hook_cpu_p99_us": float(np.quantile(cpu, 0.99)),
+        "mean_cpu_us_by_hook": {name: 1e6 * spent / len(cpu) for name, spent in clocked.by_hook.items()},
         "running": running,
         "waiting": waiting,
         "plans": guest.plans.counts.total(),

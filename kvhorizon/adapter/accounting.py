@@ -48,11 +48,11 @@ class Finished:
 
 @dataclass(slots=True)
 class Accounting:
-    """Counts of one engine. `on_finished` is told of each request that ends."""
+    """Counts of one engine. `on_finished` is told of each request that ends, with the request."""
 
     shape: ModelShape | None  # None: FLOPs stay 0
     cost: StepCost
-    on_finished: Callable[[Finished], None] | None = None
+    on_finished: Callable[[Finished, Any], None] | None = None
     total: Tally = field(default_factory=Tally)
     finished: int = 0
     useful_flops: float = 0.0  # of finished requests
@@ -102,7 +102,7 @@ class Accounting:
         self.finished += 1
         self.useful_flops += useful
         if self.on_finished is not None:
-            self.on_finished(Finished(request.request_id, prompt, output, useful, tally))
+            self.on_finished(Finished(request.request_id, prompt, output, useful, tally), request)
 
     def _chunk(self, known: _Evicted, start: int, tokens: int) -> None:
         if not known.resumed:

@@ -1,32 +1,26 @@
 """The running requests as columns, and what they will take in this step.
 
-They are read from the engine where something has happened to them. In between, while all of them decode, each step
-advances every one by a token, and which of them fill a block in which step is known beforehand.
+Most of them are steady: each step gives them a token, and which of them fill a block in which step is known
+beforehand, so that nothing is read of them. The few others (prefills, those that were left out of a step) are open,
+and read one by one. Where the engine did otherwise than expected, and every `READ_EVERY` steps, all are read anew.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kvhorizon.adapter.demand import STEADY, Demand, Sizes, share
 from kvhorizon.adapter.engine import Engine
 from kvhorizon.adapter.rows import Rows, Slots
 
 IntArray = NDArray[np.int64]
 
 CALM_STEPS = (16, 4, 1)  # looks ahead that are tried, the longest first
-
-
-class Demand(NamedTuple):
-    """Of the running requests in this step, (R,) each, in the order in which they share the token budget."""
-
-    slots: Slots
-    tokens: IntArray
-    blocks: IntArray  # to be newly allocated
-    owed_blocks: int  # beyond those, until all prefills are complete
-    total_blocks: int  # sum of `blocks`
+READ_EVERY = 512
 
 
 class Batch:
@@ -35,12 +29,17 @@ class Batch:
     def __init__(self, engine: Engine, rows: Rows) -> None:
         self.engine, self.rows = engine, rows
         self.reads = 0  # of all running requests
-        self._slots: Slots = np.zeros(0, np.int32)
-        self._current = False  # `_slots` are the engine's, and the columns but for `_ahead` steps
-        self._decoding = False  # each of them wants one token
-        self._ahead = 0
-        self._due = [0] * engine.block_size  # decodes that will want a block, by step modulo the block's size
-        self._phase = 0
+        self._sizes = engine.sizes
+        self._room = max(engine.max_active, 1)
+        self._slots: Slots = np.zeros(self._room, np.int32)  # the first `_count` of them, in the engine's order
+        self._count = 0
+        self._tokens: IntArray = np.zeros(self._room, np.int64)
+        self._blocks: IntArray = np.zeros(self._room, np.int64)
+        self._current = False  # all the rest is what the engine has
+        self._open: dict[int, Any] = {}  # by slot, requests that are not steady
+        self._ahead = 0  # steps by which the columns of the steady lag
+        self._phase = 0  # steps since all were read
+        self._due = [0] * engine.block_size  # steady requests that will want a block, by phase modulo the block's size
 
     def changed(self) -> None:
         """Read them anew before use."""
@@ -48,35 +47,67 @@ class Batch:
 
     def gone(self, slot: int) -> None:
         """One has finished or is being evicted; call it before its row changes."""
-        if self._current:
-            self._slots = self._slots[self._slots != slot]
-            position = int(self.rows.columns.computed[slot]) + self._ahead + self.engine.lookahead
-            self._due[(self._phase - position) % self.engine.block_size] -= 1
+        if not self._current:
+            return
+        found = np.flatnonzero(self._slots[: self._count] == slot)
+        if len(found) != 1:
+            self._current = False
+            return
+        place, self._count = int(found[0]), self._count - 1
+        self._slots[place : self._count] = self._slots[place + 1 : self._count + 1]
+        if self._open.pop(slot, None) is None:
+            self._count_due(int(self.rows.columns.computed[slot]) + self._ahead, -1)
 
     def reordered(self, places: list[int]) -> None:
         """Those at `places` were put last, the first of them at the very end."""
         if self._current:
-            moved = np.array(places)
-            self._slots = np.concatenate([np.delete(self._slots, moved), self._slots[moved[::-1]]])
+            moved, slots = np.array(places), self._slots[: self._count]
+            order = np.concatenate([np.delete(slots, moved), slots[moved[::-1]]])
+            self._slots = np.zeros(self._room, np.int32)  # the old ones may be in use as a `Demand`
+            self._slots[: self._count] = order
 
-    def advanced(self, tokens: int, joined: bool) -> None:
-        """A step was scheduled with so many tokens in all."""
-        if joined or not self._decoding or tokens != len(self._slots):
+    def advanced(self, num_tokens: Mapping[str, int], total_tokens: int, joined: Collection[int]) -> None:
+        """A step was scheduled: so many tokens of each request; slots of those that joined, in the engine's order."""
+        if not self._current:
+            return
+        for slot in joined:
+            if self._count == self._room:
+                self._current = False
+                return
+            self._slots[self._count] = slot
+            self._count += 1
+            self._open[slot] = self.rows.request[slot]
+        steady = self._count - len(self._open)
+        rest = sum(num_tokens.get(request.request_id, 0) for request in self._open.values())
+        if total_tokens != steady + rest and not self._left_out(num_tokens, steady + rest - total_tokens):
             self._current = False
         self._ahead += 1
         self._phase += 1
 
     def wanted_blocks(self) -> int | None:
-        """New blocks of the step to come, where that is known without a look; else None."""
-        return self._due[self._phase % self.engine.block_size] if self._known else None
+        """New blocks of the step to come at most, where that is known without a look at everybody; else None."""
+        if not self._known:
+            return None
+        return self._settle() + self._due[self._phase % self._sizes.block_size]
 
-    def demand(self) -> Demand:
-        """What they will take in the step to come."""
-        return self._decodes() if self._known else self._read()
+    def demand(self, scheduled: bool = False) -> Demand:
+        """What they will take in the step to come.
+
+        `scheduled`: the step before it is still at work, and with it a token of each request that it brings that far.
+        """
+        if self._known:
+            self._settle(scheduled)
+        else:
+            self._read(scheduled)
+        slots, count = self._slots[: self._count], self._count
+        tokens, blocks, rows = self._tokens[:count], self._blocks[:count], self.rows
+        totals = share(rows.columns, rows.extra.pending, slots, self._ahead, self._sizes, tokens, blocks)
+        self._ahead = 0
+        return Demand(slots, tokens, blocks, *totals)
 
     @property
     def _known(self) -> bool:
-        return self._current and self._decoding and len(self._slots) == len(self.engine.scheduler.running)
+        return self._current and self._count == len(self.engine.scheduler.running) and self._phase < READ_EVERY
 
     def calm_steps(self, demand: Demand) -> int:
         """Steps in which the running requests cannot lack blocks, unless others join them.
@@ -91,43 +122,53 @@ class Batch:
                 return steps
         return 0
 
-    def _decodes(self) -> Demand:
-        engine, slots = self.engine, self._slots
-        columns = self.rows.columns
-        columns.computed[slots] += self._ahead
-        columns.generated[slots] += self._ahead
-        self._ahead = 0
-        computed = columns.computed[slots].astype(np.int64) + engine.lookahead
-        held = engine.blocks_of(computed)
-        columns.blocks[slots] = held
-        blocks = engine.blocks_of(computed + 1) - held
-        tokens = np.ones(len(slots), np.int64)
-        return Demand(slots, tokens, blocks, 0, int(blocks.sum()))
+    def _settle(self, scheduled: bool = False) -> int:
+        """Read the open ones; who decodes from now on becomes steady. Returns blocks that the others want at most."""
+        columns, pending, sizes = self.rows.columns, self.rows.extra.pending, self._sizes
+        wanted, settled = 0, []
+        for slot, request in self._open.items():
+            generated, computed = request.num_output_tokens, request.num_computed_tokens
+            placeholders = request.num_output_placeholders if self.engine.asynchronous else 0
+            left = max(request.num_prompt_tokens + generated + placeholders - computed, 0)
+            if scheduled:
+                generated += max(placeholders - 1, 0) if self.engine.asynchronous else left == 0
+                left = max(left, not self.engine.asynchronous)
+            columns.generated[slot], columns.computed[slot], pending[slot] = generated, computed, left
+            if left == 1 and sizes.step_tokens == 1:
+                settled.append(slot)
+            else:
+                wanted += _most_blocks(computed, left, sizes)
+        for slot in settled:
+            del self._open[slot]
+            self._count_due(int(columns.computed[slot]), 1)
+            columns.generated[slot] -= self._ahead
+            columns.computed[slot] -= self._ahead
+            pending[slot] = STEADY
+        return wanted
 
-    def _read(self) -> Demand:
-        engine, columns, running = self.engine, self.rows.columns, self.engine.scheduler.running
+    def _read(self, scheduled: bool) -> None:
+        """All of them."""
+        columns, extra, running = self.rows.columns, self.rows.extra, self.engine.scheduler.running
         self.reads += 1
         slot_of = self.rows.slot_of
         slots: Slots = np.array([slot_of[request.request_id] for request in running], dtype=np.int32)
         generated: IntArray = np.array([request.num_output_tokens for request in running], dtype=np.int64)
         computed: IntArray = np.array([request.num_computed_tokens for request in running], dtype=np.int64)
-        known = columns.prompt[slots] + generated
-        pending = np.maximum(known + self._placeholders(running) - computed, 0)
-        held = engine.blocks_of(computed + engine.lookahead)
-        held[computed == 0] = 0
-        self._decoding = engine.step_tokens == 1 and bool((pending == 1).all()) and len(running) <= engine.token_budget
-        pending[pending == 1] = engine.step_tokens
-        tokens = self._share(pending, engine.max_model_len - 1 - computed)
-        wanted = engine.blocks_of(computed + tokens + engine.lookahead)
-        blocks = np.where(tokens > 0, np.maximum(wanted - held, 0), 0)
-        columns.generated[slots] = generated
-        columns.computed[slots] = computed
-        columns.blocks[slots] = held
-        owed = int(np.maximum(engine.blocks_of(known) - held - blocks, 0).sum())
-        self._slots, self._current, self._ahead, self._phase = slots, True, 0, 0
-        size = engine.block_size
-        self._due = np.bincount(-(computed + engine.lookahead) % size, minlength=size).tolist()
-        return Demand(slots, tokens, blocks, owed, int(blocks.sum()))
+        placeholders = self._placeholders(running)
+        pending = np.maximum(columns.prompt[slots] + generated + placeholders - computed, 0)
+        if scheduled:
+            generated += np.maximum(placeholders - 1, 0) if self.engine.asynchronous else pending == 0
+            pending = np.maximum(pending, not self.engine.asynchronous)
+        steady = (pending == 1) & (self._sizes.step_tokens == 1)
+        columns.generated[slots], columns.computed[slots] = generated, computed
+        extra.pending[slots] = np.where(steady, STEADY, pending)
+        self._make_room(len(running))
+        self._count = len(running)
+        self._slots[: self._count] = slots
+        self._open = {int(slots[place]): running[place] for place in np.flatnonzero(~steady).tolist()}
+        self._current, self._ahead, self._phase = True, 0, 0
+        size = self._sizes.block_size
+        self._due = np.bincount(-(computed[steady] + self._sizes.lookahead) % size, minlength=size).tolist()
 
     def _placeholders(self, running: list[Any]) -> IntArray | int:
         """Output in flight, whose tokens nobody knows yet."""
@@ -135,10 +176,31 @@ class Batch:
             return 0
         return np.array([request.num_output_placeholders for request in running], dtype=np.int64)
 
-    def _share(self, pending: IntArray, until_limit: IntArray) -> IntArray:
-        """Tokens that each running request gets of the step's budget, in order."""
-        wished = np.minimum(pending, np.maximum(until_limit, 0))
-        if self.engine.long_prefill > 0:
-            wished = np.minimum(wished, self.engine.long_prefill)
-        before = np.cumsum(wished) - wished
-        return np.asarray(np.clip(self.engine.token_budget - before, 0, wished), dtype=np.int64)
+    def _left_out(self, num_tokens: Mapping[str, int], missing: int) -> bool:
+        """Open those steady ones that got no token, if that explains why `missing` tokens are."""
+        idle = [request for request in self.engine.scheduler.running if request.request_id not in num_tokens]
+        slots = [self.rows.slot_of[request.request_id] for request in idle]
+        opened = {slot: request for slot, request in zip(slots, idle, strict=True) if slot not in self._open}
+        if len(opened) != missing:
+            return False
+        for slot in opened:
+            self._count_due(int(self.rows.columns.computed[slot]) + self._ahead, -1)
+        self._open.update(opened)
+        return True
+
+    def _count_due(self, computed: int, change: int) -> None:
+        """A steady request of so many computed tokens comes (1) or goes (-1)."""
+        self._due[(self._phase - computed - self._sizes.lookahead) % self._sizes.block_size] += change
+
+    def _make_room(self, count: int) -> None:
+        if count > self._room:
+            self._room = count
+            self._slots = np.zeros(count, np.int32)
+            self._tokens, self._blocks = np.zeros(count, np.int64), np.zeros(count, np.int64)
+
+
+def _most_blocks(computed: int, left: int, sizes: Sizes) -> int:
+    """New blocks of a request that gets all the tokens it wants, up to a whole step's."""
+    tokens = computed + max(min(left, sizes.token_budget), sizes.step_tokens) + sizes.lookahead
+    held = -(-min(computed + sizes.lookahead, sizes.max_model_len) // sizes.block_size) if computed else 0
+    return max(-(-min(tokens, sizes.max_model_len) // sizes.block_size) - held, 0)

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from kvhorizon.adapter import compat
-from kvhorizon.adapter.batch import Batch, Demand
+from kvhorizon.adapter.batch import Batch
 from kvhorizon.adapter.decisions import Decision, DecisionLog
+from kvhorizon.adapter.demand import Demand
 from kvhorizon.adapter.engine import Engine, ready
 from kvhorizon.adapter.plans import PlanFollower
 from kvhorizon.adapter.rows import Rows, Slots
@@ -31,6 +32,7 @@ class Control:
         self.batch = Batch(engine, rows)
         self.stage: Stage = HeapStage() if engine.by_priority else ListStage()
         self.choice = NOBODY
+        self.busy = False  # this step called for a look at everybody
         self.evicted = 0  # ahead of need
         self.evict_occupancy, self.evict_residency_s = EVICT_OCCUPANCY, EVICT_RESIDENCY_S
         self.step = 0
@@ -51,7 +53,7 @@ class Control:
 
     def act(self, now_s: float, may_evict: bool) -> None:
         """Prepare the engine for this step; undone by `stage.restore()`, but for evictions and order."""
-        self.choice = NOBODY
+        self.choice, self.busy = NOBODY, False
         evicted = self._evict(now_s) if may_evict and self.level >= compat.Level.FULL else []
         engine = self.engine
         demand = self._put_victims_last(now_s) if self._may_lack() else None
@@ -62,11 +64,11 @@ class Control:
         self.choice = NOBODY if lacking else self._choose(demand, now_s, evicted)
         shown = self._shown(queue)
         if shown or engine.scheduler.running:  # an idle engine is never shown an empty queue
-            self.stage.present(queue, shown)
+            self.stage.present(engine.scheduler, shown)
 
     def advise(self, now_s: float) -> None:
         """Decide, and leave the engine as it is."""
-        self.choice = NOBODY
+        self.choice, self.busy = NOBODY, False
         if self.engine.scheduler.waiting and self.engine.seats > 0:
             self.choice = self._choose(None, now_s, [])
 
@@ -84,6 +86,7 @@ class Control:
         candidates = self._candidates(evicted)
         if not len(candidates):
             return NOBODY
+        self.busy = True
         choice = self.rule.choose(rows, engine, demand or self.batch.demand(), candidates, now_s)
         if choice is NOBODY:
             self._note_held(candidates, now_s)
@@ -132,13 +135,15 @@ class Control:
             self._calm_until = self.step + self.batch.calm_steps(demand)
         if demand.total_blocks <= engine.free_blocks or engine.by_priority or len(running) < 2:
             return demand
+        self.busy = True
         ordered = self.rule.victims(rows, demand, now_s)
-        places = enough_victims(engine, demand, ordered, rows.columns.blocks[demand.slots].tolist())
+        places = enough_victims(engine, demand, ordered, rows.columns.blocks[demand.slots])
         if places and places != list(range(len(running) - 1, len(running) - 1 - len(places), -1)):
-            running[:] = put_last(running, places)
+            put_last(running, places)
             self.batch.reordered(places)
+        spared = next((int(demand.slots[place]) for place in ordered if place not in places), None)
         for place in places:
-            self._note_victim(int(demand.slots[place]), demand, now_s)
+            self._note_victim(int(demand.slots[place]), spared, demand, now_s)
         return demand
 
     def _evict(self, now_s: float) -> list[int]:
@@ -156,9 +161,9 @@ class Control:
             if request.status.name != "RUNNING" or resident_s < self.evict_residency_s:
                 continue
             if engine.gives_back(request, 1) > 0:
+                self._note_evicted(slot, resident_s, now_s)
                 compat.evict(engine.scheduler, request, now_s)
                 done.append(slot)
-                self._note(slot, now_s, "evicted", f"the plan prefers it to wait; it ran for {resident_s:.1f} s")
         self.evicted += len(done)
         return done
 
@@ -167,19 +172,38 @@ class Control:
         slot = int(candidates[np.argmin(rows.columns.arrival_s[candidates])])
         tokens = int(rows.columns.prompt[slot] + rows.columns.generated[slot])
         why = (
-            f"it needs {-(-tokens // engine.block_size)} blocks of {engine.free_blocks} free, "
-            f"and the {len(engine.scheduler.running)} running requests will grow"
+            f"to admit it would take {-(-tokens // engine.block_size)} blocks{self._price()} of {engine.free_blocks} "
+            f"free, for which the {len(engine.scheduler.running)} running requests will grow; it came first of "
+            f"{len(candidates)} that wait, and none of them was let in"
         )
         self._note(slot, now_s, "held", why)
 
-    def _note_victim(self, slot: int, demand: Demand, now_s: float) -> None:
-        columns = self.rows.columns
+    def _note_victim(self, slot: int, spared: int | None, demand: Demand, now_s: float) -> None:
+        """`spared` would have been the next."""
         why = (
-            f"the step wants {demand.total_blocks} blocks of {self.engine.free_blocks} free; of "
-            f"{len(demand.slots)} running it holds {int(columns.blocks[slot])} with most output to come for "
-            f"the work lost ({int(columns.computed[slot])} tokens)"
+            f"the step wants {demand.total_blocks} blocks{self._price()} of {self.engine.free_blocks} free; of "
+            f"{len(demand.slots)} running it has most output to come for the work lost: it {self._holds(slot)}"
         )
+        if spared is not None:
+            why += f"; next would have been {self.rows.request[spared].request_id}, which {self._holds(spared)}"
         self._note(slot, now_s, "victim", why)
+
+    def _note_evicted(self, slot: int, resident_s: float, now_s: float) -> None:
+        why = (
+            f"the plan would rather have it wait: it ran for {resident_s:.1f} s and {self._holds(slot)}{self._price()}"
+        )
+        self._note(slot, now_s, "evicted", why)
+
+    def _holds(self, slot: int) -> str:
+        columns = self.rows.columns
+        return f"holds {int(columns.blocks[slot])} blocks, of {int(columns.computed[slot])} tokens"
+
+    def _price(self) -> str:
+        """Of memory now, where a plan has one."""
+        plan = self.plans.plan
+        if plan is None or not len(plan.block_prices):
+            return ""
+        return f" (at {plan.block_prices[0]:.3g} s of delay each)"
 
     def _note(self, slot: int, now_s: float, what: str, why: str) -> None:
         name = self.rows.request[slot].request_id

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kvhorizon.adapter.demand import Sizes
+
 IntArray = NDArray[np.int64]
 
 
@@ -34,6 +36,7 @@ class Engine:
         self.step_tokens = 1 + int(getattr(scheduler, "num_spec_tokens", 0))  # of a decode, drafts among them
         self.max_model_len = int(scheduler.max_model_len)
         self.asynchronous = bool(getattr(scheduler.scheduler_config, "async_scheduling", True))
+        self.has_connector = getattr(scheduler, "connector", None) is not None  # waiting requests change by themselves
         self._can_free = getattr(scheduler, "_request_blocks_can_be_freed", None)
 
     @property
@@ -53,9 +56,16 @@ class Engine:
         return self.max_active - len(self.scheduler.running) - streaming
 
     @property
-    def has_connector(self) -> bool:
-        """Whether KV may come from elsewhere, so that waiting requests can change by themselves."""
-        return getattr(self.scheduler, "connector", None) is not None
+    def sizes(self) -> Sizes:
+        """What `demand` wants to know."""
+        return Sizes(
+            self.block_size,
+            self.lookahead,
+            self.step_tokens,
+            self.max_model_len,
+            self.token_budget,
+            self.long_prefill,
+        )
 
     def blocks_of(self, tokens: IntArray) -> IntArray:
         """Blocks that hold so many tokens, no more than the longest sequence."""

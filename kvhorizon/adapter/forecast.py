@@ -1,87 +1,212 @@
-"""Forecasts of a live engine: what finished requests taught, and clients' hints, as tables that compiled code reads.
+"""Forecasts of a live engine: what finished and running requests taught, clients' hints where they have earned it.
 
-Learning happens wherever `learn` is called, away from the step; the step only swaps in the newest tables.
+`models.guarded` holds the history, `models.hint` what hints are worth, `adapter.keys` says who is alike. The step only
+notes what happened (`arrived`, `finished`) and swaps in the newest tables; learning is for a thread beside it.
 """
 
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from kvhorizon.adapter.hints import Hint
-from kvhorizon.models.forecast import PROMPT_CLASS_BITS
-from kvhorizon.models.history import UNIT_TOKENS, LengthHistory
-from kvhorizon.models.survival import lognormal_curve, residual_of
+from kvhorizon.adapter.forecast_health import ForecastHealth, Promises
+from kvhorizon.adapter.keys import LEVELS, chains_of, hint_chains_of, hint_sources_of, key_at
+from kvhorizon.adapter.peaks import PeakWatch
+from kvhorizon.models.bins import UNIT_TOKENS
+from kvhorizon.models.guarded import GuardedHistory
+from kvhorizon.models.hint import RATIO_UNIT, Hints, half_octave_score
+from kvhorizon.models.history_state import load_history, save_history
+from kvhorizon.models.survival import Curves
 from kvhorizon.state import FloatArray, IntArray
 
-HISTORY_ROWS = 16
-HINT_SIGMAS = (0.1, 0.3, 0.6, 1.0, 1.4)  # spreads of hints are rounded up to one of these
-_QUEUE_LIMIT = 10_000  # finished requests kept for learning, should nobody learn
+HISTORY_ROWS, RATIO_ROWS = 48, 16
+RESERVE_Z = 2.0  # that the rules are made for; corrected by what batches did
+HINT_SCALE = UNIT_TOKENS / RATIO_UNIT
+_MOST_NOTES = 10_000  # kept for learning, should nobody learn
 
 
 class Tables(NamedTuple):
     """One version of the curves; never modified once made."""
 
-    survival: FloatArray  # (rows, G)
+    survival: FloatArray  # (rows, G): the history's, then those of length / hint
     residual: FloatArray  # (rows, G)
-    rows: dict[int, int]  # of the keys that have one of their own; others use row 0
+    rows: dict[int, int]  # of the history's keys that have one of their own; others use row 0
+    ratio_rows: dict[int, int]  # likewise of the hints' keys, row `HISTORY_ROWS` for others
+    distrusted: frozenset[int]  # sources whose hints are worth less than the history
+    z: float  # deviations of a batch's peak to keep in reserve
     version: int
 
 
-class Forecaster:
-    """`finished` is called by the step; `learn` by a thread beside it; `tables` is the newest version."""
+class Ended(NamedTuple):
+    """One request that is over."""
 
-    def __init__(self) -> None:
-        self._history = LengthHistory(HISTORY_ROWS)
-        self._hints = np.stack([lognormal_curve(sigma) for sigma in HINT_SIGMAS])
-        self._hint_residuals = np.stack([residual_of(curve) for curve in self._hints])
-        self._seen: set[int] = set()  # keys
-        self._queue: list[tuple[int, int]] = []
+    handle: int
+    leaf: int
+    hint_leaf: int  # 0: none
+    hint_tokens: float
+    tokens: int
+    cut: bool  # it would have gone on
+    aborted: bool
+
+
+class Running(NamedTuple):
+    """(n,) each, of the requests that run now."""
+
+    handles: NDArray[np.uint64]
+    leaves: IntArray
+    hint_leaves: IntArray  # 0: none
+    hint_tokens: FloatArray
+    generated: IntArray
+    held: IntArray  # tokens, prompts in flight as if computed
+    limits: IntArray
+
+
+class Forecaster:
+    """`arrived` and `finished` are the step's side, `learn` and `watch` the learning thread's; `tables` is the newest
+    version, for both."""
+
+    def __init__(self, reserve_z: float = RESERVE_Z, block_size: int = 16) -> None:
+        self.health = ForecastHealth()
+        self._history = GuardedHistory(HISTORY_ROWS)
+        self._hints = Hints(RATIO_ROWS)
+        self._promises = Promises(self.health)
+        self._peaks = PeakWatch(self.health, reserve_z, block_size)
+        self._arrived: list[tuple[int, int, int, float, int]] = []
+        self._ended: list[Ended] = []
         self._lock = threading.Lock()
         self.tables = self._publish(0)
 
-    def finished(self, key: int, output_tokens: int) -> None:
-        """Note how long a request became."""
-        if output_tokens > 0 and len(self._queue) < _QUEUE_LIMIT:
+    def arrived(self, handle: int, leaf: int, hint_leaf: int, hint_tokens: float, limit: int) -> None:
+        """Note a request; its forecast as of now will be scored."""
+        if len(self._arrived) < _MOST_NOTES:
             with self._lock:
-                self._queue.append((key, output_tokens))
+                self._arrived.append((handle, leaf, hint_leaf, hint_tokens, limit))
+
+    def finished(self, ended: Ended) -> None:
+        """Note how long a request became."""
+        if len(self._ended) < _MOST_NOTES:
+            with self._lock:
+                self._ended.append(ended)
 
     def learn(self) -> bool:
-        """Take in all finished requests; True where there are new tables."""
+        """Take in all that was noted; True where there are new tables."""
         with self._lock:
-            queue, self._queue = self._queue, []
-        if not queue:
-            return False
-        keys: IntArray = np.array([key for key, _ in queue], dtype=np.int64)
-        self._seen.update(keys.tolist())
-        if not self._history.learn(keys, np.array([length for _, length in queue], dtype=np.int64)):
-            return False
+            arrived, self._arrived = self._arrived, []
+            ended, self._ended = self._ended, []
+        if arrived:
+            self._promise(arrived)
+        self._peaks.ended(ended)
+        changed = self._learn([one for one in ended if one.tokens > 0])
+        if changed:
+            self.tables = self._publish(self.tables.version + 1)
+        return changed
+
+    def watch(self, running: Running) -> None:
+        """Take in what runs now; there are new tables then."""
+        self._history.watch(chains_of(running.leaves), running.generated)
+        hinted = running.hint_leaves > 0
+        chains = hint_chains_of(running.hint_leaves[hinted])
+        self._hints.watch(chains, running.hint_tokens[hinted], running.generated[hinted])
+        self.health.drift_active = self._history.on_floor
         self.tables = self._publish(self.tables.version + 1)
-        return True
+        self._peaks.look(running, self._curves(running.leaves, running.hint_leaves, running.hint_tokens))
+
+    def save(self, folder: Path) -> None:
+        """Write what was learned; raises OSError."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_history(self._history, folder / "history.npz")
+        save_history(self._hints.ratios, folder / "hints.npz")
+
+    def restore(self, folder: Path) -> None:
+        """Take in what `save` wrote, into a new forecaster. Raises InputError for files of no use."""
+        for history, name in ((self._history, "history.npz"), (self._hints.ratios, "hints.npz")):
+            if (folder / name).exists():
+                load_history(history, folder / name)
+        self.tables = self._publish(self.tables.version + 1)
+
+    def _promise(self, arrived: list[tuple[int, int, int, float, int]]) -> None:
+        handles, leaves, hint_leaves, hint_tokens, limits = zip(*arrived, strict=True)
+        curves = self._curves(np.array(leaves), np.array(hint_leaves), np.array(hint_tokens))
+        self._promises.make(list(handles), curves, np.array(limits))
+
+    def _learn(self, ended: list[Ended]) -> bool:
+        if not ended:
+            return False
+        self._promises.settle(ended)
+        leaves = np.array([one.leaf for one in ended], dtype=np.int64)
+        tokens = np.array([one.tokens for one in ended], dtype=np.int64)
+        cut = np.array([one.cut for one in ended], dtype=np.bool_)
+        hint_leaves = np.array([one.hint_leaf for one in ended], dtype=np.int64)
+        chains = chains_of(leaves)
+        hinted = hint_leaves > 0
+        plain = np.zeros(int(hinted.sum()))
+        rows = self._history.rows_of(chains[hinted])
+        half_octave_score(self._history.survival, rows, np.full(len(rows), UNIT_TOKENS), tokens[hinted], plain)
+        changed = self._history.learn(chains, tokens, cut)
+        self.health.drift_active = self._history.on_floor
+        if hinted.any():
+            hint_tokens = np.array([one.hint_tokens for one in ended])[hinted]
+            sources, ratios = hint_sources_of(hint_leaves[hinted]), hint_chains_of(hint_leaves[hinted])
+            changed |= self._hints.learn(sources, ratios, hint_tokens, tokens[hinted], plain, cut[hinted])
+        return changed
+
+    def _curves(self, leaves: IntArray, hint_leaves: IntArray, hint_tokens: FloatArray) -> Curves:
+        curve, scale = place(self.tables, leaves, hint_leaves, hint_tokens)
+        return Curves(self.tables.survival, self.tables.residual, curve, scale)
 
     def _publish(self, version: int) -> Tables:
-        keys = np.array(sorted(self._seen), dtype=np.int64)
-        rows = dict(zip(keys.tolist(), self._history.rows_of(keys).tolist(), strict=True))
-        self._seen = {key for key, row in rows.items() if row} if len(rows) > 16 * HISTORY_ROWS else self._seen
+        history, ratios = self._history, self._hints.ratios
+        known = self._hints.sources()
+        distrusted = frozenset(known[~self._hints.trusted(known)].tolist())
+        self.health.hint_sources = len(known) - len(distrusted)
         return Tables(
-            np.concatenate([self._history.survival, self._hints]),
-            np.concatenate([self._history.residual, self._hint_residuals]),
-            {key: row for key, row in rows.items() if row},
+            np.concatenate([history.survival, ratios.survival]),
+            np.concatenate([history.residual, ratios.residual]),
+            history.rows_by_key(),
+            {key: HISTORY_ROWS + row for key, row in ratios.rows_by_key().items()},
+            distrusted,
+            self._peaks.z(),
             version,
         )
 
 
-def key_of(prompt_tokens: int, hint: Hint | None) -> int:
-    """The history's key of a request, as `models.forecast.length_key` has it; its hint's class is the tenant."""
-    tenant = hint.key if hint is not None else 0
-    return 16 * tenant + min((max(prompt_tokens, 1).bit_length() - 1) // PROMPT_CLASS_BITS, 15)
-
-
-def curve_of(tables: Tables, key: int, hint: Hint | None) -> tuple[int, float]:
+def curve_of(tables: Tables, leaf: int, hint_leaf: int = 0, hint_tokens: float = 0.0) -> tuple[int, float]:
     """Table row of a request, and tokens per unit of its curve."""
-    if hint is None or hint.median_tokens <= 0.0:
-        return tables.rows.get(key, 0), UNIT_TOKENS
-    place = int(np.searchsorted(HINT_SIGMAS, hint.log_sigma))
-    return HISTORY_ROWS + min(place, len(HINT_SIGMAS) - 1), hint.median_tokens
+    if hint_leaf > 0:
+        source, ratio = int(hint_sources_of(hint_leaf)), hint_leaf - 1  # type: ignore[arg-type]
+        if source not in tables.distrusted:
+            row = tables.ratio_rows.get(ratio, tables.ratio_rows.get(-1 - source, HISTORY_ROWS))
+            return row, HINT_SCALE * max(hint_tokens, 1.0)
+    for level in range(LEVELS, 0, -1):
+        found = tables.rows.get(key_at(leaf, level))
+        if found is not None:
+            return found, UNIT_TOKENS
+    return 0, UNIT_TOKENS
+
+
+def place(
+    tables: Tables, leaves: IntArray, hint_leaves: IntArray, hint_tokens: FloatArray
+) -> tuple[NDArray[np.int32], FloatArray]:
+    """As `curve_of`, of n requests."""
+    curve, scale = np.zeros(len(leaves), np.int32), np.full(len(leaves), UNIT_TOKENS)
+    at_level = [key_at(leaves, level) for level in range(1, LEVELS + 1)]
+    for level, keys in enumerate(at_level, start=1):  # the special over the general
+        for key, row in tables.rows.items():
+            if key & 7 == level:
+                curve[keys == key] = row
+    hinted = hint_leaves > 0
+    if hinted.any():
+        sources = hint_sources_of(hint_leaves)
+        hinted &= ~np.isin(sources, list(tables.distrusted))
+        ratio = np.full(len(leaves), HISTORY_ROWS, np.int32)
+        for by_source in (True, False):
+            for key, row in tables.ratio_rows.items():
+                if (key < 0) == by_source:
+                    ratio[(-1 - sources if by_source else hint_leaves - 1) == key] = row
+        curve[hinted] = ratio[hinted]
+        scale[hinted] = HINT_SCALE * np.maximum(hint_tokens[hinted], 1.0)
+    return curve, scale

@@ -5,12 +5,40 @@ After `limit` errors in a row a guard retires what it guards, until it is told o
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections import Counter
+from collections.abc import Callable
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 logger = logging.getLogger(__name__)
 
 RETIRE_AFTER = 5
+
+
+class FailsOpen(Protocol):
+    """Whose hooks never raise."""
+
+    def failed(self, hook: str, error: Exception) -> None:
+        """An error came in a hook: leave nothing half done."""
+        ...
+
+
+G = TypeVar("G", bound=FailsOpen)
+P = ParamSpec("P")
+
+
+def fail_open(hook: Callable[Concatenate[G, P], None]) -> Callable[Concatenate[G, P], None]:
+    """The hook, an error in which goes to `failed`; whatever it is, requests go on being served."""
+
+    def guarded(self: G, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            hook(self, *args, **kwargs)
+        except Exception as error:
+            self.failed(hook.__name__, error)
+
+    functools.update_wrapper(guarded, hook)
+    return guarded
 
 
 class Guard:

@@ -1,8 +1,10 @@
 """A client's own forecast of its output: `"vllm_xargs": {"pred_len": …}` in the request's body.
 
 218            about that many tokens
-[100, 400]     between these, nine times out of ten
+[100, 400]     between these
 "summary"      a class: requests of one name are forecast alike
+
+What a number is worth, its source's bias and spread, is learned (`models.hint`); nothing of it is believed as such.
 """
 
 from __future__ import annotations
@@ -16,19 +18,20 @@ from typing import NamedTuple
 from kvhorizon.errors import InputError
 
 NAME = "pred_len"
-POINT_LOG_SIGMA = 0.6  # of a single number: what good predictors reach
-RANGE_QUANTILE = 1.645  # standard deviations from the median to either end of a range
+TENANT = "tenant"
 MAX_TOKENS = 10_000_000
-MAX_CLASS_CHARACTERS = 64
+MAX_CHARACTERS = 64
+_MOST_WIDTH = 31  # half octaves
 _RULE = "must be a number of tokens, [low, high] with 0 < low <= high, or a short name"
+_TENANT_RULE = f"must be a name of at most {MAX_CHARACTERS} characters"
 
 
 class Hint(NamedTuple):
-    """Median of the output and its spread, or a class; `key` is 0 without a class."""
+    """A number or a range, or a class; what is absent is 0."""
 
-    median_tokens: float = 0.0
-    log_sigma: float = 0.0
-    key: int = 0
+    tokens: float = 0.0  # the number, or the geometric mean of the range
+    width: int = 0  # of the range [half octaves]
+    name: int = 0  # of the class
 
 
 def read_hint(extra_args: Mapping[str, object] | None) -> Hint | None:
@@ -39,10 +42,25 @@ def read_hint(extra_args: Mapping[str, object] | None) -> Hint | None:
     if isinstance(value, str):
         value = _parse(value)
     if isinstance(value, str):
-        return Hint(key=_key(value))
+        if not 0 < len(value) <= MAX_CHARACTERS:
+            raise InputError(NAME, value, _RULE)
+        return Hint(name=number_of_name(value))
     if isinstance(value, list | tuple):
         return _range(value)
-    return Hint(_tokens(value), POINT_LOG_SIGMA)
+    return Hint(_tokens(value))
+
+
+def read_tenant(extra_args: Mapping[str, object] | None) -> str:
+    """Whose request it is, as the client says; "" where it says nothing. Raises InputError for no name."""
+    value = extra_args.get(TENANT, "") if extra_args else ""
+    if not isinstance(value, str) or len(value) > MAX_CHARACTERS:
+        raise InputError(TENANT, value, _TENANT_RULE)
+    return value
+
+
+def number_of_name(name: str) -> int:
+    """A positive number of 32 bits, the same in every process; 0 for no name."""
+    return max(zlib.crc32(name.encode()), 1) if name else 0
 
 
 def _parse(text: str) -> object:
@@ -59,17 +77,10 @@ def _range(value: list[object] | tuple[object, ...]) -> Hint:
     low, high = _tokens(value[0]), _tokens(value[1])
     if low > high:
         raise InputError(NAME, value, _RULE)
-    return Hint(math.sqrt(low * high), math.log(high / low) / (2.0 * RANGE_QUANTILE))
+    return Hint(math.sqrt(low * high), min(round(2.0 * math.log2(high / low)), _MOST_WIDTH))
 
 
 def _tokens(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 < value <= MAX_TOKENS:
         raise InputError(NAME, value, _RULE)
     return float(value)
-
-
-def _key(name: str) -> int:
-    """A number above all prompt classes, the same in every process."""
-    if not 0 < len(name) <= MAX_CLASS_CHARACTERS:
-        raise InputError(NAME, name, _RULE)
-    return 1 + zlib.crc32(name.encode())

@@ -48,14 +48,12 @@ class PlanFollower:
         if plan.engine_epoch != self._epoch:
             self.counts["foreign"] += 1
             return False
-        rank, waits, slot_of = rows.desk.rank, rows.extra.waits, rows.slot_of_handle
+        slot_of, rank = rows.slot_of_handle, rows.desk.rank
+        named = map(slot_of.get, plan.admissions[plan.admit_at_steps == 0.0].tolist())
+        slots = np.array([slot for slot in named if slot is not None], dtype=np.int64)
+        slots = slots[rows.extra.waits[slots]]
         rank[:] = 0
-        place = 0
-        for handle in plan.admissions[plan.admit_at_steps == 0.0].tolist():
-            slot = slot_of.get(handle)
-            if slot is not None and waits[slot]:
-                place += 1
-                rank[slot] = place
+        rank[slots] = np.arange(1, len(slots) + 1)
         self.plan, self._since_s = plan, now_s
         self.serial += 1
         self.counts["program" if plan.source == Source.PROGRAM else "greedy"] += 1

@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kvhorizon.adapter.forecast import Tables, curve_of
-from kvhorizon.adapter.hints import Hint
+from kvhorizon.adapter.forecast import Tables, curve_of, place
 from kvhorizon.models.survival import Curves
 from kvhorizon.solver.columns import Columns
 from kvhorizon.solver.select import Desk, new_desk
@@ -23,7 +22,9 @@ class Extra(NamedTuple):
     """(N,) each: what the wire or the guest wants besides `Columns`."""
 
     handle: NDArray[np.uint64]
-    key: NDArray[np.int64]  # of the length history
+    key: NDArray[np.int64]  # leaf of the length history (`adapter.keys`)
+    hint_key: NDArray[np.int64]  # leaf of its hint; 0: none
+    hint_tokens: NDArray[np.float64]
     curve: NDArray[np.int32]  # row of the tables
     scale: NDArray[np.float64]  # tokens per unit of the curve
     priority: NDArray[np.int64]
@@ -31,6 +32,7 @@ class Extra(NamedTuple):
     waits: NDArray[np.bool_]
     steer: NDArray[np.bool_]  # ours to admit; others pass through untouched
     place: NDArray[np.int64]  # in `_queue`
+    pending: NDArray[np.int64]  # of running requests, as `demand` wants it
 
 
 def _columns(size: int) -> Columns:
@@ -42,12 +44,15 @@ def _extra(size: int) -> Extra:
     return Extra(
         np.zeros(size, np.uint64),
         np.zeros(size, np.int64),
+        np.zeros(size, np.int64),
+        np.zeros(size),
         np.zeros(size, np.int32),
         np.ones(size),
         np.zeros(size, np.int64),
         np.zeros(size),
         np.zeros(size, np.bool_),
         np.zeros(size, np.bool_),
+        np.zeros(size, np.int64),
         np.zeros(size, np.int64),
     )
 
@@ -63,7 +68,6 @@ class Rows:
         self.request: list[Any] = [None] * capacity
         self.tables = tables
         self.fresh: list[int] = []  # waiting rows whose `remaining` is not predicted yet
-        self._hints: dict[int, Hint] = {}  # by slot, where there is one
         self._seats = seats
         self._free = list(range(capacity - 1, -1, -1))
         self._next_handle = 1
@@ -74,7 +78,16 @@ class Rows:
         self.streaming = False  # some request came whose input streams: it may wait again without our being told
         self.curves = self._curves()
 
-    def add(self, request: Any, arrival_s: float, limit: int, key: int, hint: Hint | None, steer: bool = True) -> int:
+    def add(
+        self,
+        request: Any,
+        arrival_s: float,
+        limit: int,
+        key: int,
+        hint_key: int = 0,
+        hint_tokens: float = 0.0,
+        steer: bool = True,
+    ) -> int:
         """A row for a waiting request; returns its slot."""
         if not self._free:
             self._grow()
@@ -88,12 +101,11 @@ class Rows:
         extra.handle[slot] = handle
         extra.key[slot] = key
         extra.priority[slot] = request.priority
-        extra.curve[slot], extra.scale[slot] = curve_of(self.tables, key, hint)
+        extra.hint_key[slot], extra.hint_tokens[slot] = hint_key, hint_tokens
+        extra.curve[slot], extra.scale[slot] = curve_of(self.tables, key, hint_key, hint_tokens)
         extra.waits[slot] = False
         extra.steer[slot] = steer
         self.streaming |= bool(request.resumable)
-        if hint is not None:
-            self._hints[slot] = hint
         self.request[slot] = request
         self.slot_of[request.request_id] = slot
         self.slot_of_handle[handle] = slot
@@ -112,6 +124,8 @@ class Rows:
         self.num_passing += not self.extra.steer[slot]
         self._append(slot)
         self.fresh.append(slot)
+        if len(self.fresh) > len(self.request):  # nobody has predicted for long
+            self.fresh = self.waiting().tolist()
 
     def take(self, slot: int, now_s: float) -> None:
         """The request runs."""
@@ -128,11 +142,14 @@ class Rows:
         if self.extra.waits[slot]:
             self._leave(slot)
         self.slot_of_handle.pop(int(self.extra.handle[slot]), None)
-        self._hints.pop(slot, None)
         self.request[slot] = None
         self.desk.rank[slot] = 0
         self._free.append(slot)
         return slot
+
+    def tokens(self, slot: int) -> int:
+        """That a waiting request must prefill."""
+        return int(self.columns.prompt[slot]) + int(self.columns.generated[slot])
 
     def waiting(self) -> Slots:
         """(W,) slots in order of becoming waiting; a view, valid until the next event."""
@@ -146,17 +163,12 @@ class Rows:
 
     def use_tables(self, tables: Tables) -> None:
         """Swap in new curves; all waiting rows are to be predicted anew."""
-        moved = tables.rows != self.tables.rows
-        self.tables = tables
-        for slot in self.slot_of.values() if moved else ():
-            hint = self._hints.get(slot)
-            self.extra.curve[slot] = curve_of(tables, int(self.extra.key[slot]), hint)[0]
+        before, self.tables = self.tables, tables
+        if (tables.rows, tables.ratio_rows, tables.distrusted) != (before.rows, before.ratio_rows, before.distrusted):
+            extra = self.extra
+            extra.curve[:], extra.scale[:] = place(tables, extra.key, extra.hint_key, extra.hint_tokens)
         self.curves = self._curves()
         self.fresh = self.waiting().tolist()
-
-    def hint(self, slot: int) -> Hint | None:
-        """What the client said of its length."""
-        return self._hints.get(slot)
 
     def _curves(self) -> Curves:
         return Curves(self.tables.survival, self.tables.residual, self.extra.curve, self.extra.scale)

@@ -1,29 +1,29 @@
 """Decisions at the step, by the rules that the simulator and the service share: whom to admit, whom to give up first.
 
 Most steps need no decision, and say so cheaply: there is no seat, or nobody waits; not even the smallest request fits
-besides the least reserve; or a decision of "nobody" still stands, since nothing has changed for the better.
+besides the least reserve; or a decision of "nobody" still stands, since nothing has changed for the better: no memory
+came free, and who came since does not fit either.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
 
-from kvhorizon.adapter.batch import Demand
+from kvhorizon.adapter.demand import Demand
 from kvhorizon.adapter.engine import Engine
-from kvhorizon.adapter.forecast import Tables
 from kvhorizon.adapter.rows import Rows, Slots
-from kvhorizon.models.step_time import recompute_seconds
 from kvhorizon.models.survival import mean_remaining
-from kvhorizon.solver.columns import Room
+from kvhorizon.solver.columns import Int32Array, Room
 from kvhorizon.solver.greedy import Greedy, victim_score
 from kvhorizon.solver.select import choose_admissions, refresh_remaining
-from kvhorizon.state import FloatArray, StepCost
+from kvhorizon.state import StepCost
 
 STANDS_S = 0.1  # how long a decision of "nobody" may stand while forecasts move on
+NO_TOKENS = 1 << 62  # of nobody
 
 
 class Choice(NamedTuple):
@@ -37,63 +37,73 @@ NOBODY = Choice([], [])
 
 
 class Rule:
-    """The greedy of one engine. `changed` is to be called when something new might be admissible."""
+    """The greedy of one engine. It is to be told whatever makes somebody admissible, or no longer waiting."""
 
     def __init__(self, greedy: Greedy, cost: StepCost) -> None:
         self.greedy = greedy
-        self.cost = cost
+        self.losing = cost  # of what an eviction throws away
         self._stands_until_s = -math.inf
         self._stands_at_free = 0
-        self._smallest_tokens = 0
-        self._smallest_known = False
+        self._smallest_tokens: int | None = None  # of all that wait; None: not known
+        self._newest_tokens = NO_TOKENS  # least of those that came since the decision that stands
+
+    def use_z(self, z: float) -> None:
+        """Deviations of a batch's peak to keep in reserve."""
+        if z != self.greedy.z:
+            self.greedy = self.greedy._replace(z=z)
 
     def changed(self) -> None:
-        """Somebody was evicted or planned, or the forecasts moved."""
+        """Somebody was planned, or the forecasts moved."""
         self._stands_until_s = -math.inf
-        self._smallest_known = False
+
+    def reset(self) -> None:
+        """The queue is another."""
+        self.changed()
+        self._smallest_tokens = None
 
     def arrived(self, tokens: int) -> None:
         """A request of so many tokens waits."""
-        self._stands_until_s = -math.inf
-        self._smallest_tokens = min(self._smallest_tokens, tokens)
+        self._newest_tokens = min(self._newest_tokens, tokens)
+        if self._smallest_tokens is not None:
+            self._smallest_tokens = min(self._smallest_tokens, tokens)
 
-    def left(self) -> None:
-        """A request waits no longer."""
-        self._smallest_known = False
+    def left(self, tokens: int) -> None:
+        """A request of so many tokens waits no longer."""
+        if self._smallest_tokens is not None and tokens <= self._smallest_tokens:
+            self._smallest_tokens = None
 
     def hopeless(self, rows: Rows, engine: Engine, now_s: float) -> bool:
-        """Whether `choose` is sure to answer "nobody", at the cost of a glance."""
-        free = engine.free_blocks
-        if now_s < self._stands_until_s and free <= self._stands_at_free:
+        """Whether `choose` would answer "nobody", or has and may stand by it, at the cost of a glance."""
+        free, size = engine.free_blocks, engine.block_size
+        spare = free * size - self.greedy.reserve_min_share * engine.total_blocks * size
+        if now_s < self._stands_until_s and free <= self._stands_at_free and spare < self._newest_tokens:
             return True
-        if not self._smallest_known:
+        if self._smallest_tokens is None:
             slots = rows.waiting()
             self._smallest_tokens = int((rows.columns.prompt[slots] + rows.columns.generated[slots]).min())
-            self._smallest_known = True
-        size = engine.block_size
-        spare = free * size - self._smallest_tokens
-        return spare < self.greedy.reserve_min_share * engine.total_blocks * size
+        return spare < self._smallest_tokens
 
     def choose(self, rows: Rows, engine: Engine, demand: Demand, candidates: Slots, now_s: float) -> Choice:
         """Admissions for this step, after the running requests took theirs; each fits by vLLM's own measure."""
-        predict(rows)
-        running, count = demand.slots, len(demand.slots)
+        count = len(demand.slots)
         room = Room(
             free_blocks=engine.free_blocks - demand.total_blocks - (engine.watermark_blocks if count else 0),
             owed_blocks=demand.owed_blocks,
             total_blocks=engine.total_blocks,
             block_size=engine.block_size,
             seats=min(engine.seats, len(rows.desk.chosen)),
-            token_budget=engine.token_budget - int(demand.tokens.sum()),
+            token_budget=engine.token_budget - demand.total_tokens,
             now_s=now_s,
         )
         desk = rows.desk
         desk.waiting[: len(candidates)] = candidates
-        chosen = choose_admissions(rows.columns, rows.curves, self.greedy, running, count, room, desk, len(candidates))
+        fresh, rows.fresh = np.array(rows.fresh, dtype=np.int32), []
+        chosen = decide(rows.columns, rows.curves, self.greedy, demand.slots, room, desk, len(candidates), fresh)
         if chosen == 0:
             if room.token_budget <= 0:  # next step has one again
                 return NOBODY
             self._stands_until_s, self._stands_at_free = now_s + STANDS_S, engine.free_blocks
+            self._newest_tokens = NO_TOKENS
             return NOBODY
         return Choice(desk.chosen[:chosen].tolist(), desk.overtakes[:chosen].astype(bool).tolist())
 
@@ -103,32 +113,17 @@ class Rule:
         oldest_age_s = now_s - float(rows.columns.arrival_s[waiting].min()) if len(waiting) else 0.0
         scores = np.zeros(len(demand.slots))
         score_running(
-            rows.columns, rows.curves, self.greedy, self.cost, demand.slots, now_s, max(oldest_age_s, 0.0), scores
+            rows.columns, rows.curves, self.greedy, self.losing, demand.slots, now_s, max(oldest_age_s, 0.0), scores
         )
-        return [int(place) for place in np.argsort(-scores, kind="stable")]
+        best_first: list[int] = np.argsort(-scores, kind="stable").tolist()
+        return best_first
 
 
-def warm_up(rule: Rule, tables: Tables) -> None:
-    """Compile, or load from the cache, what a step calls; with arguments of the very types that a step has."""
-    rows = Rows(2, tables, capacity=4)
-    rows.columns.prompt[:] = 8
-    rows.columns.limit[:] = 8
-    rows.fresh = [0]
-    predict(rows)
-    running: Slots = np.zeros(1, np.int32)
-    rows.desk.waiting[0] = 1
-    room = Room(30, 0, 100, 16, 1, 64, 1.0)
-    choose_admissions(rows.columns, rows.curves, rule.greedy, running, 1, room, rows.desk, 1)
-    score_running(rows.columns, rows.curves, rule.greedy, rule.cost, running, 1.0, 0.0, np.zeros(1))
-    recompute_seconds(rule.cost, 0, 1)
-
-
-def predict(rows: Rows) -> None:
-    """Output still to come of the waiting requests that are not predicted yet."""
-    if rows.fresh:
-        fresh = np.array(rows.fresh, dtype=np.int32)
-        refresh_remaining(rows.columns, rows.curves, fresh, len(fresh))
-        rows.fresh = []
+@njit(cache=True)
+def decide(columns, curves, rule, running, room, desk, num_waiting, fresh):  # type: ignore[no-untyped-def]
+    """Predict the `fresh` waiting requests, then choose; returns how many were chosen."""
+    refresh_remaining(columns, curves, fresh, len(fresh))
+    return choose_admissions(columns, curves, rule, running, len(running), room, desk, num_waiting)
 
 
 @njit(cache=True)
@@ -150,14 +145,19 @@ def score_running(columns, curves, rule, cost, running, now_s, oldest_age_s, out
         )
 
 
-def put_last(order: list[object], places: list[int]) -> list[object]:
-    """The list with the entries at `places` moved to its end, the first of them last; the others keep their order."""
-    moved = set(places)
-    return [entry for place, entry in enumerate(order) if place not in moved] + [order[p] for p in reversed(places)]
+def put_last(order: list[Any], places: list[int]) -> None:
+    """Move the entries at `places` to the end of the list, the first of them last; the others keep their order."""
+    moved = [order[place] for place in reversed(places)]
+    for place in sorted(places, reverse=True):
+        del order[place]
+    order += moved
 
 
-def enough_victims(engine: Engine, demand: Demand, ordered: list[int], blocks: FloatArray | list[int]) -> list[int]:
-    """The first of the `ordered` places whose eviction covers what this step lacks; at most all but one."""
+def enough_victims(engine: Engine, demand: Demand, ordered: list[int], blocks: Int32Array) -> list[int]:
+    """The first of the `ordered` places whose eviction covers what this step lacks; at most all but one.
+
+    `blocks` (R,) are those that each holds.
+    """
     lacking = demand.total_blocks - engine.free_blocks
     running = engine.scheduler.running
     chosen: list[int] = []

@@ -1,4 +1,4 @@
-"""vLLM's schedulers with a guest in them. Nothing else in the package imports vLLM.
+"""vLLM's schedulers with a guest in them. Only this, and `telemetry/stat_logger.py` in another process, imports vLLM.
 
 Each method does vLLM's own work by `super()` and tells the guest before and after; what the guest is told cannot raise.
 """
@@ -37,7 +37,7 @@ class GuestMixin(_Base):  # type: ignore[misc]
             output = super().schedule(*args, **kwargs)
         finally:
             guest.restore()
-        guest.after_schedule(output.total_num_scheduled_tokens)
+        guest.after_schedule(output.num_scheduled_tokens, output.total_num_scheduled_tokens)
         return output
 
     def add_request(self, request: Any, *args: Any, **kwargs: Any) -> Any:
@@ -58,7 +58,7 @@ class GuestMixin(_Base):  # type: ignore[misc]
 
     def _update_after_schedule(self, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
         if self.kvhorizon is not None:
-            self.kvhorizon.account_scheduled(scheduler_output.num_scheduled_tokens)
+            self.kvhorizon.account_scheduled(scheduler_output)
         return super()._update_after_schedule(scheduler_output, *args, **kwargs)
 
     def _free_request(self, request: Any, *args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The thread beside the step: it hands snapshots to a solver, keeps the newest plan, and learns lengths meanwhile.
+"""The thread beside the step: it hands snapshots to a solver and keeps the newest plan.
 
 The step only stores a snapshot and reads an attribute; it never waits for this thread, nor for what it waits for.
 """
@@ -11,7 +11,6 @@ import threading
 from collections import Counter
 from typing import Protocol
 
-from kvhorizon.adapter.forecast import Forecaster
 from kvhorizon.state import Plan, Snapshot
 
 logger = logging.getLogger(__name__)
@@ -39,15 +38,14 @@ class SolverLike(Protocol):
 
 
 class PlanSession:
-    """`offer` and `newest` are the step's side. Without a solver it only learns."""
+    """`offer` and `newest` are the step's side. Without a solver it does nothing."""
 
-    def __init__(self, solver: SolverLike | None, forecaster: Forecaster) -> None:
+    def __init__(self, solver: SolverLike | None) -> None:
         self.newest: Plan | None = None
         self.solver = solver
         self.replaced = 0  # snapshots that a newer one overtook
         self.failed_starts = 0
         self.errors = 0
-        self._forecaster = forecaster
         self._pending: Snapshot | None = None
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -59,7 +57,7 @@ class PlanSession:
         atexit.register(self.stop)
 
     def offer(self, snapshot: Snapshot | None) -> None:
-        """The newest state, or only a reason to learn."""
+        """The newest state; None: there is nothing to plan."""
         self.replaced += self._pending is not None
         self._pending = snapshot
         self._wake.set()
@@ -87,7 +85,6 @@ class PlanSession:
     def _once(self, ready: bool) -> None:
         """One snapshot; an error costs this plan only."""
         try:
-            self._forecaster.learn()
             snapshot, self._pending = self._pending, None
             if ready and snapshot is not None and self.solver is not None and not self._stopping.is_set():
                 plan = self.solver.plan(snapshot)

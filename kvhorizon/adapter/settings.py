@@ -31,11 +31,18 @@ class GuestSettings(BaseModel):
     solver: str | None = Field(None, description="host:port or unix:/path of a shared service; none: a child process")
     local_only: bool = Field(False, description="no solver at all: the rules beside the engine decide")
     budget: str = Field("0.05", description="seconds per plan of the child")
+    state: Path | None = Field(None, description="a folder in which what was learned survives restarts")
     evict: bool = Field(True, description="carry out evictions that a plan asks for")
     tls_cert: Path | None = None
     tls_key: Path | None = None
     tls_ca: Path | None = None
     gpu: str | None = Field(None, description="preset whose speed recompute is priced at; none: as detected")
+    http_port: int = Field(0, ge=0, le=65535, description="metrics and explanations; 0: no port")
+    http_host: str = Field("127.0.0.1", min_length=1)
+    record: Path | None = Field(None, description="folder for a recording of all requests; none: no recording")
+    record_limit_mb: int = Field(1024, ge=1, description="of the folder; the oldest files go first")
+    record_tenants: str = Field("hashed", pattern="^(hashed|given)$")
+    record_prefixes: bool = Field(False, description="hashes of the prompts' blocks, too, where the engine has them")
 
 
 def load(additional: object, environment: Mapping[str, str] = os.environ) -> GuestSettings:

@@ -3,25 +3,45 @@
 from __future__ import annotations
 
 import numpy as np
+from numba import njit
 
-from kvhorizon.adapter.batch import Demand
+from kvhorizon.adapter.demand import Demand
 from kvhorizon.adapter.rows import Rows
 from kvhorizon.state import EngineFacts, ForecastKind, Requests, Snapshot
+
+
+@njit(cache=True)
+def gather(columns, handles, curve, scale, slots, first, handle, whole, real, overtaker):  # type: ignore[no-untyped-def]
+    """Rows at `slots` (n,) to places `first` … of handles (N,), counts (7, N), times and scales (2, N), marks (N,)."""
+    for i in range(len(slots)):
+        n, at = slots[i], first + i
+        handle[at] = handles[n]
+        real[0, at] = columns.arrival_s[n]
+        whole[0, at] = columns.prompt[n]
+        whole[1, at] = columns.generated[n]
+        whole[2, at] = columns.computed[n]
+        whole[3, at] = columns.blocks[n]
+        whole[4, at] = columns.limit[n]
+        whole[5, at] = columns.preemptions[n]
+        whole[6, at] = curve[n]
+        real[1, at] = scale[n]
+        overtaker[at] = columns.overtaker[n]
 
 
 def take_snapshot(
     rows: Rows, demand: Demand, facts: EngineFacts, revision: int, now_s: float, step_s: float, free_blocks: int
 ) -> Snapshot:
     """Running requests in engine order, then the waiting ones in order of becoming waiting; all columns are copies."""
-    at = np.concatenate([demand.slots, rows.waiting()])
-    columns, extra, size = rows.columns, rows.extra, len(at)
-    whole = [
-        column[at].astype(np.int64)
-        for column in columns[1:7]  # prompt … preemptions
-    ]
+    waiting = rows.waiting()
+    size = len(demand.slots) + len(waiting)
+    handle, overtaker = np.empty(size, np.uint64), np.empty(size, np.uint8)
+    whole, real = np.empty((7, size), np.int64), np.empty((2, size))
+    columns, extra = rows.columns, rows.extra
+    for slots, first in ((demand.slots, 0), (waiting, len(demand.slots))):
+        gather(columns, extra.handle, extra.curve, extra.scale, slots, first, handle, whole, real, overtaker)
     requests = Requests(
-        handle=extra.handle[at],
-        arrival_s=columns.arrival_s[at],
+        handle=handle,
+        arrival_s=real[0],
         prompt_tokens=whole[0],
         generated_tokens=whole[1],
         computed_tokens=whole[2],
@@ -30,11 +50,11 @@ def take_snapshot(
         preemptions=whole[5],
         cached_tokens=np.zeros(size, np.int64),
         weight=np.ones(size),
-        overtaker=columns.overtaker[at],
+        overtaker=overtaker,
         forecast_kind=np.full(size, ForecastKind.CURVE, np.uint8),
-        forecast_scale=extra.scale[at],
+        forecast_scale=real[1],
         forecast_log_sigma=np.zeros(size),
-        forecast_curve=extra.curve[at].astype(np.int64),
+        forecast_curve=whole[6],
     )
     return Snapshot(
         facts=facts,

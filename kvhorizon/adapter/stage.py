@@ -1,26 +1,29 @@
 """What the engine is shown of its own waiting queue for one call of `schedule()`, and the queue as it was afterwards.
 
-The queue stays the same object. Between `present` and `restore` the requests not shown are kept here; `restore` puts
-everybody who is still waiting back in the old order, behind those whom the engine has put in front meanwhile.
+Between `present` and `restore` the engine works on a short queue of those shown, and the long one is not touched, so
+that a step costs nothing per waiting request. `restore` gives the queue back: the same object, everybody who is still
+waiting in the old order, behind those whom the engine has put in front meanwhile.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
+
+_FEW = 16  # removals from the long queue that are done one by one
 
 
 class Stage(Protocol):
-    """One queue. `present` and `restore` come in pairs; without `present`, `restore` does nothing."""
+    """One engine's queue. `present` and `restore` come in pairs; without `present`, `restore` does nothing."""
 
     @property
     def hidden(self) -> int:
         """Requests that the engine does not see at the moment."""
         ...
 
-    def present(self, queue: Any, shown: Sequence[Any]) -> None:
-        """Show these requests only, each of them in the queue, in this order."""
+    def present(self, scheduler: Any, shown: Sequence[Any]) -> None:
+        """Show these requests only, each of them in `scheduler.waiting`, in this order."""
         ...
 
     def restore(self) -> None:
@@ -33,29 +36,48 @@ class ListStage:
 
     def __init__(self) -> None:
         self.hidden = 0
+        self._scheduler: Any = None
         self._queue: Any = None
-        self._order: list[Any] = []
+        self._short: Any = None
         self._shown: Sequence[Any] = ()
 
-    def present(self, queue: Any, shown: Sequence[Any]) -> None:
+    def present(self, scheduler: Any, shown: Sequence[Any]) -> None:
         """See `Stage`."""
-        self._order, self._shown, self._queue = list(queue), shown, queue
-        self.hidden = len(self._order) - len(shown)
-        queue.clear()
-        queue.extend(shown)
+        queue = scheduler.waiting
+        if type(self._short) is not type(queue):
+            self._short = type(queue)()
+        self._short.extend(shown)
+        self._scheduler, self._queue, self._shown = scheduler, queue, shown
+        self.hidden = len(queue) - len(shown)
+        scheduler.waiting = self._short
 
     def restore(self) -> None:
         """See `Stage`."""
         queue, self._queue = self._queue, None
         if queue is None:
             return
-        if self._shown:
-            order = _still_waiting(queue, self._order, self._shown)
-            queue.clear()
-            queue.extend(order)
-        else:
-            queue.extend(self._order)
-        self._order, self._shown, self.hidden = [], (), 0
+        self._scheduler.waiting = queue
+        self.hidden = 0
+        if self._shown or self._short:
+            left = list(self._short)
+            self._short.clear()
+            _take_out(queue, self._shown, {id(request) for request in left})
+            before = {id(request) for request in self._shown}
+            queue.extendleft(request for request in reversed(left) if id(request) not in before)
+            self._shown = ()
+
+
+def _take_out(queue: Any, shown: Sequence[Any], left: set[int]) -> None:
+    """The queue without those who were shown and are not `left`."""
+    gone = [request for request in shown if id(request) not in left]
+    if len(gone) <= _FEW:
+        for request in gone:
+            queue.remove(request)
+        return
+    lost = {id(request) for request in gone}
+    kept = [request for request in queue if id(request) not in lost]
+    queue.clear()
+    queue.extend(kept)
 
 
 class HeapStage:
@@ -67,9 +89,9 @@ class HeapStage:
         self._order: list[Any] = []
         self._shown: Sequence[Any] = ()
 
-    def present(self, queue: Any, shown: Sequence[Any]) -> None:
+    def present(self, scheduler: Any, shown: Sequence[Any]) -> None:
         """See `Stage`."""
-        visible = list(shown)
+        queue, visible = scheduler.waiting, list(shown)
         heapq.heapify(visible)
         self._order, self._shown, self._queue = queue._heap, shown, queue
         self.hidden = len(self._order) - len(visible)
@@ -92,14 +114,3 @@ class HeapStage:
                 heapq.heappush(order, request)
         queue._heap = order
         self._order, self._shown, self.hidden = [], (), 0
-
-
-def _still_waiting(queue: Iterable[Any], order: list[Any], shown: Sequence[Any]) -> list[Any]:
-    """Those now in front, then the old order without those who have left."""
-    now = list(queue)
-    before = {id(request) for request in shown}
-    gone = before - {id(request) for request in now}
-    front = [request for request in now if id(request) not in before]
-    if not gone:
-        return front + order
-    return front + [request for request in order if id(request) not in gone]

@@ -16,14 +16,19 @@ from kvhorizon.adapter.engine import Engine
 from kvhorizon.adapter.facts import engine_facts, gpu_of, model_shape, price
 from kvhorizon.adapter.forecast import Forecaster
 from kvhorizon.adapter.guest import Guest
+from kvhorizon.adapter.host import AnnouncedChild, HostSolver, meeting_place
+from kvhorizon.adapter.learner import Learner, state_folder, warm_up_forecasts
+from kvhorizon.adapter.losing import losing_of
 from kvhorizon.adapter.modes import Switch, parse_mode, toggle_on_signal
 from kvhorizon.adapter.plans import PlanFollower
 from kvhorizon.adapter.rows import Rows
-from kvhorizon.adapter.rule import Rule, warm_up
+from kvhorizon.adapter.rule import Rule
 from kvhorizon.adapter.session import PlanSession, SolverLike
 from kvhorizon.adapter.settings import GuestSettings, load
 from kvhorizon.adapter.shared import SharedSolver
+from kvhorizon.adapter.telemetry.telemetry import start_telemetry
 from kvhorizon.adapter.ticker import Ticker
+from kvhorizon.adapter.warm_up import warm_up
 from kvhorizon.errors import InputError
 from kvhorizon.models.gpu import preset
 from kvhorizon.solver.greedy import GREEDY
@@ -72,28 +77,37 @@ def build(
     gpu = preset(settings.gpu) if settings.gpu else gpu_of(device_name)
     cost = price(shape, gpu, int(config.parallel_config.tensor_parallel_size))
     facts = engine_facts(engine, cost, config)
-    forecaster = Forecaster()
+    greedy = GREEDY[settings.knob]
+    warm_up_forecasts()
+    forecaster = Forecaster(greedy.z, engine.block_size)
     rows = Rows(engine.max_active, forecaster.tables)
-    rule = Rule(GREEDY[settings.knob], cost)
-    warm_up(rule, forecaster.tables)
+    rule = Rule(greedy, cost)
+    warm_up(rule, engine, facts)
     control = Control(engine, rows, rule, PlanFollower(facts.engine_epoch), DecisionLog(), level)
-    return Guest(
+    guest = Guest(
         control,
         Accounting(shape, cost),
         Switch(parse_mode(settings.mode), settings.canary, settings.canary_window_s, settings.kill_switch),
         forecaster,
-        PlanSession(None if settings.local_only else make_solver(settings), forecaster),
+        Learner(forecaster, engine, rows, state_folder(settings.state, config)),
+        losing_of(config, cost, shape),
+        PlanSession(None if settings.local_only else make_solver(settings, config)),
         Ticker(facts),
         settings.evict,
         clock,
         wall,
     )
+    guest.telemetry = start_telemetry(guest, settings, config, facts)
+    return guest
 
 
-def make_solver(settings: GuestSettings) -> SolverLike:
-    """A shared service where an address is given, else a child process of our own; neither is started yet."""
+def make_solver(settings: GuestSettings, config: Any) -> SolverLike:
+    """A shared service where an address is given, else a child process: of our own, or of all data-parallel engines of
+    this host. Neither is started yet."""
     tls = tls_of(settings.tls_cert, settings.tls_key, settings.tls_ca)
     if settings.solver:
         return SharedSolver(settings.solver, tls, PLAN_DEADLINE_S)
     options = ["--budget-s", settings.budget, "--knob", settings.knob.value]
+    if int(getattr(config.parallel_config, "data_parallel_size", 1)) > 1:
+        return HostSolver(meeting_place(options), functools.partial(AnnouncedChild, options), PLAN_DEADLINE_S)
     return ResilientSolver(functools.partial(SolverChild, options), PLAN_DEADLINE_S)

@@ -9,11 +9,12 @@ from kvhorizon.state import EngineFacts
 
 TICK_S = 0.1
 IDLE_TICK_S = 1.0  # even if nothing happened: forecasts move on
+PATIENCE_S = 0.05  # how long a tick may wait for a step with little to do
 
 
 class Ticker:
     """A tick is due every `TICK_S`; it asks for a plan only while requests wait and others run, and only if something
-    has happened since, or `IDLE_TICK_S` have passed."""
+    has happened since, or `IDLE_TICK_S` have passed. What it costs is kept apart from what a decision costs."""
 
     def __init__(self, facts: EngineFacts) -> None:
         self.revision = 0
@@ -26,9 +27,9 @@ class Ticker:
         """A request came, ended or was evicted."""
         self._news = True
 
-    def tick(self, session: PlanSession, batch: Batch, now_s: float, step_s: float) -> None:
-        """Offer the session a snapshot, if it is time."""
-        if now_s < self._due_s:
+    def tick(self, session: PlanSession, batch: Batch, now_s: float, step_s: float, busy: bool) -> None:
+        """Offer the session a snapshot, if it is time; not in a `busy` step, unless it has waited long enough."""
+        if now_s < self._due_s or (busy and now_s < self._due_s + PATIENCE_S):
             return
         self._due_s = now_s + TICK_S
         if not self._news and now_s - self._asked_s < IDLE_TICK_S:
@@ -39,6 +40,5 @@ class Ticker:
             session.offer(None)
             return
         self.revision += 1
-        session.offer(
-            take_snapshot(rows, batch.demand(), self._facts, self.revision, now_s, step_s, engine.free_blocks)
-        )
+        demand = batch.demand(scheduled=True)
+        session.offer(take_snapshot(rows, demand, self._facts, self.revision, now_s, step_s, engine.free_blocks))

@@ -1,4 +1,4 @@
-"""The command line: what-if, serve, plan, train. Bad input ends in one line and exit status 2, never in a traceback."""
+"""The command line, a file per command. Bad input ends in one line and exit status 2, never in a traceback."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from typing import Annotated
 import typer
 
 from kvhorizon import __version__
+from kvhorizon.cli.doctor import doctor
+from kvhorizon.cli.explain import explain
+from kvhorizon.cli.inspect import inspect
 from kvhorizon.cli.plan import plan
+from kvhorizon.cli.record import record
 from kvhorizon.cli.serve import serve
 from kvhorizon.cli.train import train
 from kvhorizon.cli.what_if import what_if
@@ -24,7 +28,11 @@ app = typer.Typer(
 app.command("what-if")(what_if)
 app.command("serve")(serve)
 app.command("plan")(plan)
+app.command("doctor")(doctor)
 app.command("train")(train)
+app.command("record")(record)
+app.command("inspect")(inspect)
+app.command("explain")(explain)
 
 
 def _version(wanted: bool) -> None:

@@ -7,16 +7,19 @@ import functools
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from kvhorizon.cli.bars import bars
 from kvhorizon.cli.budget import parse_budget
+from kvhorizon.cli.needs import require
+from kvhorizon.cli.questions import find as find_best
+from kvhorizon.cli.questions import sweep as sweep_points
 from kvhorizon.errors import InputError
 from kvhorizon.sim.policies import DEFAULT_POLICIES
 from kvhorizon.sim.whatif import Answer, Question, prepare
@@ -46,6 +49,14 @@ def what_if(
     forecast: Annotated[str, typer.Option(help="history, hint:S, learned:FILE, noisy:S or oracle.")] = "history",
     budget: Annotated[str, typer.Option(help="Of the program, per plan: work units, or 5ms.")] = "100",
     delay_s: Annotated[float | None, typer.Option(help="From snapshot to applied plan, in virtual time.")] = None,
+    sweep: Annotated[
+        list[str] | None, typer.Option(help="NAME=FIRST:LAST:STEP or NAME=A,B: ask at each value; may be repeated.")
+    ] = None,
+    find: Annotated[
+        str | None, typer.Option(help="Goals such as 'ttft_p99<=2s,goodput>=.95': how much load or memory meets them.")
+    ] = None,
+    over: Annotated[str, typer.Option(help="With --find: load (the largest) or kv_blocks (the smallest).")] = "load",
+    workers: Annotated[int, typer.Option(help="Processes of a sweep.")] = 1,
 ) -> None:
     """Replay a trace through a simulated vLLM engine under several policies."""
     question = Question(
@@ -61,25 +72,45 @@ def what_if(
         forecast=forecast,
         delay_s=delay_s,
     )
+    require("plotly", "whatif")
     effort = parse_budget(budget)
-    folder, render = _folder(out), _renderer()
-    prepared = prepare(question)
-    with _solvers(prepared.planners, effort) as solvers, _bars() as bars:
-        answer = ask(prepared, solvers, bars)
+    folder = _folder(out)
     command = shlex.join(["kvhorizon", *sys.argv[1:]])
+    if sweep or find:
+        _print(_many(question, sweep or [], find, over, effort, workers, folder, command))
+        return
+    prepared = prepare(question)
+    with _solvers(prepared.planners, effort) as solvers, bars() as show:
+        answer = ask(prepared, solvers, show)
+    from kvhorizon.report.page import render
+
     (folder / "results.json").write_text(json.dumps(answer.results, indent=1) + "\n", encoding="utf-8")
     (folder / "report.html").write_text(render(answer, command), encoding="utf-8")
-    Console(width=None if sys.stdout.isatty() else TABLE_WIDTH).print(_table(answer))
+    _print(_table(answer))
     print(f"wrote {folder / 'results.json'} and {folder / 'report.html'}")
 
 
-def _renderer() -> Callable[[Answer, str], str]:
-    """What draws the report. Its libraries are of the extra `whatif`, which other commands do without."""
-    try:
-        from kvhorizon.report.page import render
-    except ModuleNotFoundError as error:
-        raise InputError("what-if", error.name, "must be installed: pip install 'kvhorizon[whatif]'") from None
-    return render
+def _print(table: Table) -> None:
+    Console(width=None if sys.stdout.isatty() else TABLE_WIDTH).print(table)
+
+
+def _many(
+    question: Question,
+    sweep: list[str],
+    find: str | None,
+    over: str,
+    effort: Budget,
+    workers: int,
+    folder: Path,
+    command: str,
+) -> Table:
+    if sweep and find:
+        raise InputError("find", find, "and --sweep exclude each other")
+    if effort.work is None:
+        raise InputError("budget", f"{effort.seconds} s", "must be work units with --sweep or --find")
+    if find:
+        return find_best(question, find, over, effort.work, folder)
+    return sweep_points(question, sweep, effort.work, workers, folder, command)
 
 
 def _folder(out: Path) -> Path:
@@ -103,26 +134,6 @@ def _solvers(knobs: Sequence[Knob], budget: Budget) -> Iterator[dict[Knob, Resil
             except SolverError as error:
                 print(f"kvhorizon: warning: no solver ({error}); {knob} follows the greedy", file=sys.stderr)
         yield solvers
-
-
-@contextlib.contextmanager
-def _bars() -> Iterator[Any]:
-    """One progress bar per policy, on standard error."""
-    columns = (
-        TextColumn("{task.description:<26}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeElapsedColumn(),
-    )
-    tasks: dict[str, Any] = {}
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-
-        def show(name: str, share: float) -> None:
-            if name not in tasks:
-                tasks[name] = progress.add_task(name, total=1.0)
-            progress.update(tasks[name], completed=share)
-
-        yield show
 
 
 def _number(value: float | None, digits: int) -> str:

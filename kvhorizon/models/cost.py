@@ -7,8 +7,9 @@
 
 A layer with a sliding window attends min(context, window) tokens. MLA counts its uncompressed heads, in prefill and
 decode alike. The LM head runs only where a token is sampled, so prefill chunks are charged it once, at their end.
-Source: Kaplan et al., "Scaling Laws for Neural Language Models" (2020), table 1; agrees with vLLM's
-`vllm/v1/metrics/perf.py` (release 0.32), but for the pairs inside a chunk, which are counted causally here.
+Source: Kaplan et al., "Scaling Laws for Neural Language Models" (2020), table 1; agrees to the last FLOP with vLLM's
+`vllm/v1/metrics/perf.py` (release 0.32, tests), but for the pairs inside a chunk, which are counted causally here, for
+the routers of experts, which it leaves out, and for what tensor parallelism repeats on every GPU: here it counts once.
 """
 
 from __future__ import annotations

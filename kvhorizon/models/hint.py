@@ -66,26 +66,40 @@ class Hints:
         """Whether the hints of (n,) sources are better than the history."""
         return np.array([self._worth.get(one, HEAD_START) > 0.0 for one in source.tolist()], dtype=np.bool_)
 
+    def sources(self) -> IntArray:
+        """(k,) sources whose hints have been judged, those judged last at the end."""
+        return np.array(list(self._worth), dtype=np.int64)
+
     def scale(self, hint_tokens: FloatArray) -> FloatArray:
         """Tokens per unit of the ratios' curves (n,), for hints [tokens]."""
         return UNIT_TOKENS / RATIO_UNIT * np.maximum(hint_tokens, 1.0)
 
-    def learn(self, source: IntArray, chain: IntArray, hint: FloatArray, lengths: IntArray, plain: FloatArray) -> bool:
+    def learn(
+        self,
+        source: IntArray,
+        chain: IntArray,
+        hint: FloatArray,
+        lengths: IntArray,
+        plain: FloatArray,
+        capped: NDArray[np.bool_] | None = None,
+    ) -> bool:
         """Take in n finished requests; True if a curve or a source's trust changed.
 
-        `plain` (n,) is `half_octave_score` of the history's curves.
+        `plain` (n,) is `half_octave_score` of the history's curves. `capped` (n,) marks those that a limit ended: they
+        were at least so long, and say nothing of what the source is worth.
         """
         own = np.zeros(len(lengths))
         half_octave_score(self.ratios.survival, self.ratios.rows_of(chain), self.scale(hint), lengths, own)
         before = self.trusted(source)
-        for one, ahead in zip(source.tolist(), np.clip(own - plain, -MOST, MOST).tolist(), strict=True):
+        known = np.ones(len(lengths), np.bool_) if capped is None else ~capped
+        for one, ahead in zip(source[known].tolist(), np.clip(own - plain, -MOST, MOST)[known].tolist(), strict=True):
             worth = FADE * self._worth.pop(one, HEAD_START) + ahead
             self._worth[one] = worth
             if len(self._worth) > MOST_SOURCES:
                 self._worth.pop(next(iter(self._worth)))
         turned = bool((before != self.trusted(source)).any())
         self.version += turned
-        return self.ratios.learn(chain, in_hints(lengths, hint)) or turned
+        return self.ratios.learn(chain, in_hints(lengths, hint), capped) or turned
 
     def watch(self, chain: IntArray, hint: FloatArray, generated: IntArray) -> None:
         """Take in the n requests with hints that run now."""

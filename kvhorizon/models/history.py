@@ -113,6 +113,10 @@ class LengthHistory:
         """Keys (k,), the one used longest ago first, and their nodes (k,)."""
         return np.array(list(self._nodes), dtype=np.int64), np.array(list(self._nodes.values()), dtype=np.int64)
 
+    def rows_by_key(self) -> dict[int, int]:
+        """Table rows of the keys that have one of their own."""
+        return dict(self._row)
+
     def restore(self, keys: IntArray, counts: Mapping[str, NDArray[Any]]) -> None:
         """Fill an empty history: (k,) keys as `known` gives them, and columns of `Evidence` of the root and their
         nodes, whose parents are numbered alike. Where there is no room for all, the keys used last are kept.
@@ -179,7 +183,7 @@ class LengthHistory:
         for node in {node for path in paths.tolist() for node in path}:
             if node <= ROOT or self._key[node] in self._row:
                 continue
-            own = self.evidence.total[node] / self.evidence.weight[node]
+            own = (self.evidence.total[node] + self.evidence.capped[node].sum()) / self.evidence.weight[node]
             if own < OWN_ROW_SHARE * (own + strength_of(self.evidence, node)):
                 continue
             if not self._free_rows:

@@ -117,6 +117,34 @@ def survive(curves, n, generated, h, limit):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
+def survive_each(curves, n, generated, horizons, limit, out):  # type: ignore[no-untyped-def]
+    """S(h | generated) of request n at each of the ascending `horizons` (H,), to `out` (H,); 0 once it is 0.
+
+    The very values of `survive`, with what they share computed once.
+    """
+    out[:] = 0.0
+    c = curves.curve[n]
+    scale = curves.scale[n]
+    if c == EXACT:
+        for h in range(len(horizons)):
+            if generated + horizons[h] >= limit or generated + horizons[h] >= scale:
+                return
+            out[h] = 1.0
+        return
+    table = curves.survival[c]
+    now = _interpolate(table, generated / scale)
+    outlived = now <= _SMALLEST
+    mean = max(_interpolate(curves.residual[c], generated / scale) * scale, 1.0) if outlived else 0.0
+    for h in range(len(horizons)):
+        if generated + horizons[h] >= limit:
+            return
+        later = (generated + horizons[h]) / scale
+        out[h] = math.exp(-horizons[h] / mean) if outlived else _interpolate(table, later) / now
+        if out[h] <= 0.0:
+            return
+
+
+@njit(cache=True)
 def mean_remaining(curves, n, generated, limit):  # type: ignore[no-untyped-def]
     """E[output still to come | generated] of request n [tokens], at least 1 and at most limit − generated."""
     c = curves.curve[n]

@@ -38,7 +38,8 @@ def _thin(rows: FloatArray, points: int = POINTS) -> FloatArray:
     return rows[np.unique(np.linspace(0, len(rows) - 1, points).astype(np.int64))]
 
 
-def _layout(figure: go.Figure, x: str, y: str, **axis: object) -> go.Figure:
+def layout(figure: go.Figure, x: str, y: str, **axis: object) -> go.Figure:
+    """The house's look: no background of its own, quiet grid, axes named."""
     figure.update_layout(
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
@@ -81,7 +82,7 @@ def occupancy(answer: Answer) -> Picture:
             row=index + 1,
             col=1,
         )
-    _layout(figure, "", "")
+    layout(figure, "", "")
     figure.update_layout(height=60 + ROW_PIXELS * len(rows), showlegend=False, margin={"t": 30})
     figure.update_yaxes(range=[0, 1.25], tickvals=[0, 0.5, 1], tickformat=".0%")
     figure.update_xaxes(title="virtual time [s]", row=len(rows), col=1)
@@ -104,7 +105,7 @@ def _distribution(answer: Answer, anchor: str, title: str, says: str, values: li
             name=row["policy"],
             line={"color": colour(index), "width": 1.5},
         )
-    _layout(figure, "seconds (logarithmic)", "share of requests", type="log")
+    layout(figure, "seconds (logarithmic)", "share of requests", type="log")
     return Picture(anchor, title, says, figure)
 
 
@@ -139,7 +140,7 @@ def lost(answer: Answer) -> Picture:
         name="mean seconds before the first token",
         marker={"color": COLOURS[3]},
     )
-    _layout(figure, "", "seconds")
+    layout(figure, "", "seconds")
     figure.update_layout(barmode="group")
     return Picture("lost", "Where time was lost", "Lower is better in both.", figure)
 

@@ -97,7 +97,8 @@ def _decided(plans: dict[str, int]) -> str:
     return ", ".join(named) or "–"
 
 
-def _figure(picture: Picture) -> str:
+def section(picture: Picture) -> str:
+    """One figure under its heading, with its words for those who do not see it."""
     plot = picture.figure.to_html(
         full_html=False,
         include_plotlyjs=False,
@@ -129,19 +130,25 @@ def _facts(results: dict[str, Any], command: str) -> str:
     return f'<section aria-labelledby="facts"><h2 id="facts">What was replayed</h2><dl>{entries}{made}</dl></section>'
 
 
-def render(answer: Answer, command: str) -> str:
-    """The page (HTML). Every text that came from outside is escaped; nothing is loaded from anywhere."""
-    results = answer.results
+def document(title: str, body: str) -> str:
+    """A self-contained page around `body` (HTML); `title` is escaped here. Nothing is loaded from anywhere."""
     style = resources.files("kvhorizon.report").joinpath("style.css").read_text(encoding="utf-8")
-    title = f"What if: {escape(results['trace']['name'])}"
-    sections = "".join(_figure(picture) for picture in pictures(answer))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta name="color-scheme" content="light dark"><title>{title}</title><style>{style}</style>'
-        f"<script>{get_plotlyjs()}</script></head><body><main><h1>{title}</h1>"
+        f'<meta name="color-scheme" content="light dark"><title>{escape(title)}</title><style>{style}</style>'
+        f"<script>{get_plotlyjs()}</script></head><body><main><h1>{escape(title)}</h1>{body}</main></body></html>\n"
+    )
+
+
+def render(answer: Answer, command: str) -> str:
+    """The page (HTML). Every text that came from outside is escaped."""
+    results = answer.results
+    sections = "".join(section(picture) for picture in pictures(answer))
+    return document(
+        f"What if: {results['trace']['name']}",
         f'<p class="soft">{escape(results["engine"]["model"])} on {escape(results["engine"]["gpu"])}, simulated</p>'
         f'<p class="answer">{escape(headline(results["policies"]))}</p>'
         '<section aria-labelledby="policies"><h2 id="policies">Policies side by side</h2>'
-        f"{_comparison(results['policies'])}</section>{sections}{_facts(results, command)}</main></body></html>\n"
+        f"{_comparison(results['policies'])}</section>{sections}{_facts(results, command)}",
     )

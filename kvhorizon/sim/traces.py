@@ -1,4 +1,4 @@
-"""Readers of request traces, told apart by content: our own CSV, Azure LLM, BurstGPT, Mooncake.
+"""Readers of request traces, told apart by content: our own CSV, Azure LLM, BurstGPT, Mooncake, recordings.
 
 | format | columns or keys |
 |---|---|
@@ -6,8 +6,9 @@
 | Azure LLM 2023 / 2024 | TIMESTAMP, ContextTokens, GeneratedTokens (github.com/Azure/AzurePublicDataset) |
 | BurstGPT | Timestamp [s], Request tokens, Response tokens (github.com/HPMLL/BurstGPT) |
 | Mooncake | JSON lines: timestamp [ms], input_length, output_length [, hash_ids] (github.com/kvcache-ai/Mooncake) |
+| recording | Parquet files of `kvhorizon.recording`, one or a folder of them |
 
-Any of them may be gzipped. Azure and BurstGPT log failed requests with no output; those rows are left out. Anything
+Texts may be gzipped. Azure and BurstGPT log failed requests with no output; those rows are left out. Anything
 else that makes no sense raises InputError with row, field, value and rule.
 """
 
@@ -28,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvhorizon.errors import InputError
+from kvhorizon.recording.read import Recording, is_recording, read_recording
 from kvhorizon.sim.trace import Trace
 
 IntArray = NDArray[np.int64]
@@ -51,8 +53,31 @@ class Columns:
 
 def read_trace(path: Path, prefix_tokens: int = PREFIX_TOKENS) -> Trace:
     """The trace in a file, sorted by arrival, beginning at 0. Raises InputError."""
+    if is_recording(path):
+        return recorded_trace(path.name.removesuffix(".parquet"), read_recording(path))
     name = path.name.removesuffix(".gz").removesuffix(".csv").removesuffix(".jsonl")
     return _trace(name, _parse(path), prefix_tokens)
+
+
+def recorded_trace(name: str, recording: Recording) -> Trace:
+    """What a recording holds of requests that gave any output; tenants are numbered, block hashes are prefix hashes.
+
+    Raises InputError where there is none.
+    """
+    kept = np.flatnonzero((recording.counts["prompt_tokens"] > 0) & (recording.counts["output_tokens"] > 0))
+    if not len(kept):
+        raise InputError("recording", name, "must have at least one request with output")
+    columns = Columns(
+        arrival_s=recording.seconds["arrival_s"][kept].tolist(),
+        prompt=recording.counts["prompt_tokens"][kept].tolist(),
+        output=recording.counts["output_tokens"][kept].tolist(),
+        key=[recording.texts["tenant"][n] for n in kept],
+        priority=recording.counts["priority"][kept].tolist(),
+        prefix=[np.array(recording.prefix_hashes[n], np.int64) for n in kept],
+    )
+    if not recording.counts["priority"].any():
+        columns.priority.clear()
+    return _trace(name, columns, int(recording.facts.get("block_size", PREFIX_TOKENS)))
 
 
 def read_lengths(path: Path) -> tuple[IntArray, IntArray]:

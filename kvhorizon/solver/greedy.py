@@ -24,7 +24,6 @@ from kvhorizon.errors import InputError
 from kvhorizon.models.step_time import recompute_seconds
 
 HORIZONS = (16, 48, 112, 240, 496, 1008, 2032, 4080, 8176, 16368)  # steps ahead, geometric
-HALF_BLOCK = 8.0  # tokens by which rounding up to blocks exceeds the context on average
 
 
 class Knob(enum.StrEnum):
@@ -120,12 +119,15 @@ def reserve_cap(rule, oldest, remaining, mean_remaining):  # type: ignore[no-unt
 
 
 @njit(cache=True)
-def own_horizon_excess(survival, mean, variance, z, context, occupied):  # type: ignore[no-untyped-def]
-    """max_h S_r(h)·(E m(h) + z·σ(h) − occupied − c) [tokens]; all arrays (H,), tokens; own part not yet in the sums."""
+def own_horizon_excess(survival, mean, variance, z, context, half_block, occupied):  # type: ignore[no-untyped-def]
+    """max_h S_r(h)·(E m(h) + z·σ(h) − occupied − c) [tokens]; all arrays (H,), tokens; own part not yet in the sums.
+
+    Rounding up to blocks exceeds a context by `half_block` tokens on average.
+    """
     excess = 0.0
     for h in range(len(HORIZONS)):
         s = survival[h]
-        own = context + HORIZONS[h] + HALF_BLOCK
+        own = context + HORIZONS[h] + half_block
         spread = math.sqrt(variance[h] + s * (1.0 - s) * own * own)
         over = mean[h] + s * own + z * spread - occupied - context
         excess = max(excess, over if h == 0 else s * over)

@@ -9,8 +9,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from kvhorizon.models.survival import mean_remaining, survive
-from kvhorizon.solver.greedy import HALF_BLOCK, HORIZONS, aging, kv_time, own_horizon_excess, reserve_cap
+from kvhorizon.models.survival import mean_remaining, survive_each
+from kvhorizon.solver.greedy import HORIZONS, aging, kv_time, own_horizon_excess, reserve_cap
 
 TRIED = np.inf
 FIRST = -1e30  # keys of planned requests lie below all others
@@ -45,38 +45,28 @@ def new_desk(requests: int, seats: int) -> Desk:
 
 
 @njit(cache=True)
-def survival_of(columns, curves, n, out):  # type: ignore[no-untyped-def]
-    """S(h) of request n at each horizon, (H,)."""
-    generated = columns.generated[n]
-    gone = False
-    for h in range(len(HORIZONS)):
-        out[h] = 0.0 if gone else survive(curves, n, generated, HORIZONS[h], columns.limit[n])
-        gone = out[h] <= 0.0
-
-
-@njit(cache=True)
-def add_to_profile(columns, curves, n, desk):  # type: ignore[no-untyped-def]
+def add_to_profile(columns, curves, n, half_block, desk):  # type: ignore[no-untyped-def]
     """Count request n into the batch's expected tokens and their variance."""
-    survival_of(columns, curves, n, desk.survival)
+    survive_each(curves, n, columns.generated[n], HORIZONS, columns.limit[n], desk.survival)
     context = columns.prompt[n] + columns.generated[n]
     for h in range(len(HORIZONS)):
         s = desk.survival[h]
         if s <= 0.0:
             break
-        size = context + HORIZONS[h] + HALF_BLOCK
+        size = context + HORIZONS[h] + half_block
         desk.mean[h] += s * size
         desk.variance[h] += s * (1.0 - s) * size * size
 
 
 @njit(cache=True)
-def build_profile(columns, curves, running, num_running, chosen, desk):  # type: ignore[no-untyped-def]
+def build_profile(columns, curves, running, num_running, chosen, half_block, desk):  # type: ignore[no-untyped-def]
     """Expected tokens of the running requests and of those just chosen, at each horizon."""
     desk.mean[:] = 0.0
     desk.variance[:] = 0.0
     for i in range(num_running):
-        add_to_profile(columns, curves, running[i], desk)
+        add_to_profile(columns, curves, running[i], half_block, desk)
     for i in range(chosen):
-        add_to_profile(columns, curves, desk.chosen[i], desk)
+        add_to_profile(columns, curves, desk.chosen[i], half_block, desk)
 
 
 @njit(cache=True)
@@ -139,7 +129,7 @@ def overtaking_tokens(columns, running, num_running, block_size):  # type: ignor
 
 
 @njit(cache=True)
-def leaves_reserve(columns, curves, rule, desk, n, oldest, occupied, pool, average, profile):  # type: ignore[no-untyped-def]
+def leaves_reserve(columns, curves, rule, desk, n, oldest, occupied, pool, half_block, average, profile):  # type: ignore[no-untyped-def]
     """Whether request n fits besides the reserve; `profile` holds (running, num_running, chosen) for lazy building.
 
     The forecast is only consulted between the least and the greatest reserve; outside it cannot matter.
@@ -156,9 +146,10 @@ def leaves_reserve(columns, curves, rule, desk, n, oldest, occupied, pool, avera
     if spare >= cap:
         return True, ready
     if not ready:
-        build_profile(columns, curves, running, num_running, chosen, desk)
-    survival_of(columns, curves, n, desk.survival)
-    return spare >= own_horizon_excess(desk.survival, desk.mean, desk.variance, rule.z, context, occupied), True
+        build_profile(columns, curves, running, num_running, chosen, half_block, desk)
+    survive_each(curves, n, columns.generated[n], HORIZONS, columns.limit[n], desk.survival)
+    excess = own_horizon_excess(desk.survival, desk.mean, desk.variance, rule.z, context, half_block, occupied)
+    return spare >= excess, True
 
 
 @njit(cache=True)
@@ -168,6 +159,7 @@ def choose_admissions(columns, curves, rule, running, num_running, room, desk, n
     Never leaves an idle engine idle: with nothing running, the first candidate that fits is taken.
     """
     pool = float(room.total_blocks * room.block_size)
+    half_block = 0.5 * room.block_size
     average = rank_waiting(columns, rule, room, desk, num_waiting)
     free = room.free_blocks - room.owed_blocks
     budget = room.token_budget
@@ -176,12 +168,18 @@ def choose_admissions(columns, curves, rule, running, num_running, room, desk, n
     failures = 0
     oldest_waits = False  # the oldest request did not fit: memory is being kept for it
     ready = False
+    best = best_place(desk, num_waiting)
+    first = oldest_place(columns, desk, num_waiting) if rule.budgeted else -1
     while budget > 0 and chosen < room.seats and failures <= rule.tries:
-        place = best_place(desk, num_waiting)
+        if best >= 0 and desk.keys[best] == TRIED:
+            best = best_place(desk, num_waiting)
+        place = best
         overtakes = False
         oldest = -1
         if rule.budgeted:
-            oldest = -1 if oldest_waits else oldest_place(columns, desk, num_waiting)
+            if first >= 0 and desk.waiting[first] < 0:
+                first = oldest_place(columns, desk, num_waiting)
+            oldest = -1 if oldest_waits else first
             share = max(rule.overtake_share, rule.backfill_share) if oldest_waits else rule.overtake_share
             if place >= 0 and place != oldest:
                 n = desk.waiting[place]
@@ -198,7 +196,7 @@ def choose_admissions(columns, curves, rule, running, num_running, room, desk, n
             occupied = float((room.total_blocks - free) * room.block_size)
             profile = (running, num_running, chosen, ready)
             fits, ready = leaves_reserve(
-                columns, curves, rule, desk, n, place == oldest, occupied, pool, average, profile
+                columns, curves, rule, desk, n, place == oldest, occupied, pool, half_block, average, profile
             )
         desk.keys[place] = TRIED
         if not fits:
@@ -214,7 +212,7 @@ def choose_admissions(columns, curves, rule, running, num_running, room, desk, n
         if overtakes:
             lent += context
         if ready:
-            add_to_profile(columns, curves, n, desk)
+            add_to_profile(columns, curves, n, half_block, desk)
     return chosen
 
 

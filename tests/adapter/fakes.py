@@ -35,6 +35,7 @@ def request(name: str, prompt: int = 10, output: int = 0, computed: int = 0, **m
         "sampling_params": None,
         "pooling_params": None,
         "lora_request": None,
+        "cache_salt": None,
         "structured_output_request": None,
         "mm_features": [],
         "resumable": False,

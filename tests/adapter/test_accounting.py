@@ -66,7 +66,7 @@ def test_tokens_that_nobody_knows_yet_are_not_lost() -> None:
 
 def test_a_request_leaves_its_record_and_nothing_else() -> None:
     kept = []
-    accounts = Accounting(SHAPE, UNKNOWN_COST, kept.append)
+    accounts = Accounting(SHAPE, UNKNOWN_COST, lambda cost, _: kept.append(cost))
     one, other = request("a", computed=10), request("b", prompt=10, output=3)
     evict(accounts, one)
     assert accounts.tracked == 1

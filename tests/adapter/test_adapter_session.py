@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from kvhorizon.adapter.forecast import Forecaster
 from kvhorizon.adapter.guard import Guard
 from kvhorizon.adapter.session import PlanSession
 from kvhorizon.adapter.shared import SharedSolver
@@ -46,7 +45,7 @@ def test_the_newest_plan_is_kept_and_errors_cost_one_plan() -> None:
         return None if snapshot == "none" else f"plan of {snapshot}"
 
     solver = Solver(answer)
-    session = PlanSession(solver, Forecaster())
+    session = PlanSession(solver)
     session.start()
     session.offer("one")  # type: ignore[arg-type]
     wait_for(lambda: session.newest == "plan of one")  # type: ignore[comparison-overlap]
@@ -62,7 +61,7 @@ def test_the_newest_plan_is_kept_and_errors_cost_one_plan() -> None:
 
 def test_offers_never_wait_for_a_solver_that_hangs() -> None:
     release = threading.Event()
-    session = PlanSession(Solver(lambda _: release.wait(20.0)), Forecaster())
+    session = PlanSession(Solver(lambda _: release.wait(20.0)))
     session.start()
     begin_s = time.monotonic()
     for number in range(1000):
@@ -70,17 +69,6 @@ def test_offers_never_wait_for_a_solver_that_hangs() -> None:
     assert time.monotonic() - begin_s < 10.0
     assert session.replaced > 0
     release.set()
-    session.stop()
-
-
-def test_without_a_solver_it_learns() -> None:
-    forecaster = Forecaster()
-    session = PlanSession(None, forecaster)
-    session.start()
-    for _ in range(100):
-        forecaster.finished(0, 50)
-    session.offer(None)
-    wait_for(lambda: forecaster.tables.version > 0)
     session.stop()
 
 

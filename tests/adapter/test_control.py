@@ -25,11 +25,11 @@ def build(free: int, waiting: list[Any], **more: Any) -> Control:
     rows = Rows(8, TABLES)
     running = request("running", 20, 5, 25, status=Status.RUNNING)
     fake.running.append(running)
-    rows.take(rows.add(running, 0.0, 100, 0, None), 0.0)
+    rows.take(rows.add(running, 0.0, 100, 0), 0.0)
     for number, one in enumerate(waiting):
         fake.waiting.append(one)
         plain = one.lora_request is None and not one.resumable
-        rows.add(one, 1.0 + number, 100, 0, None, steer=plain)
+        rows.add(one, 1.0 + number, 100, 0, steer=plain)
     rule = Rule(GREEDY[Knob.MEANS], UNKNOWN_COST)
     return Control(Engine(fake), rows, rule, PlanFollower(0), DecisionLog(), Level.FULL)
 

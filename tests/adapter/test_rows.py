@@ -17,7 +17,7 @@ def test_any_order_of_events(events: list[tuple[str, int]]) -> None:
     running: list[str] = []
     for number, (what, pick) in enumerate(events):
         if what == "add":
-            rows.add(request(f"r{number}", prompt=number + 1), float(number), 50, 0, None, steer=number % 3 > 0)
+            rows.add(request(f"r{number}", prompt=number + 1), float(number), 50, 0, steer=number % 3 > 0)
             waiting.append(f"r{number}")
         elif what == "take" and waiting:
             name = waiting.pop(pick % len(waiting))

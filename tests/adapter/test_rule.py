@@ -23,11 +23,11 @@ def build(running: list[tuple[int, int, int]], waiting: list[int], free: int, se
     for number, (prompt, output, computed) in enumerate(running):
         one = request(f"run{number}", prompt, output, computed)
         fake.running.append(one)
-        rows.take(rows.add(one, float(number), 100, 0, None), 0.0)
+        rows.take(rows.add(one, float(number), 100, 0), 0.0)
     for number, prompt in enumerate(waiting):
         one = request(f"wait{number}", prompt)
         fake.waiting.append(one)
-        rows.add(one, 100.0 + number, 100, 0, None)
+        rows.add(one, 100.0 + number, 100, 0)
     return Engine(fake), rows
 
 
@@ -87,10 +87,12 @@ def test_victims_cover_what_is_lacking_and_leave_one() -> None:
         one.num_output_tokens = one.num_computed_tokens - 32 + 1
     demand = Batch(engine, rows).demand()
     assert demand.blocks.tolist() == [1, 1, 1, 1]
-    blocks = rows.columns.blocks[demand.slots].tolist()
+    blocks = rows.columns.blocks[demand.slots]
     assert enough_victims(engine, demand, [3, 1, 0, 2], blocks) == [3]  # frees 5 blocks and wants none: 4 lacked
     assert enough_victims(engine, demand, [0, 1, 2, 3], blocks) == [0, 1]
-    assert put_last(list("abcd"), [2, 0]) == list("bdac")
+    order = list("abcd")
+    put_last(order, [2, 0])
+    assert order == list("bdac")
 
 
 def test_victims_are_ordered_by_the_shared_score() -> None:

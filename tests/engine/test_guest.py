@@ -8,6 +8,7 @@ pytest.importorskip("vllm", reason="vLLM is not installed: `make engine` sets it
 
 from experiments._guest_driver import Setup, check_whole, drive, workload
 from kvhorizon.adapter.accounting import Accounting
+from kvhorizon.adapter.forecast import HINT_SCALE
 from kvhorizon.adapter.modes import Mode
 
 
@@ -43,7 +44,7 @@ HOOKS = ["before_schedule", "after_schedule", "added", "preempted", "released"]
 INSIDE = {
     "before_schedule": ("control", "act"),
     "after_schedule": ("guest", "_take"),
-    "added": ("guest", "_add"),
+    "added": ("intake", "add"),
     "preempted": ("rows", "wait"),
     "released": ("rows", "release"),
 }
@@ -59,7 +60,7 @@ def test_a_guest_that_fails_is_as_none(hook: str, monkeypatch: pytest.MonkeyPatc
     plain = drive(Setup(guest=False)).run(workload(60, seed=1))
     ours = drive(Setup())
     guest = ours.scheduler.kvhorizon
-    owner = {"guest": guest, "control": guest.control, "rows": guest.rows}[INSIDE[hook][0]]
+    owner = {"guest": guest, "control": guest.control, "rows": guest.rows, "intake": guest.intake}[INSIDE[hook][0]]
     monkeypatch.setattr(owner, INSIDE[hook][1], broken)
     monkeypatch.setattr(guest.control, "act" if hook != "before_schedule" else "advise", lambda *_: None)
     requests = workload(60, seed=1)
@@ -75,8 +76,8 @@ def test_a_guest_that_fails_halfway_hides_nobody(monkeypatch: pytest.MonkeyPatch
     guest = ours.scheduler.kvhorizon
     whole = guest.control.stage.present
 
-    def present(queue: object, shown: list) -> None:
-        whole(queue, shown)
+    def present(scheduler: object, shown: list) -> None:
+        whole(scheduler, shown)
         raise RuntimeError("planted")
 
     monkeypatch.setattr(guest.control.stage, "present", present)
@@ -155,7 +156,7 @@ def test_hints_reach_the_forecast() -> None:
             request.request_id = str(extra["pred_len"])[:8]
             ours.scheduler.add_request(request)
     slot = guest.rows.slot_of["500"]
-    assert guest.rows.extra.scale[slot] == 500.0
+    assert guest.rows.extra.scale[slot] == 500.0 * HINT_SCALE
     assert guest.hints == {"used": 1, "ignored": 1}
 
 
@@ -171,3 +172,16 @@ def test_preemptions_and_recompute_fall_under_control() -> None:
     assert found["control"][0].preemptions < 0.3 * found["observe"][0].preemptions
     assert found["control"][0].recompute_tokens < 0.4 * found["observe"][0].recompute_tokens
     assert found["control"][1] < 1.05 * found["observe"][1]
+
+
+@pytest.mark.parametrize("mode", ["observe", "control"])
+def test_lengths_are_learned_whoever_decides(mode: str, tmp_path: Path) -> None:
+    settings = {"local_only": True, "mode": mode, "state": str(tmp_path)}
+    ours = drive(Setup(settings=settings)).run(workload(120, seed=7, extra={"pred_len": 30, "tenant": "acme"}))
+    guest = ours.scheduler.kvhorizon
+    ours.scheduler.shutdown()  # takes in the rest, and saves
+    assert guest.learner.errors == 0
+    assert guest.forecaster.health.finished > 60  # scored; the others ended before their forecast was noted
+    assert len(guest.forecaster.tables.rows) >= 1
+    again = drive(Setup(settings=settings)).scheduler.kvhorizon
+    assert len(again.forecaster.tables.rows) >= 1

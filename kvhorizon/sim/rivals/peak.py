@@ -26,7 +26,6 @@ from kvhorizon.sim.arrays import RUNNING, STEPS
 from kvhorizon.sim.rivals.codes import BOUND_PEAK, SAMPLED_PEAK
 from kvhorizon.sim.rivals.notes import PEAK_SIZE, READY
 from kvhorizon.sim.step import known_tokens
-from kvhorizon.solver.greedy import HALF_BLOCK
 
 UNLIMITED = 1 << 40
 
@@ -118,7 +117,7 @@ def build_peak(engine, curves, rules):  # type: ignore[no-untyped-def]
     context, remaining = np.zeros(size), np.zeros(size)
     for i in range(size):
         n = lists.running[i]
-        context[i] = known_tokens(engine, n) + HALF_BLOCK
+        context[i] = known_tokens(engine, n) + 0.5 * engine.limits.block_size
         remaining[i] = assumed_remaining(engine, curves, rules, n)
     order = np.argsort(-remaining)
     for i in range(size):
@@ -136,7 +135,7 @@ def peak_fits(engine, curves, rules, n):  # type: ignore[no-untyped-def]
         build_peak(engine, curves, rules)
     size = int(notes.state[PEAK_SIZE])
     context, remaining = notes.peak_context, notes.peak_remaining
-    held = known_tokens(engine, n) + HALF_BLOCK
+    held = known_tokens(engine, n) + 0.5 * limits.block_size
     place = insert(context, remaining, size, held, assumed_remaining(engine, curves, rules, n))
     fits = future_peak(context, remaining, size + 1) <= limits.total_blocks * limits.block_size * (1.0 - rules.reserved)
     if fits:

@@ -1,0 +1,32 @@
+"""The guest's own time: seconds since long before its start, and how long the engine's steps take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from kvhorizon.adapter.intake import AGE_LIMIT_S
+
+FIRST_STEP_S = 0.02
+_STEP_WEIGHT = 0.1  # of the newest step in the mean of their duration
+_LONGEST_STEP_S = 1.0
+
+
+class StepClock:
+    """It counts from `AGE_LIMIT_S` at the start, so that no arrival is negative. `step_s` is a moving mean."""
+
+    def __init__(self, clock: Callable[[], float], wall: Callable[[], float]) -> None:
+        """`clock` gives steady seconds, `wall` the time of day on which requests are stamped."""
+        self.wall = wall
+        self.step_s = FIRST_STEP_S
+        self._clock, self._origin_s = clock, clock() - AGE_LIMIT_S
+        self._last_s = 0.0
+
+    def now(self) -> float:
+        """Seconds on the guest's clock."""
+        return self._clock() - self._origin_s
+
+    def step(self, now_s: float, busy: bool) -> None:
+        """A step begins; `busy`: the one before it ran requests."""
+        if busy and self._last_s > 0.0:
+            self.step_s += _STEP_WEIGHT * (min(max(now_s - self._last_s, 0.0), _LONGEST_STEP_S) - self.step_s)
+        self._last_s = now_s

@@ -1,0 +1,85 @@
+"""What the step tells the forecaster of a request: who it is when it comes, how long it became when it is over."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from kvhorizon.adapter.engine import Engine, steerable
+from kvhorizon.adapter.forecast import Ended, Forecaster
+from kvhorizon.adapter.hints import Hint, read_hint, read_tenant
+from kvhorizon.adapter.keys import hint_leaf, leaf_of
+from kvhorizon.adapter.rows import Rows
+from kvhorizon.errors import InputError
+
+AGE_LIMIT_S = 3600.0  # of a request when it reaches the scheduler; more is a clock gone wrong
+ABORTED = ("FINISHED_ABORTED", "FINISHED_ERROR", "FINISHED_IGNORED")
+
+
+class Intake:
+    """Of one engine. `hints` counts those used and those ignored."""
+
+    def __init__(self, engine: Engine, rows: Rows, forecaster: Forecaster) -> None:
+        self.hints: Counter[str] = Counter()
+        self._engine, self._rows, self._forecaster = engine, rows, forecaster
+
+    def add(self, request: Any, now_s: float, wall_s: float) -> bool:
+        """A row for a request that came to the queue; False for one that is known and got more input.
+
+        `now_s` is the guest's clock, `wall_s` the time of day.
+        """
+        rows = self._rows
+        if request.request_id in rows.slot_of:
+            return False
+        age_s = min(max(wall_s - request.arrival_time, 0.0), AGE_LIMIT_S)
+        tenant, hint = self._said(request)
+        room = max(self._engine.max_model_len - request.num_prompt_tokens, 1)
+        limit = max(min(request.max_tokens, room), 1)
+        leaf = leaf_of(request, tenant, hint, limit, room)
+        told, tokens = hint_leaf(leaf, hint), hint.tokens if hint is not None else 0.0
+        slot = rows.add(request, now_s - age_s, limit, leaf, told, tokens, steerable(request))
+        self._forecaster.arrived(int(rows.extra.handle[slot]), leaf, told, tokens, limit)
+        return True
+
+    def rebuild(self, now_s: float, wall_s: float) -> None:
+        """All rows from the engine's own requests, after an error or an absence."""
+        rows, scheduler = self._rows, self._engine.scheduler
+        for name in list(rows.slot_of):
+            rows.release(name)
+        for request in list(scheduler.requests.values()):
+            if not request.is_finished():
+                self.add(request, now_s, wall_s)
+        for request in scheduler.running:
+            rows.take(rows.slot_of[request.request_id], now_s)
+
+    def ended(self, slot: int, request: Any) -> None:
+        """Of those cut short, by a limit or by their client, all that is known is that they would have been longer."""
+        extra, tokens = self._rows.extra, request.num_output_tokens
+        aborted = request.status.name in ABORTED
+        ended = Ended(
+            int(extra.handle[slot]),
+            int(extra.key[slot]),
+            int(extra.hint_key[slot]),
+            float(extra.hint_tokens[slot]),
+            tokens,
+            aborted or tokens >= int(self._rows.columns.limit[slot]),
+            aborted,
+        )
+        self._forecaster.finished(ended)
+
+    def _said(self, request: Any) -> tuple[str, Hint | None]:
+        """Tenant and hint; what is of no use is ignored and counted."""
+        parameters = request.sampling_params
+        said = parameters.extra_args if parameters is not None else None
+        if not said:
+            return "", None
+        tenant, hint = "", None
+        try:
+            tenant = read_tenant(said)
+            hint = read_hint(said)
+        except InputError:
+            self.hints["ignored"] += 1
+            self._forecaster.health.bad_hints += 1
+        if hint is not None:
+            self.hints["used"] += 1
+        return tenant, hint

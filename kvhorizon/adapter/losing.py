@@ -1,0 +1,59 @@
+"""What undoing an eviction costs [s]: reading back what is kept, computing again what is gone.
+
+    reload_s · k · c  +  (1 − k) · recompute(c)          of a context of c tokens
+
+k is the share of evicted tokens that came back from the prefix cache or from host memory so far, learned from the exact
+counts: (restored + s·k₀) / (restored + recomputed + s), with k₀ believed at first and worth s tokens. A prefix cache
+gives back for nothing; vLLM's KV offloading at the speed of the bus.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kvhorizon.adapter.accounting import Tally
+from kvhorizon.models.shape import ModelShape
+from kvhorizon.state import StepCost
+
+OFFLOADERS = ("OffloadingConnector", "SimpleCPUOffloadConnector", "LMCacheConnectorV1", "LMCacheMPConnector")
+HOST_BYTES_S = 25e9  # of PCIe 4.0 with 16 lanes: 31.5 GB/s less protocol and gaps between blocks
+UNKNOWN_KV_BYTES = 131072.0  # per token, of an 8B model with grouped heads
+BELIEVED_SHARE = 0.9  # k₀ with offloading; 0 without
+BELIEF_TOKENS = 16_384.0  # s
+
+
+class Losing:
+    """Of one engine."""
+
+    def __init__(self, cost: StepCost, reload_s_per_token: float, offloads: bool) -> None:
+        self.offloads, self.reload_s_per_token = offloads, reload_s_per_token
+        self._cost = cost
+        self._believed = BELIEVED_SHARE if offloads else 0.0
+
+    def kept(self, total: Tally) -> float:
+        """k, the share that comes back."""
+        seen = total.restored_tokens + total.recompute_tokens
+        return (total.restored_tokens + BELIEF_TOKENS * self._believed) / (seen + BELIEF_TOKENS)
+
+    def cost(self, total: Tally) -> StepCost:
+        """Step costs with which `recompute_seconds` gives the price."""
+        kept, cost = self.kept(total), self._cost
+        linear_s = (1.0 - kept) * cost.linear_s_per_token + kept * self.reload_s_per_token
+        return cost._replace(linear_s_per_token=linear_s, attention_s_per_pair=(1.0 - kept) * cost.attention_s_per_pair)
+
+
+def losing_of(config: Any, cost: StepCost, shape: ModelShape | None) -> Losing:
+    """As vLLM's configuration says where evicted KV is kept."""
+    transfer = getattr(config, "kv_transfer_config", None)
+    offloads = transfer is not None and _offloads(transfer)
+    kv_bytes = shape.kv_bytes_per_token() if shape is not None else UNKNOWN_KV_BYTES
+    tp = int(config.parallel_config.tensor_parallel_size)
+    share = shape.kv_share(tp) if shape is not None else 1.0 / tp
+    return Losing(cost, kv_bytes * share / HOST_BYTES_S if offloads else 0.0, offloads)
+
+
+def _offloads(transfer: Any) -> bool:
+    """By the connector's name; of several, any."""
+    extra = getattr(transfer, "kv_connector_extra_config", None) or {}
+    several = [one.get("kv_connector") for one in extra.get("connectors", ()) if isinstance(one, dict)]
+    return any(name in OFFLOADERS for name in [getattr(transfer, "kv_connector", None), *several])

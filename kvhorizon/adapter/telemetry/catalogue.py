@@ -1,0 +1,158 @@
+"""Every metric of the guest: name, kind, labels, meaning. The reference in `docs/adapter.md` is made from this."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+ENGINE_LABELS = ("model_name", "engine")  # as vLLM names them; `engine` is the data-parallel rank
+
+
+class Metric(NamedTuple):
+    """One family; a counter's samples end in `_total`."""
+
+    name: str
+    kind: str  # counter, gauge, histogram
+    labels: tuple[str, ...]
+    text: str
+    buckets: tuple[float, ...] = ()
+
+
+_COUNTS = (0, 1, 2, 3, 5, 10, 20, 50)
+_TOKENS = (0, 128, 512, 2048, 8192, 32768, 131072, 524288)
+_FLOPS = (0, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17)
+_SECONDS = (0, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)
+
+
+def _counter(name: str, text: str, *labels: str) -> Metric:
+    return Metric(name, "counter", labels, text)
+
+
+def _gauge(name: str, text: str, *labels: str) -> Metric:
+    return Metric(name, "gauge", labels, text)
+
+
+def _histogram(name: str, text: str, buckets: tuple[float, ...]) -> Metric:
+    return Metric(name, "histogram", (), text, buckets)
+
+
+CATALOGUE = (
+    _counter("kvhorizon_requests_finished", "Requests that ended: stop, length, abort, …", "reason"),
+    _counter(
+        "kvhorizon_preemptions",
+        "Evictions, by who chose the victim: program, greedy (plans), local (rules beside the engine), vllm",
+        "by",
+    ),
+    _counter("kvhorizon_recompute_tokens", "Tokens prefilled again, net of prefix-cache hits and reloads"),
+    _counter("kvhorizon_restored_tokens", "Tokens evicted, then found in the prefix cache or reloaded"),
+    _counter("kvhorizon_wasted_flops", "FLOPs of tokens prefilled again"),
+    _counter("kvhorizon_useful_flops", "FLOPs of finished requests, each token once"),
+    _counter(
+        "kvhorizon_recompute_seconds",
+        "Seconds of recompute: `model`, the marginal time by the step model; `measured`, the time of steps "
+        "by the share of their tokens that were computed again",
+        "clock",
+    ),
+    _histogram(
+        "kvhorizon_request_preemptions",
+        "Evictions of each request that ended (its mean is the preemption frequency)",
+        _COUNTS,
+    ),
+    _histogram("kvhorizon_request_recompute_tokens", "Tokens prefilled again of each request ended", _TOKENS),
+    _histogram("kvhorizon_request_wasted_flops", "FLOPs of recompute of each request ended", _FLOPS),
+    _histogram(
+        "kvhorizon_request_recompute_seconds",
+        "Seconds of recompute of each request ended, by the step model",
+        _SECONDS,
+    ),
+    _counter(
+        "kvhorizon_steps",
+        "Steps, by the rung of the ladder on which they were decided: plan, local, native (vLLM alone)",
+        "rung",
+    ),
+    _counter(
+        "kvhorizon_admissions",
+        "Requests scheduled for the first time, by who decided the step: program, greedy, local, vllm",
+        "by",
+    ),
+    _counter(
+        "kvhorizon_decisions",
+        "Decisions noted: held (nobody is admitted), victim (put where vLLM takes its victims), evicted",
+        "what",
+        "by",
+    ),
+    _counter(
+        "kvhorizon_plans",
+        "Plans taken up, by who made them (program, greedy), and those dropped (stale, foreign)",
+        "kind",
+    ),
+    _counter(
+        "kvhorizon_solver_calls",
+        "What became of calls to the solver: planned, refused, failed, crashed, …",
+        "outcome",
+    ),
+    _counter("kvhorizon_snapshots_replaced", "Snapshots that a newer one overtook before they were sent"),
+    _counter("kvhorizon_session_failures", "Of the threads beside the step: start (no solver), plan, learn", "kind"),
+    _counter("kvhorizon_exceptions", "Errors of the guest, caught; vLLM went on alone", "part", "hook"),
+    _counter("kvhorizon_hints", "Clients' hints of output length: used, ignored", "use"),
+    _counter(
+        "kvhorizon_advice",
+        "Advise mode: admissions on which vLLM agreed, and where each would have admitted another",
+        "outcome",
+    ),
+    _counter("kvhorizon_forecasts_scored", "Requests whose length was compared with the forecast made on arrival"),
+    _gauge(
+        "kvhorizon_forecast_coverage",
+        "Share of the last thousand of them inside the central band that should hold `share`",
+        "share",
+    ),
+    _gauge("kvhorizon_forecast_pinball_tokens", "Their mean pinball loss [tokens]"),
+    _gauge("kvhorizon_forecast_drift", "1 while forecasts rest on little, since lengths have changed just now"),
+    _gauge("kvhorizon_hint_sources", "Sources whose hints of output length are trusted"),
+    _counter("kvhorizon_overflow_batches", "Batches of running requests watched to the end of their horizon"),
+    _gauge("kvhorizon_overflow_promised", "Mean probability that such a batch outgrows what was kept for it"),
+    _gauge("kvhorizon_overflow_seen", "Share of the last thousand batches that did"),
+    _counter("kvhorizon_recorded_requests", "Requests written to the recording, or lost", "outcome"),
+    _gauge("kvhorizon_mode", "1 for the mode in force, else 0", "mode"),
+    _gauge("kvhorizon_retired", "1 for a part of the guest that retired after errors in a row", "part"),
+    _gauge(
+        "kvhorizon_session",
+        "1 for the state of the planning session, else 0: off, idle, starting, planning",
+        "state",
+    ),
+    _gauge("kvhorizon_plan_in_force", "1 while a fresh plan is followed"),
+    _gauge("kvhorizon_block_price_seconds", "Price of a KV block now [weighted seconds of delay]"),
+    _gauge("kvhorizon_pool_blocks", "KV blocks of the pool"),
+    _gauge("kvhorizon_free_blocks", "KV blocks free now"),
+    _gauge(
+        "kvhorizon_promised_blocks",
+        "KV blocks that the running requests are expected to hold so many steps from now; over the pool's: pressure",
+        "steps",
+    ),
+    _gauge("kvhorizon_step_seconds", "Recent mean time from one step to the next"),
+)
+
+
+def build(registry: CollectorRegistry) -> dict[str, Any]:
+    """The families by name, registered."""
+    kinds = {"counter": Counter, "gauge": Gauge, "histogram": Histogram}
+    found: dict[str, Any] = {}
+    for metric in CATALOGUE:
+        options: dict[str, Any] = {"registry": registry}
+        if metric.kind == "histogram":
+            options["buckets"] = metric.buckets
+        if metric.kind == "gauge":
+            options["multiprocess_mode"] = "mostrecent"
+        found[metric.name] = kinds[metric.kind](metric.name, metric.text, (*ENGINE_LABELS, *metric.labels), **options)
+    return found
+
+
+def reference() -> str:
+    """The catalogue as a Markdown table."""
+    lines = ["| metric | kind | labels | meaning |", "|---|---|---|---|"]
+    for metric in CATALOGUE:
+        name = metric.name + ("_total" if metric.kind == "counter" else "")
+        labels = ", ".join(f"`{label}`" for label in metric.labels)
+        lines.append(f"| `{name}` | {metric.kind} | {labels} | {metric.text} |")
+    return "\n".join(lines)

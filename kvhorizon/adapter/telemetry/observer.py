@@ -1,0 +1,160 @@
+"""What the step tells of itself: it appends to queues and adds to counters, and a thread beside it does the rest.
+
+Times of day come from the engine's clock. A first token is seen when the next step is scheduled, right after the step
+that gave it; a last one when the request is released.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec
+
+from kvhorizon.adapter.accounting import Finished
+from kvhorizon.adapter.decisions import Decision
+from kvhorizon.adapter.guard import Guard
+from kvhorizon.adapter.hints import MAX_CHARACTERS, TENANT
+from kvhorizon.adapter.modes import Mode
+
+if TYPE_CHECKING:
+    from kvhorizon.adapter.guest import Guest
+
+P = ParamSpec("P")
+
+QUEUE_LIMIT = 65_536  # requests not yet taken by the thread, should it hang
+LONGEST_STEP_S = 10.0  # a longer gap between steps is idleness
+_REASONS = {"FINISHED_STOPPED": "stop", "FINISHED_LENGTH_CAPPED": "length", "FINISHED_ABORTED": "abort"}
+
+
+class Ended(NamedTuple):
+    """One request that is over."""
+
+    cost: Finished
+    arrival_s: float  # time of day
+    first_s: float | None  # time of day of its first token
+    end_s: float  # time of day
+    max_tokens: int
+    priority: int
+    tenant: str  # as the client gave it
+    finish: str
+    mode: str
+    block_hashes: tuple[Any, ...]  # of the prompt's full blocks, where the engine has them and somebody wants them
+
+
+def guarded(hook: Callable[Concatenate[Observer, P], None]) -> Callable[Concatenate[Observer, P], None]:
+    """A hook that never raises; after a few errors in a row nothing is observed any more."""
+
+    def without_harm(self: Observer, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        if self.guard.retired:
+            return
+        try:
+            hook(self, *args, **kwargs)
+        except Exception as error:  # whatever it is, the engine goes on
+            self.guard.failed(hook.__name__, error)
+        else:
+            self.guard.succeeded()
+
+    functools.update_wrapper(without_harm, hook)
+    return without_harm
+
+
+class Observer:
+    """Of one guest. `ended` is emptied by the thread; the counters only grow."""
+
+    def __init__(
+        self,
+        guest: Guest,
+        wants_hashes: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.guard = Guard("telemetry")
+        self.ended: deque[Ended] = deque(maxlen=QUEUE_LIMIT)
+        self.admissions: Counter[str] = Counter()  # first ones, by who decided the step
+        self.preemptions: Counter[str] = Counter()  # by who chose the victim
+        self.recompute_measured_s = 0.0  # of steps, by the share of their tokens that were computed again
+        self._guest = guest
+        self._wants_hashes = wants_hashes
+        self._clock, self._wall = clock, wall
+        self._awaited: dict[str, Any] = {}  # scheduled, without a token yet
+        self._first_s: dict[str, float] = {}
+        self._recomputed = 0  # tokens, up to the step before
+        self._share = 0.0  # of the last step's tokens, that were computed again
+        self._step_s = 0.0  # when it was scheduled
+        self._native = 0  # steps of vLLM's own, up to the step before
+
+    @property
+    def live(self) -> int:
+        """Requests of which something is kept."""
+        return len(self._awaited) + len(self._first_s)
+
+    @guarded
+    def scheduled(self, output: Any) -> None:
+        """A step is scheduled and accounted for."""
+        guest, now_s = self._guest, self._clock()
+        if self._share > 0.0:
+            self.recompute_measured_s += min(max(now_s - self._step_s, 0.0), LONGEST_STEP_S) * self._share
+        tokens = guest.accounting.total.recompute_tokens
+        self._share = (tokens - self._recomputed) / max(output.total_num_scheduled_tokens, 1)
+        self._recomputed, self._step_s = tokens, now_s
+        if self._awaited:
+            self._see_first_tokens()
+        native, self._native = guest.ladder["native"] > self._native, guest.ladder["native"]
+        if output.scheduled_new_reqs:
+            requests = guest.engine.scheduler.requests
+            for new in output.scheduled_new_reqs:
+                self._awaited[new.req_id] = requests[new.req_id]
+            by = "vllm" if native or guest.mode is not Mode.CONTROL else guest.control.source
+            self.admissions[by] += len(output.scheduled_new_reqs)
+
+    @guarded
+    def preempting(self, request: Any) -> None:
+        """The request is about to be evicted: the choice is in the log already, unless it is vLLM's own."""
+        guest = self._guest
+        control = guest.control
+        by = control.log.carried_out(control.step, request.request_id)
+        if by is None:
+            by, engine = "vllm", guest.engine
+            running, blocks = len(engine.scheduler.running), -(-request.num_computed_tokens // engine.block_size)
+            why = (
+                f"{engine.free_blocks} blocks were free when one of {running} running requests wanted more; it came "
+                f"last in vLLM's own order, held {blocks} blocks, and {request.num_computed_tokens} tokens are lost"
+            )
+            control.log.note(Decision(guest.now(), control.step, request.request_id, "evicted", by, why))
+        self.preemptions[by] += 1
+
+    @guarded
+    def released(self, cost: Finished, request: Any) -> None:
+        """The request is over."""
+        now_s, name = self._wall(), request.request_id
+        first_s = self._first_s.pop(name, None)
+        if self._awaited.pop(name, None) is not None and request.num_output_tokens > 0:
+            first_s = now_s
+        parameters = request.sampling_params
+        extra = (parameters.extra_args if parameters is not None else None) or {}
+        hashes: tuple[Any, ...] = ()
+        if self._wants_hashes:
+            hashes = tuple(request.block_hashes[: cost.prompt_tokens // self._guest.engine.block_size])
+        status = request.status.name
+        self.ended.append(
+            Ended(
+                cost,
+                request.arrival_time,
+                first_s,
+                now_s,
+                request.max_tokens,
+                request.priority,
+                str(extra.get(TENANT, ""))[:MAX_CHARACTERS],
+                _REASONS.get(status, status.removeprefix("FINISHED_").lower()),
+                self._guest.mode.value,
+                hashes,
+            )
+        )
+
+    def _see_first_tokens(self) -> None:
+        now_s = self._wall()
+        for name in [name for name, request in self._awaited.items() if request.num_output_tokens > 0]:
+            del self._awaited[name]
+            self._first_s[name] = now_s

@@ -1,0 +1,157 @@
+"""From the guest's own counts to Prometheus metrics, beside the step: by a thread each second, and at each scrape."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client import CollectorRegistry
+
+from kvhorizon.adapter.modes import Mode
+from kvhorizon.adapter.telemetry.catalogue import build
+from kvhorizon.adapter.telemetry.observer import Ended, Observer
+from kvhorizon.adapter.telemetry.pressure import promised_blocks
+
+if TYPE_CHECKING:
+    from kvhorizon.adapter.guest import Guest
+
+SESSION_STATES = ("off", "idle", "starting", "planning")
+
+
+class Publisher:
+    """Of one guest. `publish` may be called from any thread; it returns the requests that ended since the last call."""
+
+    def __init__(self, guest: Guest, observer: Observer, model_name: str, engine: int) -> None:
+        self.registry = CollectorRegistry()
+        self._guest, self._observer = guest, observer
+        self._labels = {"model_name": model_name, "engine": str(engine)}
+        self._families = build(self.registry)
+        self._children: dict[tuple[str, tuple[str, ...]], Any] = {}
+        self._last: dict[tuple[str, tuple[str, ...]], float] = {}  # of counters
+        self._lock = threading.Lock()
+
+    def publish(self) -> list[Ended]:
+        """Bring every metric up to date."""
+        with self._lock:
+            ended = [self._observer.ended.popleft() for _ in range(len(self._observer.ended))]
+            self._requests(ended)
+            self._costs()
+            self._decisions()
+            self._planning()
+            self._forecasts()
+            self._trouble()
+            self._state()
+            return ended
+
+    def recorded(self, written: int, lost: int) -> None:
+        """What the recorder did so far."""
+        with self._lock:
+            self._grow("kvhorizon_recorded_requests", written, outcome="written")
+            self._grow("kvhorizon_recorded_requests", lost, outcome="lost")
+
+    def _requests(self, ended: list[Ended]) -> None:
+        for one in ended:
+            tally = one.cost.tally
+            self._child("kvhorizon_requests_finished", reason=one.finish).inc()
+            self._child("kvhorizon_request_preemptions").observe(tally.preemptions)
+            self._child("kvhorizon_request_recompute_tokens").observe(tally.recompute_tokens)
+            self._child("kvhorizon_request_wasted_flops").observe(tally.wasted_flops)
+            self._child("kvhorizon_request_recompute_seconds").observe(tally.recompute_s)
+
+    def _costs(self) -> None:
+        accounting = self._guest.accounting
+        total = accounting.total
+        self._grow("kvhorizon_recompute_tokens", total.recompute_tokens)
+        self._grow("kvhorizon_restored_tokens", total.restored_tokens)
+        self._grow("kvhorizon_wasted_flops", total.wasted_flops)
+        self._grow("kvhorizon_useful_flops", accounting.useful_flops)
+        self._grow("kvhorizon_recompute_seconds", total.recompute_s, clock="model")
+        self._grow("kvhorizon_recompute_seconds", self._observer.recompute_measured_s, clock="measured")
+
+    def _decisions(self) -> None:
+        guest = self._guest
+        self._grow_all("kvhorizon_preemptions", "by", self._observer.preemptions)
+        self._grow_all("kvhorizon_admissions", "by", self._observer.admissions)
+        self._grow_all("kvhorizon_steps", "rung", guest.ladder)
+        for (what, by), count in list(guest.control.log.counts.items()):
+            self._grow("kvhorizon_decisions", count, what=what, by=by)
+        self._grow_all("kvhorizon_hints", "use", guest.hints)
+        self._grow_all("kvhorizon_advice", "outcome", guest.advice)
+
+    def _planning(self) -> None:
+        guest = self._guest
+        session, plan = guest.session, guest.plans.plan
+        self._grow_all("kvhorizon_plans", "kind", guest.plans.counts)
+        self._grow("kvhorizon_session_failures", guest.learner.errors, kind="learn")
+        planned = 0
+        if session is not None:
+            self._grow("kvhorizon_snapshots_replaced", session.replaced)
+            self._grow("kvhorizon_session_failures", session.failed_starts, kind="start")
+            self._grow("kvhorizon_session_failures", session.errors, kind="plan")
+            if session.solver is not None:
+                self._grow_all("kvhorizon_solver_calls", "outcome", session.solver.counts)
+                planned = session.solver.counts["planned"]
+        state = "planning" if planned else "starting" if guest.planning else "idle"
+        self._one_of(
+            "kvhorizon_session",
+            "state",
+            SESSION_STATES,
+            state if session is not None and session.solver is not None else "off",
+        )
+        self._set("kvhorizon_plan_in_force", float(plan is not None))
+        priced = plan is not None and len(plan.block_prices) > 0
+        self._set("kvhorizon_block_price_seconds", float(plan.block_prices[0]) if plan and priced else 0.0)
+
+    def _trouble(self) -> None:
+        guest = self._guest
+        for guard in (guest.guard, guest.account_guard, self._observer.guard):
+            for hook, count in list(guard.failures.items()):
+                self._grow("kvhorizon_exceptions", count, part=guard.name, hook=hook)
+            self._set("kvhorizon_retired", float(guard.retired), part=guard.name)
+
+    def _state(self) -> None:
+        guest = self._guest
+        engine = guest.engine
+        self._one_of("kvhorizon_mode", "mode", tuple(Mode), guest.switch.mode(guest.now()))
+        self._set("kvhorizon_pool_blocks", engine.total_blocks)
+        self._set("kvhorizon_free_blocks", engine.free_blocks)
+        self._set("kvhorizon_step_seconds", guest.step_s)
+        for steps, blocks in promised_blocks(engine, guest.rows).items():
+            self._set("kvhorizon_promised_blocks", blocks, steps=str(steps))
+
+    def _forecasts(self) -> None:
+        health = self._guest.forecaster.health
+        self._grow("kvhorizon_forecasts_scored", health.finished)
+        for share, coverage in (("0.5", health.coverage50), ("0.8", health.coverage80), ("0.95", health.coverage95)):
+            self._set("kvhorizon_forecast_coverage", coverage, share=share)
+        self._set("kvhorizon_forecast_pinball_tokens", health.pinball)
+        self._set("kvhorizon_forecast_drift", float(health.drift_active))
+        self._set("kvhorizon_hint_sources", health.hint_sources)
+        self._grow("kvhorizon_overflow_batches", health.batches)
+        self._set("kvhorizon_overflow_promised", health.overflow_promised)
+        self._set("kvhorizon_overflow_seen", health.overflow_seen)
+
+    def _child(self, name: str, **labels: str) -> Any:
+        key = (name, tuple(labels.values()))
+        child = self._children.get(key)
+        if child is None:
+            child = self._children[key] = self._families[name].labels(**self._labels, **labels)
+        return child
+
+    def _grow(self, name: str, total: float, **labels: str) -> None:
+        """Bring a counter to `total`."""
+        key = (name, tuple(labels.values()))
+        self._child(name, **labels).inc(max(total - self._last.get(key, 0.0), 0.0))
+        self._last[key] = total
+
+    def _grow_all(self, name: str, label: str, totals: Mapping[str, int]) -> None:
+        for value, total in list(totals.items()):
+            self._grow(name, total, **{label: value})
+
+    def _set(self, name: str, value: float, **labels: str) -> None:
+        self._child(name, **labels).set(value)
+
+    def _one_of(self, name: str, label: str, values: tuple[str, ...], now: str) -> None:
+        for value in values:
+            self._set(name, float(value == now), **{label: value})

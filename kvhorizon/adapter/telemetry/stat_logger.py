@@ -1,0 +1,29 @@
+"""vLLM's way to more metrics, entry point `vllm.stat_logger_plugins`: loaded in the API server's process.
+
+vLLM's own numbers are not touched. Where several API servers run, `/metrics` is answered from the directory
+PROMETHEUS_MULTIPROC_DIR instead; the engine's process writes there by itself, and nothing is to be relayed.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from prometheus_client import REGISTRY
+from vllm.v1.metrics.loggers import AggregateStatLoggerBase  # type: ignore[import-not-found, unused-ignore]
+
+from kvhorizon.adapter.telemetry.relay import Relay
+
+
+class KvhorizonStatLogger(AggregateStatLoggerBase):  # type: ignore[misc, unused-ignore]
+    """Relays what the guest in the engine's process has counted; shows nothing where there is no guest."""
+
+    def __init__(self, vllm_config: Any, engine_indexes: list[int] | None = None, *_: Any, **__: Any) -> None:
+        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+            Relay(str(vllm_config.instance_id), engine_indexes or [0]).start(REGISTRY)
+
+    def record(self, *_: Any, **__: Any) -> None:
+        """Nothing: what vLLM tells here is in its own metrics."""
+
+    def log_engine_initialized(self) -> None:
+        """Nothing to say."""

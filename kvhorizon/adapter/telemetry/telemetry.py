@@ -1,0 +1,183 @@
+"""All of it put together for one guest: observer, metrics, recording, and where they can be read."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import secrets
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Metric, generate_latest
+from prometheus_client.registry import Collector
+
+from kvhorizon.adapter.settings import GuestSettings
+from kvhorizon.adapter.telemetry import explain
+from kvhorizon.adapter.telemetry.listen import Answer, Listener, Route, as_json, listen_locally, listen_tcp
+from kvhorizon.adapter.telemetry.observer import Observer
+from kvhorizon.adapter.telemetry.publisher import Publisher
+from kvhorizon.adapter.telemetry.recorder import Recorder
+from kvhorizon.errors import InputError
+from kvhorizon.state import EngineFacts
+
+if TYPE_CHECKING:
+    from kvhorizon.adapter.guest import Guest
+
+logger = logging.getLogger(__name__)
+
+PERIOD_S = 1.0
+
+
+class Telemetry:
+    """Of one guest. `observer` is the step's side; all else runs beside it, and ends with the guest."""
+
+    def __init__(self, guest: Guest, settings: GuestSettings, config: Any, facts: EngineFacts) -> None:
+        """Raises InputError where a port or folder that the settings ask for cannot be had."""
+        engine = int(getattr(config.parallel_config, "data_parallel_rank", 0) or 0)
+        self.observer = Observer(guest, wants_hashes=settings.record is not None and settings.record_prefixes)
+        guest.accounting.on_finished = self.observer.released
+        self.publisher = Publisher(guest, self.observer, model_name(config), engine)
+        self.publisher.publish()  # compiles, or loads from the cache, before the engine serves
+        self.recorder = make_recorder(settings, engine, described(config, facts))
+        self.http = self._listen_http(settings, engine)
+        self.local = self._listen_locally(str(config.instance_id), engine)
+        self._guest = guest
+        self._work = threading.Lock()  # over the recorder
+        self._stopping = threading.Event()
+        listeners = [listener for listener in (self.http, self.local) if listener is not None]
+        arguments = (weakref.ref(self), listeners, self._stopping)
+        self._thread = threading.Thread(target=_keep_up, args=arguments, name="kvhorizon-telemetry", daemon=True)
+        self._thread.start()
+
+    def collect(self) -> None:
+        """Take in what the step has told since the last time."""
+        ended = self.publisher.publish()
+        recorder = self.recorder
+        if recorder is None:
+            return
+        with self._work:
+            recorder.take(ended)
+            self.publisher.recorded(recorder.written, recorder.lost)
+
+    def stop(self) -> None:
+        """The rest is written; addresses are given back. Stopping twice is fine."""
+        if self._stopping.is_set():
+            return
+        self._stopping.set()
+        self._thread.join(5.0)
+        self.once(last=True)
+
+    def once(self, last: bool = False) -> None:
+        """One round of the thread; an error costs this round only."""
+        try:
+            self.collect()
+            if self.recorder is not None:
+                with self._work:
+                    self.recorder.flush(idle=not self._guest.engine.scheduler.requests, now=last)
+        except Exception as error:
+            self.observer.guard.failed("collect", error)
+
+    def _listen_http(self, settings: GuestSettings, engine: int) -> Listener | None:
+        if not settings.http_port:
+            return None
+        port = settings.http_port + engine
+        try:
+            return listen_tcp(settings.http_host, port, self._routes())
+        except OSError as error:
+            rule = f"cannot be bound on {settings.http_host}: {error.strerror or error}"
+            raise InputError("http_port", port, rule) from None
+
+    def _listen_locally(self, instance: str, engine: int) -> Listener | None:
+        try:
+            return listen_locally(instance, engine, self._routes())
+        except (OSError, AttributeError) as error:  # not Linux, or no such socket allowed
+            logger.warning("kvhorizon's metrics will be missing from the engine's own: %s", error)
+            return None
+
+    def _routes(self) -> Mapping[str, Route]:
+        """They do not keep the guest alive."""
+        methods = {"/metrics": self._metrics, "/explain": self._explain, "/decisions": self._decisions}
+        return {path: _weakly(method) for path, method in methods.items()}
+
+    def _metrics(self, _query: Mapping[str, str]) -> Answer:
+        self.collect()
+        return CONTENT_TYPE_LATEST, generate_latest(Shown(self.publisher.registry))
+
+    def _explain(self, query: Mapping[str, str]) -> Answer | None:
+        found = explain.explain(self._guest, query.get("request", ""), time.time())
+        return None if found is None else as_json(found)
+
+    def _decisions(self, _query: Mapping[str, str]) -> Answer:
+        return as_json(explain.newest(self._guest, time.time()))
+
+
+class Shown(Collector):
+    """A registry without the creation times that its client adds to each sample."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterable[Metric]:
+        """The families."""
+        for family in self._registry.collect():
+            family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
+            yield family
+
+
+def start_telemetry(guest: Guest, settings: GuestSettings, config: Any, facts: EngineFacts) -> Telemetry | None:
+    """Telemetry for a guest; None, with one line, where it cannot start. Raises InputError for wrong settings only."""
+    try:
+        return Telemetry(guest, settings, config, facts)
+    except InputError:
+        raise
+    except Exception:
+        logger.exception("kvhorizon's telemetry could not start; the guest goes on without")
+        return None
+
+
+def make_recorder(settings: GuestSettings, engine: int, described: Mapping[str, Any]) -> Recorder | None:
+    """The recorder that the settings ask for. Raises InputError."""
+    if settings.record is None:
+        return None
+    started = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    name = f"{started}-{engine}-{os.getpid()}-{secrets.token_hex(2)}"
+    return Recorder(
+        settings.record, name, described, settings.record_limit_mb * 2**20, settings.record_tenants == "given"
+    )
+
+
+def model_name(config: Any) -> str:
+    """As vLLM labels its own metrics."""
+    served = getattr(config.model_config, "served_model_name", None) or config.model_config.model
+    return str(served[0] if isinstance(served, list | tuple) else served)
+
+
+def described(config: Any, facts: EngineFacts) -> dict[str, Any]:
+    """The engine, for whoever reads its recording."""
+    return {**dataclasses.asdict(facts), "cost": facts.cost._asdict(), "model": model_name(config)}
+
+
+def _weakly(method: Callable[[Mapping[str, str]], Answer | None]) -> Route:
+    weak = weakref.WeakMethod(method)
+
+    def route(query: Mapping[str, str]) -> Answer | None:
+        alive = weak()
+        return None if alive is None else alive(query)
+
+    return route
+
+
+def _keep_up(telemetry: weakref.ref[Telemetry], listeners: list[Listener], stopping: threading.Event) -> None:
+    """Each second, until it is stopped or the guest is no more."""
+    while not stopping.wait(PERIOD_S):
+        alive = telemetry()
+        if alive is None:
+            break
+        alive.once()
+        del alive
+    for listener in listeners:
+        listener.stop()

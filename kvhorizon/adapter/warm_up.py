@@ -1,0 +1,31 @@
+"""Compile, or load from the cache, what a step calls, before there are steps."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kvhorizon.adapter.demand import Demand, share
+from kvhorizon.adapter.engine import Engine
+from kvhorizon.adapter.forecast import Forecaster
+from kvhorizon.adapter.rows import Rows, Slots
+from kvhorizon.adapter.rule import Rule, decide, score_running
+from kvhorizon.adapter.snapshot import take_snapshot
+from kvhorizon.models.step_time import recompute_seconds
+from kvhorizon.solver.columns import Room
+from kvhorizon.state import EngineFacts
+
+
+def warm_up(rule: Rule, engine: Engine, facts: EngineFacts) -> None:
+    """With arguments of the very types that a step has."""
+    rows = Rows(2, Forecaster().tables, capacity=4)
+    rows.columns.prompt[:] = 8
+    rows.columns.limit[:] = 8
+    running: Slots = np.zeros(1, np.int32)
+    tokens, blocks = np.zeros(1, np.int64), np.zeros(1, np.int64)
+    totals = share(rows.columns, rows.extra.pending, running, 0, engine.sizes, tokens, blocks)
+    rows.desk.waiting[0] = 1
+    room = Room(30, 0, 100, 16, 1, 64, 1.0)
+    decide(rows.columns, rows.curves, rule.greedy, running, room, rows.desk, 1, np.zeros(1, np.int32))
+    score_running(rows.columns, rows.curves, rule.greedy, rule.losing, running, 1.0, 0.0, np.zeros(1))
+    take_snapshot(rows, Demand(running, tokens, blocks, *totals), facts, 0, 0.0, 0.02, 1)
+    recompute_seconds(rule.losing, 0, 1)

@@ -1,0 +1,55 @@
+"""What a recording holds of each request. Times are seconds; absent is None (in arrays: nan, or an empty string)."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, NamedTuple
+
+from kvhorizon.errors import InputError
+
+FORMAT = "1"  # grows with every change that an older reader would misread
+FORMAT_KEY = b"kvhorizon.format"
+FACTS_KEY = b"kvhorizon.engine"
+MAGIC = b"PAR1"  # first bytes of every Parquet file
+
+
+class Row(NamedTuple):
+    """One request, once it is over. What a log from elsewhere does not know stays at its default."""
+
+    arrival_s: float  # time of day, seconds since 1970
+    prompt_tokens: int
+    output_tokens: int
+    request_id: str = ""
+    max_tokens: int | None = None
+    priority: int = 0
+    tenant: str = ""  # as the settings want it: a digest, or as the client gave it
+    preemptions: int = 0
+    recompute_tokens: int = 0
+    restored_tokens: int = 0  # evicted, then found in the prefix cache or reloaded
+    wasted_flops: float = 0.0
+    recompute_s: float = 0.0  # by the step-time model
+    ttft_s: float | None = None  # from arrival to the first token
+    tpot_s: float | None = None  # mean between later tokens
+    e2e_s: float | None = None  # from arrival to the last token
+    finish: str = ""  # stop, length, abort, error, …
+    mode: str = ""  # of the guest when it ended
+    prefix_hashes: tuple[int, ...] = ()  # one per full block of the prompt, each covering all before it
+
+
+_FLOATS = ("arrival_s", "wasted_flops", "recompute_s", "ttft_s", "tpot_s", "e2e_s")
+_TEXTS = ("request_id", "tenant", "finish", "mode")
+
+
+def arrow(field: str) -> tuple[Any, Any]:
+    """pyarrow and its Parquet part, of which `field` is in need. Raises InputError where it is not installed."""
+    try:
+        return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
+    except ImportError:
+        raise InputError(field, None, "needs pyarrow: pip install 'kvhorizon[record]'") from None
+
+
+def schema(pa: Any, metadata: dict[bytes, bytes]) -> Any:
+    """The columns of a file, in the order of `Row`."""
+    kinds = {name: pa.float64() for name in _FLOATS} | {name: pa.string() for name in _TEXTS}
+    kinds["prefix_hashes"] = pa.list_(pa.int64())
+    return pa.schema([(name, kinds.get(name, pa.int64())) for name in Row._fields], metadata=metadata)

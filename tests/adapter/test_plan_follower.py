@@ -1,0 +1,76 @@
+"""A plan's admissions go first in its order, as far as they still wait; a stale plan and a foreign one say nothing."""
+
+import numpy as np
+from fakes import request
+
+from kvhorizon.adapter.forecast import Forecaster
+from kvhorizon.adapter.plans import STALE_S, PlanFollower
+from kvhorizon.adapter.rows import Rows
+from kvhorizon.state import Plan, Source
+
+EPOCH = 7
+
+
+def plan(admissions: list[int], at_steps: list[float], epoch: int = EPOCH, evictions: list[int] | None = None) -> Plan:
+    nothing = np.zeros(0)
+    return Plan(
+        engine_epoch=epoch,
+        based_on_revision=1,
+        source=Source.PROGRAM,
+        admissions=np.array(admissions, np.uint64),
+        admit_at_steps=np.array(at_steps),
+        evictions=np.array(evictions or [], np.uint64),
+        victims=np.zeros(0, np.uint64),
+        bucket_steps=nothing,
+        block_prices=nothing,
+        reserve_blocks=0,
+    )
+
+
+def rows_of(count: int) -> Rows:
+    """Requests of handles 1 … count, all waiting but the first."""
+    rows = Rows(8, Forecaster().tables, capacity=16)
+    for number in range(count):
+        rows.add(request(f"r{number}"), 0.0, 50, 0)
+    rows.take(rows.slot_of["r0"], 0.0)
+    return rows
+
+
+def ranks(rows: Rows) -> dict[str, int]:
+    return {name: int(rows.desk.rank[slot]) for name, slot in rows.slot_of.items() if rows.desk.rank[slot]}
+
+
+def test_those_to_be_admitted_now_are_ranked_in_its_order() -> None:
+    """Handle 1 runs already, 99 is over, 3 is planned for later."""
+    rows, follower = rows_of(6), PlanFollower(EPOCH)
+    assert follower.look(plan([5, 1, 99, 3, 2], [0.0, 0.0, 0.0, 8.0, 0.0]), rows, 1.0)
+    assert ranks(rows) == {"r4": 1, "r1": 2}
+    assert follower.fresh
+    assert follower.look(plan([4], [0.0]), rows, 1.5)
+    assert ranks(rows) == {"r3": 1}
+    assert (follower.serial, follower.counts["program"]) == (2, 2)
+
+
+def test_a_plan_is_followed_once_and_until_it_is_stale() -> None:
+    rows, follower = rows_of(3), PlanFollower(EPOCH)
+    one = plan([2], [0.0])
+    assert follower.look(one, rows, 1.0)
+    assert not follower.look(one, rows, 1.0 + STALE_S)
+    assert follower.look(one, rows, 1.1 + STALE_S)
+    assert not follower.fresh
+    assert ranks(rows) == {}
+    assert follower.counts["stale"] == 1
+
+
+def test_a_plan_for_another_engine_is_none() -> None:
+    rows, follower = rows_of(3), PlanFollower(EPOCH)
+    assert not follower.look(plan([2], [0.0], epoch=EPOCH - 1), rows, 1.0)
+    assert not follower.fresh
+    assert follower.counts == {"foreign": 1}
+
+
+def test_only_the_running_are_evicted() -> None:
+    rows, follower = rows_of(3), PlanFollower(EPOCH)
+    assert follower.evictions(rows) == []
+    follower.look(plan([], [], evictions=[2, 1, 99]), rows, 1.0)
+    assert follower.evictions(rows) == [rows.slot_of["r0"]]

@@ -1,0 +1,284 @@
+"""What is shown of the guest is what it did: on vLLM's real scheduler, against counts made apart from it."""
+
+import errno
+import gc
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.parser import text_string_to_metric_families
+
+pytest.importorskip("vllm", reason="vLLM is not installed: `make engine` sets it up")
+
+from experiments._guest_driver import Drive, Setup, check_whole, drive, workload
+from kvhorizon.adapter.telemetry import recorder
+from kvhorizon.adapter.telemetry.observer import Observer
+from kvhorizon.cli.explain import find, sentence
+from kvhorizon.errors import InputError
+from kvhorizon.recording.read import read_recording
+from kvhorizon.wire.local import ask, local_addresses
+
+STEP_S = 0.02
+Samples = dict[tuple[str, tuple[str, ...]], float]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def engine(asynchronous: bool = False, caching: bool = False, **settings: Any) -> Drive:
+    made = drive(Setup(asynchronous=asynchronous, caching=caching, settings={"local_only": True, **settings}))
+    observer = made.scheduler.kvhorizon.telemetry.observer
+    observer._clock = observer._wall = lambda: made.now_s
+    return made
+
+
+def run(made: Drive, requests: list[Any]) -> None:
+    """One arrives every second step, and is stamped on the engine's own clock."""
+    arriving = list(reversed(requests))
+    while arriving or made.busy:
+        if arriving and len(made.steps) >= 2 * (len(requests) - len(arriving)):
+            request = arriving.pop()
+            request.arrival_time = made.now_s
+            made.scheduler.add_request(request)
+        made.step()
+
+
+def samples(text: bytes | None) -> Samples:
+    """Values by name and by the labels that are ours, in the order in which they are shown."""
+    assert text is not None
+    found: Samples = {}
+    for family in text_string_to_metric_families(text.decode()):
+        for sample in family.samples:
+            own = tuple(v for k, v in sorted(sample.labels.items()) if k not in ("engine", "model_name"))
+            found[sample.name, own] = sample.value
+    return found
+
+
+def total(found: Samples, name: str) -> float:
+    return sum(value for (one, _), value in found.items() if one == name)
+
+
+@pytest.mark.parametrize(("mode", "asynchronous"), [("observe", False), ("control", True)])
+def test_metrics_are_what_was_counted(mode: str, asynchronous: bool) -> None:
+    port = free_port()
+    made = engine(asynchronous, mode=mode, http_port=port)
+    requests = workload(60, seed=1)
+    run(made, requests)
+    found = samples(ask(f"http://127.0.0.1:{port}", "/metrics"))
+    guest = made.scheduler.kvhorizon
+    cost = guest.accounting.total
+    evictions = sum(request.num_preemptions for request in requests)
+    assert evictions > 0
+    assert found["kvhorizon_requests_finished_total", ("length",)] == len(requests)
+    assert total(found, "kvhorizon_preemptions_total") == evictions == cost.preemptions
+    assert found["kvhorizon_recompute_tokens_total", ()] == cost.recompute_tokens > 0
+    assert found["kvhorizon_wasted_flops_total", ()] == pytest.approx(cost.wasted_flops)
+    assert found["kvhorizon_request_preemptions_count", ()] == len(requests)
+    assert found["kvhorizon_request_preemptions_sum", ()] == evictions
+    assert found["kvhorizon_request_recompute_tokens_sum", ()] == cost.recompute_tokens
+    assert total(found, "kvhorizon_steps_total") == len(made.steps)
+    assert total(found, "kvhorizon_admissions_total") == len(requests)
+    assert found["kvhorizon_forecasts_scored_total", ()] == guest.forecaster.health.finished
+    assert found["kvhorizon_forecast_coverage", ("0.8",)] == guest.forecaster.health.coverage80
+    assert found["kvhorizon_mode", (mode,)] == 1.0
+    assert found["kvhorizon_pool_blocks", ()] == 159
+    by = {labels[0] for name, labels in found if name == "kvhorizon_preemptions_total"}
+    assert by == {"vllm"} if mode == "observe" else "local" in by
+    assert 0.0 < found["kvhorizon_recompute_seconds_total", ("measured",)] < len(made.steps) * STEP_S
+    assert total(found, "kvhorizon_exceptions_total") == 0.0
+    assert guest.telemetry.observer.live == 0
+    guest.stop()
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_recording_holds_every_request(asynchronous: bool, tmp_path: Path) -> None:
+    """Times against those of the engine's own output, token by token, on the engine's clock."""
+    made = engine(asynchronous, mode="observe", record=str(tmp_path), caching=True, record_prefixes=True)
+    requests = workload(60, seed=1, caching=True, shared=64, extra={"tenant": "team-a"})
+    run(made, requests)
+    made.scheduler.kvhorizon.stop()
+    found = {row.request_id: row for row in read_recording(tmp_path).rows()}
+    assert len(found) == len(requests)
+    first, last, tokens = {}, {}, Counter[str]()
+    for step, name, new in made.trace:
+        at_s = (step - asynchronous) * STEP_S  # asynchronous output comes after the next step was scheduled
+        if new:
+            first.setdefault(name, at_s)
+            last[name] = at_s
+            tokens[name] += new
+    for request in requests:
+        row, name = found[request.request_id], request.request_id
+        assert row.output_tokens == tokens[name]
+        assert row.prompt_tokens == request.num_prompt_tokens
+        assert row.max_tokens == request.max_tokens
+        assert row.preemptions == request.num_preemptions
+        assert row.finish == "length"
+        assert row.mode == "observe"
+        assert row.ttft_s == pytest.approx(first[name] - request.arrival_time, abs=STEP_S * (1 + asynchronous))
+        assert row.e2e_s == pytest.approx(last[name] - request.arrival_time, abs=STEP_S * (1 + asynchronous))
+        assert len(row.prefix_hashes) == request.num_prompt_tokens // 16
+        assert row.tenant
+        assert "team-a" not in row.tenant
+    assert len({row.tenant for row in found.values()}) == 1
+    assert len({row.prefix_hashes[3] for row in found.values() if len(row.prefix_hashes) > 3}) == 1
+    accounting = made.scheduler.kvhorizon.accounting.total
+    assert sum(row.recompute_tokens for row in found.values()) == accounting.recompute_tokens
+    assert accounting.preemptions > 0
+
+
+def test_a_full_disk_costs_nothing_but_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = drive(Setup(guest=False)).run(workload(60, seed=1))
+    made = engine(mode="observe", record=str(tmp_path))
+    guest = made.scheduler.kvhorizon
+    telemetry = guest.telemetry
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(telemetry.recorder._folder, "write", full)
+        patch.setattr(recorder, "IDLE_FILE_S", 0.0)
+        made.run(workload(60, seed=1))
+        telemetry.once()
+    assert made.trace == plain.trace
+    assert telemetry.recorder.written == 0
+    guest.stop()
+    assert (telemetry.recorder.written, telemetry.recorder.lost) == (60, 0)
+    assert telemetry.observer.guard.total == 0
+    assert len(read_recording(tmp_path)) == 60
+
+
+def test_rows_that_nobody_takes_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder, "KEPT_ROWS", 10)
+    made = engine(mode="observe", record=str(tmp_path))
+    run(made, workload(40, seed=1))
+    telemetry = made.scheduler.kvhorizon.telemetry
+    telemetry.stop()
+    assert telemetry.recorder.written + telemetry.recorder.lost == 40
+    assert telemetry.recorder.lost > 0
+
+
+@pytest.mark.parametrize("hook", ["scheduled", "preempting", "released"])
+def test_broken_telemetry_changes_nothing(hook: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = drive(Setup(guest=False)).run(workload(60, seed=1))
+    made = drive(Setup(settings={"local_only": True, "mode": "observe"}))
+    guest = made.scheduler.kvhorizon
+    observer: Observer = guest.telemetry.observer
+    inside = {
+        "scheduled": (observer, "_see_first_tokens"),
+        "preempting": (guest.control.log, "note"),
+        "released": (observer, "ended"),
+    }
+    monkeypatch.setattr(*inside[hook], None)
+    requests = workload(60, seed=1)
+    made.run(requests)
+    assert made.trace == plain.trace
+    assert observer.guard.failures[hook] > 0
+    check_whole(made.scheduler, requests, 160)
+
+
+def test_requests_are_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    """One that waits, one that runs, one that was evicted, one that nobody knows."""
+    port = free_port()
+    made = engine(mode="control", http_port=port)
+    address = f"http://127.0.0.1:{port}"
+    for request in workload(60, seed=1):
+        made.scheduler.add_request(request)
+    guest = made.scheduler.kvhorizon
+    while guest.accounting.total.preemptions == 0 or not made.scheduler.waiting:
+        made.step()
+    waiting, running = made.scheduler.waiting[-1], made.scheduler.running[0]
+    found = find(waiting.request_id, [address])
+    assert found["state"] == "waiting"
+    assert f"of {len(made.scheduler.waiting)} came before it" in found["now"]
+    assert find(running.request_id, [address])["state"] == "running"
+    evicted = next(one for one in guest.control.log.newest() if one.what == "evicted")
+    said = [sentence(one) for one in find(evicted.request_id, [address])["decisions"]]
+    assert any(
+        f"step {evicted.step}: evicted by the rule beside the engine" in one and evicted.why in one for one in said
+    )
+    with pytest.raises(InputError, match="request='nobody', must be live"):
+        find("nobody", [address])
+    guest.stop()
+    with pytest.raises(InputError, match="must answer"):
+        find(waiting.request_id, [address])
+
+
+def test_vllms_own_evictions_are_explained() -> None:
+    made = engine(mode="observe")
+    run(made, workload(60, seed=1))
+    log = made.scheduler.kvhorizon.control.log
+    assert log.counts["evicted", "vllm"] == made.scheduler.kvhorizon.accounting.total.preemptions > 0
+    assert "it came last in vLLM's own order" in log.newest()[-1].why
+
+
+def test_the_guests_socket_goes_with_it() -> None:
+    before = set(local_addresses())
+    made = engine(mode="observe")
+    (own,) = set(local_addresses()) - before
+    assert samples(ask(own, "/metrics"))["kvhorizon_pool_blocks", ()] == 159
+    del made
+    deadline_s = time.monotonic() + 20.0
+    while own in local_addresses():
+        assert time.monotonic() < deadline_s
+        gc.collect()
+        time.sleep(0.2)
+
+
+def test_a_port_in_use_is_said_at_the_start() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(InputError, match=r"http_port=\d+, cannot be bound on 127.0.0.1"):
+            engine(http_port=taken.getsockname()[1])
+
+
+def test_a_folder_that_is_none_is_said_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"record=.*, must be a writable folder"):
+        engine(record=str(tmp_path / "file"))
+
+
+PROCESS = """
+import json
+from test_telemetry import engine, run
+from experiments._guest_driver import workload
+made = engine(mode="observe")
+run(made, workload(60, seed=1))
+made.scheduler.kvhorizon.telemetry.once()
+print("FOUND " + json.dumps(made.scheduler.kvhorizon.accounting.total.preemptions), flush=True)
+"""
+
+
+def test_several_api_servers_read_it_from_their_directory(tmp_path: Path) -> None:
+    """vLLM then answers `/metrics` from PROMETHEUS_MULTIPROC_DIR, where the engine's process writes as well."""
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    paths = [str(Path(__file__).parent), *sys.path]
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    done = subprocess.run(
+        [sys.executable, "-c", PROCESS], capture_output=True, text=True, env=environment, check=False, timeout=300
+    )
+    lines = [line for line in done.stdout.splitlines() if line.startswith("FOUND ")]
+    assert lines, done.stderr[-3000:]
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, path=str(tmp_path))
+    labels = {"engine": "0", "by": "vllm"}
+    found = [
+        sample.value
+        for family in registry.collect()
+        for sample in family.samples
+        if sample.name == "kvhorizon_preemptions_total" and labels.items() <= sample.labels.items()
+    ]
+    assert found == [json.loads(lines[0].removeprefix("FOUND "))]

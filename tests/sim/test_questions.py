@@ -1,0 +1,103 @@
+"""Sweeps and searches: what is asked, what is answered, and that an interrupted run goes on."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from kvhorizon.errors import InputError
+from kvhorizon.sim.axes import parse_axis, points
+from kvhorizon.sim.find import search, sought
+from kvhorizon.sim.goals import parse_goals
+from kvhorizon.sim.many import answer_all
+from kvhorizon.sim.whatif import Question
+
+SMALL = Question("synthetic:chat", gpu="l4-24gb", kv_blocks=700, load=1.2, limit=120, policies=("fcfs",))
+
+
+def without_timing(results):
+    return {key: value for key, value in results.items() if key != "timing"}
+
+
+def test_axes_are_spans_or_lists() -> None:
+    assert parse_axis("load=0.6:1.5:0.3") == ("load", (0.6, 0.9, 1.2, 1.5))
+    assert parse_axis("kv-blocks=100,200") == ("kv_blocks", (100, 200))
+    assert parse_axis("gpu=l4-24gb") == ("gpu", ("l4-24gb",))
+
+
+@pytest.mark.parametrize(
+    "text", ["load", "lod=1", "load=", "load=a", "load=1:2", "load=2:1:1", "load=0:1:0", "tp=1,1", "load=0:1:1e-9"]
+)
+def test_a_bad_axis_is_told(text: str) -> None:
+    with pytest.raises(InputError, match="sweep"):
+        parse_axis(text)
+
+
+def test_every_combination_is_asked_once() -> None:
+    asked = points(SMALL, [parse_axis("load=1,2"), parse_axis("seed=3,4")])
+    assert [(one.load, one.seed) for one in asked] == [(1, 3), (1, 4), (2, 3), (2, 4)]
+    with pytest.raises(InputError, match="once"):
+        points(SMALL, [parse_axis("load=1"), parse_axis("load=2")])
+
+
+def test_goals_have_units() -> None:
+    goals = parse_goals("ttft_p99<=1500ms, goodput>=95%")
+    assert [(goal.name, goal.at_most, goal.bound) for goal in goals] == [
+        ("ttft_p99", True, 1.5),
+        ("goodput", False, 0.95),
+    ]
+    entry = {"ttft_s": {"p99": 1.5}, "goodput": 0.94}
+    assert [goal.met(entry) for goal in goals] == [True, False]
+    assert not goals[0].met({"ttft_s": {"p99": None}})
+
+
+@pytest.mark.parametrize(
+    "text", ["", "ttft<=1", "ttft_p98<=1", "ttft_p99=1", "goodput>=1s", "ttft_p99<=1h", "goodput>=-"]
+)
+def test_a_bad_goal_is_told(text: str) -> None:
+    with pytest.raises(InputError, match="find"):
+        parse_goals(text)
+
+
+def test_answers_are_the_same_in_a_pool_and_are_kept(tmp_path: Path) -> None:
+    asked = points(SMALL, [parse_axis("load=0.8,1.2")])
+    alone = answer_all(asked, 100)
+    kept_in = tmp_path / "answers.jsonl"
+    pooled = answer_all(asked, 100, workers=2, kept_in=kept_in)
+    assert [without_timing(r) for r in pooled] == [without_timing(r) for r in alone]
+    lines = kept_in.read_text().splitlines()
+    assert len(lines) == 2
+    kept_in.write_text(lines[0] + "\n" + lines[1][:100])  # as if interrupted while writing
+    again = answer_all(asked, 100, kept_in=kept_in)
+    assert [without_timing(r) for r in again] == [without_timing(r) for r in alone]
+    finished = json.loads(lines[0])["results"]
+    assert finished in again  # that answer was not computed again: even its timing is the same
+
+
+def test_the_largest_load_is_between_one_that_holds_and_one_that_does_not() -> None:
+    goals = parse_goals("ttft_p99<=20s")
+    found = search(SMALL, "fcfs", goals, sought(SMALL, "load"), lambda one: answer_all([one], 100)[0])
+    held, failed = (sorted(v for v, met in found.tried if met is side) for side in (True, False))
+    assert found.value == held[-1]
+    assert failed
+    assert held[-1] < failed[0] <= 1.021 * held[-1]
+
+
+def test_the_smallest_pool_holds_and_none_is_told() -> None:
+    goals = parse_goals("preemption_frequency<=0.01")
+    what = sought(SMALL, "kv_blocks")
+    found = search(SMALL, "fcfs", goals, what, lambda one: answer_all([one], 100)[0])
+    assert found.value is not None
+    assert (found.value, True) in found.tried
+    never = search(SMALL, "fcfs", parse_goals("ttft_p99<=0s"), what, lambda one: answer_all([one], 100)[0])
+    assert never.value is None
+    with pytest.raises(InputError, match="over"):
+        sought(SMALL, "tp")
+
+
+def test_an_answer_for_other_arguments_is_not_taken(tmp_path: Path) -> None:
+    kept_in = tmp_path / "answers.jsonl"
+    answer_all([SMALL], 100, kept_in=kept_in)
+    other = answer_all([replace(SMALL, load=0.5)], 100, kept_in=kept_in)[0]
+    assert other["load"] == 0.5

@@ -1,0 +1,212 @@
+"""The choice of a step is that of a plain reading of the rule: every candidate and horizon looked at anew."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kvhorizon.models.survival import (
+    EXACT,
+    Curves,
+    empirical_curve,
+    lognormal_curve,
+    residual_of,
+    survive,
+    survive_each,
+)
+from kvhorizon.solver.columns import Columns, Room
+from kvhorizon.solver.greedy import GREEDY, HORIZONS, Greedy, Knob, aging, kv_time, reserve_cap
+from kvhorizon.solver.select import choose_admissions, new_desk, refresh_remaining
+
+TOTAL = 2000
+RUNNING = 60
+
+
+def curves_for(rng: np.random.Generator, size: int) -> Curves:
+    tables = np.stack([*(lognormal_curve(s) for s in (0.3, 0.6, 1.4)), empirical_curve(rng.integers(1, 500, 200))])
+    curve = rng.integers(EXACT, len(tables), size).astype(np.int32)
+    scale = np.where(rng.random(size) < 0.5, 500.0, rng.uniform(5.0, 2000.0, size))
+    return Curves(tables, np.stack([residual_of(table) for table in tables]), curve, scale)
+
+
+def state(seed: int, size: int = 160) -> tuple[Columns, Curves, Any]:
+    rng = np.random.default_rng(seed)
+
+    def counts(low: int, high: int) -> Any:
+        return rng.integers(low, high, size).astype(np.int32)
+
+    columns = Columns(
+        np.round(rng.uniform(0.0, 100.0, size), 1),  # some arrive together
+        counts(1, 700),
+        counts(0, 500),
+        counts(0, 700),
+        counts(1, 60),
+        counts(1, 4000),
+        counts(0, 3),
+        (rng.random(size) < 0.2).astype(np.uint8),
+        np.ones(size),
+    )
+    curves = curves_for(rng, size)
+    refresh_remaining(columns, curves, np.arange(size, dtype=np.int32), size)
+    return columns, curves, rng
+
+
+def survival(columns: Columns, curves: Curves, n: int) -> list[float]:
+    """S at each horizon, 0 once it is 0."""
+    found: list[float] = []
+    for h in HORIZONS:
+        gone = bool(found) and found[-1] <= 0.0
+        found.append(0.0 if gone else survive(curves, n, columns.generated[n], h, columns.limit[n]))
+    return found
+
+
+class Plainly:
+    """The rule as `solver.greedy` and `solver.select` describe it, with nothing remembered between candidates."""
+
+    def __init__(self, columns: Columns, curves: Curves, rule: Greedy, running: list[int], room: Room) -> None:
+        self.columns, self.curves, self.rule, self.running, self.room = columns, curves, rule, running, room
+        self.pool = float(room.total_blocks * room.block_size)
+        self.half = room.block_size / 2.0
+
+    def context(self, n: int) -> int:
+        return int(self.columns.prompt[n]) + int(self.columns.generated[n])
+
+    def excess(self, n: int, batch: list[int], occupied: float) -> float:
+        mean, variance = np.zeros(len(HORIZONS)), np.zeros(len(HORIZONS))
+        for m in batch:
+            for h, s in enumerate(survival(self.columns, self.curves, m)):
+                size = self.context(m) + HORIZONS[h] + self.half
+                mean[h] += s * size
+                variance[h] += s * (1.0 - s) * size * size
+        worst = 0.0
+        for h, s in enumerate(survival(self.columns, self.curves, n)):
+            own = self.context(n) + HORIZONS[h] + self.half
+            spread = math.sqrt(variance[h] + s * (1.0 - s) * own * own)
+            over = mean[h] + s * own + self.rule.z * spread - occupied - self.context(n)
+            worst = max(worst, over if h == 0 else s * over)
+            if s <= 0.01:
+                break
+        return worst
+
+    def keys(self, waiting: list[int], rank: Any) -> tuple[dict[int, float], float]:
+        """Order keys of those that may overtake, and the mean R."""
+        columns, rule = self.columns, self.rule
+        remaining = {n: float(columns.remaining[n]) for n in waiting}
+        work = {n: kv_time(self.context(n), remaining[n]) for n in waiting}
+        mean_work = sum(work.values()) / len(waiting)
+        found = {}
+        for n in waiting:
+            if rank[n] > 0:
+                found[n] = -1e30 + 1e20 * rank[n]
+            elif not rule.budgeted:
+                age_s = self.room.now_s - columns.arrival_s[n]
+                found[n] = work[n] / aging(age_s, remaining[n] + columns.generated[n], rule)
+            elif work[n] <= mean_work:
+                found[n] = work[n]
+        return found, sum(remaining.values()) / len(waiting)
+
+    def choose(self, waiting: list[int], rank: Any) -> list[tuple[int, bool]]:
+        columns, rule, room = self.columns, self.rule, self.room
+        keys, average = self.keys(waiting, rank)
+        free, budget = room.free_blocks - room.owed_blocks, room.token_budget
+        lent = float(sum(int(columns.blocks[n]) for n in self.running if columns.overtaker[n]) * room.block_size)
+        chosen: list[tuple[int, bool]] = []
+        failures, oldest_waits = 0, False
+        while budget > 0 and len(chosen) < room.seats and failures <= rule.tries:
+            taken = {n for n, _ in chosen}
+            pick = min(keys, key=lambda n: (keys[n], waiting.index(n)), default=None)
+            oldest, overtakes = None, False
+            if rule.budgeted:
+                left = [n for n in waiting if n not in taken]
+                if left and not oldest_waits:
+                    oldest = min(left, key=lambda n: (columns.arrival_s[n], waiting.index(n)))
+                share = max(rule.overtake_share, rule.backfill_share) if oldest_waits else rule.overtake_share
+                if pick is not None and pick != oldest:
+                    overtakes = lent + self.context(pick) <= share * self.pool
+                if not overtakes:
+                    pick = oldest
+            if pick is None:
+                break
+            keys.pop(pick, None)
+            wanted = -(-self.context(pick) // room.block_size)
+            if wanted > free or not self.leaves_reserve(pick, pick == oldest, rank, free, average, chosen):
+                failures += 1
+                oldest_waits = oldest_waits or pick == oldest
+                continue
+            chosen.append((pick, overtakes))
+            free -= wanted
+            budget -= min(self.context(pick), budget)
+            lent += self.context(pick) if overtakes else 0
+        return chosen
+
+    def leaves_reserve(
+        self, n: int, oldest: bool, rank: Any, free: int, average: float, chosen: list[tuple[int, bool]]
+    ) -> bool:
+        if not self.running and not chosen:
+            return True
+        occupied = float((self.room.total_blocks - free) * self.room.block_size)
+        spare = self.pool - occupied - self.context(n)
+        if spare < self.rule.reserve_min_share * self.pool:
+            return False
+        if rank[n] > 0 or spare >= reserve_cap(self.rule, oldest, self.columns.remaining[n], average) * self.pool:
+            return True
+        return spare >= self.excess(n, self.running + [one for one, _ in chosen], occupied)
+
+
+@pytest.mark.parametrize("knob", list(Knob))
+@settings(deadline=None, max_examples=60)
+@given(
+    seed=st.integers(0, 10_000),
+    free=st.integers(0, 300),
+    running=st.sampled_from([0, 1, RUNNING]),
+    block_size=st.sampled_from([16, 32]),
+    planned=st.integers(0, 12),
+)
+def test_the_choice_is_the_rule_read_plainly(
+    knob: Knob, seed: int, free: int, running: int, block_size: int, planned: int
+) -> None:
+    columns, curves, rng = state(seed)
+    room = Room(free, 3, TOTAL, block_size, int(rng.integers(1, 20)), int(rng.integers(1, 4000)), 110.0)
+    waiting = (RUNNING + rng.permutation(100)[: rng.integers(1, 100)]).astype(np.int32)
+    desk = new_desk(160, 32)
+    desk.rank[waiting[:planned]] = np.arange(1, 1 + len(waiting[:planned]))
+    desk.waiting[: len(waiting)] = waiting
+    batch = np.arange(running, dtype=np.int32)
+    count = choose_admissions(columns, curves, GREEDY[knob], batch, running, room, desk, len(waiting))
+    found = list(zip(desk.chosen[:count].tolist(), desk.overtakes[:count].astype(bool).tolist(), strict=True))
+    plainly = Plainly(columns, curves, GREEDY[knob], batch.tolist(), room)
+    assert found == plainly.choose(waiting.tolist(), desk.rank)
+
+
+@settings(deadline=None, max_examples=100)
+@given(seed=st.integers(0, 10_000))
+def test_survival_at_each_horizon_is_survival(seed: int) -> None:
+    """To the last bit."""
+    columns, curves, _ = state(seed, size=20)
+    out = np.zeros(len(HORIZONS))
+    for n in range(20):
+        survive_each(curves, n, columns.generated[n], HORIZONS, columns.limit[n], out)
+        assert out.tolist() == survival(columns, curves, n)
+
+
+def test_half_a_block_is_kept_per_request() -> None:
+    """Sixty requests that surely go on keep 8 tokens each in blocks of 16, and 16 in blocks of 32."""
+    columns, curves, _ = state(0)
+    columns.limit[:] = 10**6
+    sure = curves._replace(curve=np.full(160, EXACT, np.int32), scale=np.full(160, 1e6))
+    desk, tokens = new_desk(160, 4), int((columns.prompt + columns.generated)[:RUNNING].sum())
+    columns.remaining[:] = 10.0
+    batch = np.arange(RUNNING, dtype=np.int32)
+    for block_size in (16, 32):
+        desk.waiting[0] = RUNNING
+        blocks = -(-tokens // block_size)
+        own = -(-int(columns.prompt[RUNNING] + columns.generated[RUNNING]) // block_size)
+        room = Room(own + 40, 0, blocks + own + 40, block_size, 1, 4000, 110.0)
+        rule = GREEDY[Knob.MEANS]._replace(reserve_min_share=0.0, reserve_cap_share=1.0, size_scaled=False, z=0.0)
+        choose_admissions(columns, sure, rule, batch, RUNNING, room, desk, 1)
+        assert desk.mean[0] == pytest.approx(tokens + RUNNING * (HORIZONS[0] + block_size / 2))
