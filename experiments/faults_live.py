@@ -26,11 +26,9 @@ from experiments._live_core import WAITING, wait_for_plans
 from experiments._live_faults import (
     CHILD_FAULTS,
     ENGINE_FAULTS,
-    RECORDER_FAULTS,
     SERVICE_FAULTS,
     Fault,
     nothing,
-    recorder,
 )
 from experiments._live_http import GONE_WITHIN_S, Watched, disconnects, kill_engine, with_guest
 
@@ -104,7 +102,6 @@ def in_process(options: Options) -> tuple[dict[str, Row], Row]:
         (bench.use_child, CHILD_FAULTS),
         (bench.use_service, SERVICE_FAULTS),
         (None, ENGINE_FAULTS),
-        (None, RECORDER_FAULTS if recorder(bench) is not None else ()),
     ]
     try:
         found: dict[str, Row] = {}
@@ -117,12 +114,17 @@ def in_process(options: Options) -> tuple[dict[str, Row], Row]:
         bench.live.drain()
         guest, live = bench.live.guest, bench.live
         pool = live.scheduler.kv_cache_manager.block_pool
+        assert guest.telemetry is not None
+        assert guest.telemetry.recorder is not None
+        guest.telemetry.once(last=True)
         end = {
             "finished": live.finished,
             "lost": len(live.lost),
             "blocks_missing": pool.num_gpu_blocks - 1 - pool.get_num_free_blocks(),
             "rows_left": len(guest.rows.slot_of),
             "hidden": guest.hidden,
+            "recorded": guest.telemetry.recorder.written,
+            "recordings_lost": guest.telemetry.recorder.lost,
             "guest_errors": dict(guest.guard.failures + guest.account_guard.failures),
             "ladder": dict(guest.ladder),
         }
