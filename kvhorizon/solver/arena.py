@@ -32,6 +32,8 @@ class Rows(NamedTuple):
     sequences_by_option: FloatArray  # (A, K, S)
     block_steps: FloatArray  # (S, A) expected block·steps until the horizon
     alive_steps: FloatArray  # (S, A) expected sequence·steps
+    mean_now: FloatArray  # (S, K) of option 0, before the chance adjustment
+    variance_now: FloatArray  # (S, K)
 
 
 class Slots(NamedTuple):
@@ -83,6 +85,12 @@ class Arena:
         self.rows.blocks[slot, 0] = blocks
         self.rows.blocks_by_option[0][:, slot] = blocks.T
 
+    def offered(self) -> tuple[FloatArray, FloatArray]:
+        """Mean and variance (K,) of the blocks that all waiting requests would hold if they ran from now on."""
+        sums = np.zeros((2, len(self.grid.edges) - 1))
+        add_up(self.slots.taken, self.size, self.rows.mean_now, self.rows.variance_now, sums)
+        return sums[0], sums[1]
+
     def forget(self) -> None:
         """All rows are to be written anew, each where it is."""
         self.slots.traits[:] = np.nan
@@ -107,6 +115,8 @@ def _empty(size: int, grid: Grid, traits: int = 0) -> tuple[Rows, Slots]:
         np.zeros((points, buckets, size)),
         np.zeros((size, points)),
         np.zeros((size, points)),
+        np.zeros((size, buckets)),
+        np.zeros((size, buckets)),
     )
     return rows, Slots(np.zeros(size, np.uint64), np.zeros(size, np.bool_), np.zeros((size, traits)))
 
@@ -167,8 +177,20 @@ def write_rows(rows, slot, which, curves, traits, grid, block_size, spread_price
                 block_steps += mean[k] * width
                 alive_steps += alive[k] * width
                 rows.blocks[s, a, k] = mean[k] + spread_price[k] * variance[k]
+            if a == 0:
+                rows.mean_now[s], rows.variance_now[s] = mean, variance
             rows.block_steps[s, a] = block_steps
             rows.alive_steps[s, a] = alive_steps
+
+
+@njit(cache=True, nogil=True)
+def add_up(taken, size, mean, variance, sums):  # type: ignore[no-untyped-def]
+    """Add mean and variance (S, K) of the slots taken to `sums` (2, K)."""
+    for s in range(size):
+        if taken[s]:
+            for k in range(sums.shape[1]):
+                sums[0, k] += mean[s, k]
+                sums[1, k] += variance[s, k]
 
 
 @njit(cache=True, nogil=True)

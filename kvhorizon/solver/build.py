@@ -41,7 +41,6 @@ IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 HORIZON_DRIFT = 1.25  # the horizon may differ by this factor from what it should be
 SPREAD_DRIFT = 2.0  # and V0 by this one: a slack of at most z·√V·(√2 + √½ − 2)/2, 6 % of the margin for the spread
-SAMPLE = 64  # waiting requests that stand for all when V0 is chosen
 
 
 class Held(NamedTuple):
@@ -65,6 +64,7 @@ class Builder:
         self._arena: Arena | None = None
         self._horizon_steps = 0.0
         self._spread = np.zeros(0)  # (K,) √V0
+        self._offered: tuple[FloatArray, FloatArray] | None = None  # what the last queue would hold; None: not known
         self._made_for: tuple[object, ...] = ()
 
     def build(self, snapshot: Snapshot, curves: Curves | None = None) -> Problem:
@@ -78,7 +78,10 @@ class Builder:
         block_size, pool = snapshot.facts.block_size, foreseen_pool(snapshot, settings)
         held = held_now(curves, traits, np.arange(running), arena, block_size)
         held.mean[:, 0] = np.maximum(held.mean[:, 0], requests.blocks_held[:running])
-        self._spreading(held, held_now(curves, traits, waiting[:: sampling(waiting)], arena, block_size), waiting, pool)
+        if self._offered is None:
+            some = held_now(curves, traits, waiting, arena, block_size)
+            self._offered = some.mean.sum(axis=0), some.variance.sum(axis=0)
+        self._spreading(held, self._offered, pool)
         spread_price = settings.z / (2.0 * self._spread)
         loss = eviction_losses(snapshot, outlook, settings)
         may_leave = evictable(snapshot, outlook, settings)  # (R,)
@@ -86,6 +89,7 @@ class Builder:
         slot, stale = arena.place(requests.handle[waiting], depends_on(snapshot, waiting))
         arena.write(slot[stale], waiting[stale], curves, traits, block_size, spread_price)
         arena.write(np.arange(len(leaving)), leaving, curves, traits, block_size, spread_price)
+        self._offered = arena.offered()
         running_blocks = held.mean + spread_price * held.variance
         arena.keep_now(np.arange(len(leaving)), running_blocks[leaving])
         rows = np.concatenate([leaving, waiting])
@@ -140,23 +144,17 @@ class Builder:
             self._arena = Arena(reserved, grid)
         self._arena.regrid(grid)
         self._horizon_steps, self._spread, self._made_for = steps, np.zeros(settings.buckets), made_for
+        self._offered = None
         return self._arena
 
-    def _spreading(self, running: Held, sample: Held, waiting: IntArray, pool: float) -> None:
+    def _spreading(self, running: Held, offered: tuple[FloatArray, FloatArray], pool: float) -> None:
         """Choose V0 anew where the present one is too far from the variance of a full pool."""
-        share = len(waiting) / max(len(sample.mean), 1)
-        offered = sample.mean.sum(axis=0) * share, sample.variance.sum(axis=0) * share
         wanted = full_pool_variance((running.mean.sum(axis=0), running.variance.sum(axis=0)), offered, pool)
         now = np.maximum(self._spread**2, 1e-9)
         if max((wanted / now).max(), (now / wanted).max()) > SPREAD_DRIFT:
             self._spread = np.sqrt(wanted)
             assert self._arena is not None
             self._arena.forget()
-
-
-def sampling(waiting: IntArray) -> int:
-    """Every how manieth waiting request is looked at for V0."""
-    return max(len(waiting) // SAMPLE, 1)
 
 
 def spread_out(values: NDArray, slot: IntArray, size: int, empty: float = 0) -> NDArray:

@@ -32,7 +32,7 @@ BEST, SHARE, STALLS = 0, 1, 2  # places in an ascent's state
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """Dual prices in weighted seconds per unit, and when they hold."""
+    """Dual prices in weighted seconds per unit, and the buckets that they are for."""
 
     blocks: FloatArray  # (K,)
     sequences: FloatArray  # (K,)
@@ -40,17 +40,20 @@ class Prices:
     held_block: FloatArray  # (1,)
     bucket_steps: FloatArray  # (K + 1,)
 
-    def moved(self, problem: Problem, elapsed_steps: float) -> Prices:
-        """These prices for a problem that begins `elapsed_steps` later and may cut time differently.
+    def recut(self, problem: Problem) -> Prices:
+        """These prices for the next problem, which may cut time differently.
 
-        A bucket's price is the time integral of a price per step, so it is shared out by overlap.
+        Prices are kept by the distance ahead, not by the moment: under steady load the pool is tight so many steps
+        from now, whenever that is. A bucket's price is the time integral of a price per step, so it is shared out by
+        overlap.
         """
-        edges = problem.bucket_steps + elapsed_steps
         points = problem.shape[1]
         same = len(self.prefill_token) == points
+        if same and np.array_equal(self.bucket_steps, problem.bucket_steps):
+            return self
         return Prices(
-            blocks=_shared_out(self.blocks, self.bucket_steps, edges),
-            sequences=_shared_out(self.sequences, self.bucket_steps, edges),
+            blocks=_shared_out(self.blocks, self.bucket_steps, problem.bucket_steps),
+            sequences=_shared_out(self.sequences, self.bucket_steps, problem.bucket_steps),
             prefill_token=self.prefill_token if same else np.zeros(points),
             held_block=self.held_block,
             bucket_steps=problem.bucket_steps,
@@ -226,14 +229,17 @@ def root_square_sums(uses, size):  # type: ignore[no-untyped-def]
 class Ascent:
     """An ascent under way: it may be continued, and asked for what it has proven."""
 
-    def __init__(self, problem: Problem, start: Prices, first_step: float = FIRST_STEP) -> None:
+    def __init__(
+        self, problem: Problem, start: Prices, first_step: float = FIRST_STEP, scale: FloatArray | None = None
+    ) -> None:
+        """`scale` is that of a like problem, as `scale_of` has it."""
         tables: Tables = problem.tables
         size, points, buckets = problem.shape
         self._problem = problem
         self._limit = np.concatenate(
             [tables.capacity_blocks, tables.max_sequences, tables.prefill_budget_tokens, tables.present_blocks]
         )
-        self._scale = scale_of(problem)
+        self.scale = scale_of(problem) if scale is None or len(scale) != len(self._limit) else scale
         self._ceiling = np.concatenate([tables.overflow_price, np.full(buckets + points + 1, np.inf)])
         prices = np.minimum(start.rows, self._ceiling)
         count = len(prices)
@@ -251,7 +257,7 @@ class Ascent:
     def run(self, rounds: int, upper: float) -> None:
         """`rounds` >= 1 more; `upper` is the cost of a known solution."""
         problem = self._problem
-        climb(problem.tables, problem.turned, self._ceiling, self._limit, self._scale, upper, rounds, self.parts)
+        climb(problem.tables, problem.turned, self._ceiling, self._limit, self.scale, upper, rounds, self.parts)
 
     def bound(self) -> Bound:
         """The best so far."""

@@ -7,6 +7,7 @@ plans: prices, then repair and local search around them, again while there is ti
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,15 +62,28 @@ class Improved:
         return self.duals.value if self.duals else float("nan")
 
 
+class Warm(NamedTuple):
+    """What the last problem leaves to the next."""
+
+    prices: Prices
+    scale: FloatArray | None  # of the dual's rows; None: not known
+
+
 class Improver:
     """One improvement under way: the best choice and the best prices so far."""
 
-    def __init__(self, problem: Problem, incumbent: IntArray, budget: Spending, warm: Prices, search: Search) -> None:
+    def __init__(self, problem: Problem, incumbent: IntArray, budget: Spending, warm: Warm, search: Search) -> None:
         self._problem, self._budget, self._search = problem, budget, search
         self.best, self.least = incumbent, cost_of(problem, incumbent)
         self.duals: Bound | None = None
-        self._ascent = Ascent(problem, warm, search.warm_step if warm.known else search.cold_step)
+        first_step = search.warm_step if warm.prices.known else search.cold_step
+        self._ascent = Ascent(problem, warm.prices, first_step, warm.scale)
         self._gain = 0.0
+
+    @property
+    def scale(self) -> FloatArray:
+        """Of the dual's rows."""
+        return self._ascent.scale
 
     @property
     def open(self) -> bool:
@@ -139,7 +153,7 @@ class Improver:
 
 
 def improve(
-    problem: Problem, incumbent: IntArray, planned: bool, budget: Spending, warm: Prices, search: Search, core: Core
+    problem: Problem, incumbent: IntArray, planned: bool, budget: Spending, warm: Warm, search: Search, core: Core
 ) -> Improved:
     """Prices, repair, local search, core; never worse than the feasible `incumbent` (N,).
 

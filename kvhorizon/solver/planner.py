@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from kvhorizon.models.resolve import resolve_curves
 from kvhorizon.models.survival import Curves
-from kvhorizon.solver.budget import Budget, Pace, Spending
+from kvhorizon.solver.budget import FINISH, Budget, Pace, Spending
 from kvhorizon.solver.build import Builder
 from kvhorizon.solver.core import Core
 from kvhorizon.solver.dual import Prices, no_prices
 from kvhorizon.solver.greedy import GREEDY, Greedy, Knob
-from kvhorizon.solver.improve import Improved, Improver, Search, improve
+from kvhorizon.solver.improve import Improved, Improver, Search, Warm, improve
 from kvhorizon.solver.insert import by_key, cost_of, greedy_choices, insert_planned
 from kvhorizon.solver.problem import NEVER, NOBODY, Problem
 from kvhorizon.solver.rule_plan import admissions, victims
@@ -62,6 +62,7 @@ class Kept(NamedTuple):
     problem: Problem
     prices: Prices
     choice: IntArray  # (N,)
+    scale: FloatArray | None  # of the dual's rows; None: not known
     now_s: float  # engine time
     epoch: int
 
@@ -108,15 +109,21 @@ class Planner:
             incumbent,
             planned is not None,
             spending,
-            self._prices(snapshot, problem),
+            self._warm(snapshot, problem),
             self._settings.search,
             self._core,
         )
         if improved.duals is not None:
-            prices, epoch = improved.duals.prices, snapshot.facts.engine_epoch
-            self._kept = Kept(problem, prices, improved.choice, snapshot.now_s, epoch)
-        plan = self._plan_of(snapshot, curves, problem, key_order, improved, self._clock() - began_s)
+            self._keep(problem, improved.duals.prices, improved.choice, snapshot)
+        ended_s = self._clock()
+        plan = self._plan_of(snapshot, curves, problem, key_order, improved, ended_s - began_s)
+        if spending.by_clock:
+            self._pace.measured(FINISH, self._clock() - ended_s)
         return Solved(plan, problem, improved)
+
+    def _keep(self, problem: Problem, prices: Prices, choice: IntArray, snapshot: Snapshot) -> None:
+        scale = self._kept.scale if self._kept else None
+        self._kept = Kept(problem, prices, choice, scale, snapshot.now_s, snapshot.facts.engine_epoch)
 
     def refine(self, seconds: float) -> None:
         """Improve the last plan's prices and choice for the next one, while nothing else is to do."""
@@ -124,12 +131,14 @@ class Planner:
             return
         problem, search = self._kept.problem, self._settings.search
         spending = Spending(Budget(seconds=seconds), self._clock, self._pace)
-        under_way = Improver(problem, self._kept.choice, spending, self._kept.prices, search)
+        under_way = Improver(problem, self._kept.choice, spending, Warm(self._kept.prices, None), search)
         if under_way.price(search.refining, "repair") and spending.allows("repair"):
             spending.timed("repair", under_way.repair)
             under_way.sweeps()
         if under_way.duals is not None:
-            self._kept = self._kept._replace(prices=under_way.duals.prices, choice=under_way.best)
+            self._kept = self._kept._replace(
+                prices=under_way.duals.prices, choice=under_way.best, scale=under_way.scale
+            )
 
     def _known(self, snapshot: Snapshot) -> Kept | None:
         kept = self._kept
@@ -137,11 +146,9 @@ class Planner:
             return None
         return kept
 
-    def _prices(self, snapshot: Snapshot, problem: Problem) -> Prices:
+    def _warm(self, snapshot: Snapshot, problem: Problem) -> Warm:
         kept = self._known(snapshot)
-        if kept is None:
-            return no_prices(problem)
-        return kept.prices.moved(problem, (snapshot.now_s - kept.now_s) / max(snapshot.step_s, 1e-6))
+        return Warm(no_prices(problem), None) if kept is None else Warm(kept.prices.recut(problem), kept.scale)
 
     def _planned(self, snapshot: Snapshot, problem: Problem) -> IntArray | None:
         """What the last plan wanted, as far as it still fits: rows stay where they are."""
