@@ -127,9 +127,11 @@ def delay_costs(
     return cost, never
 
 
-def read_costs(snapshot: Snapshot, mean_blocks: FloatArray, sequences: FloatArray, edges: FloatArray) -> FloatArray:
-    """(N, A) Seconds by which each option slows the running sequences: its KV reads and its place in the batch."""
-    cost, width = snapshot.facts.cost, np.diff(edges)
+def read_costs(snapshot: Snapshot, block_steps: FloatArray, alive_steps: FloatArray) -> FloatArray:
+    """(n, A) Seconds by which each option slows the running sequences: its KV reads and its place in the batch.
+
+    `block_steps`, `alive_steps` (n, A): expected blocks and sequences, summed over the steps of the horizon.
+    """
+    cost = snapshot.facts.cost
     block_s = cost.kv_read_s_per_token * snapshot.facts.block_size
-    seconds = mean_blocks @ width * block_s + sequences @ width * cost.sequence_s
-    return np.asarray(max(snapshot.num_running, 1) * seconds)
+    return np.asarray(max(snapshot.num_running, 1) * (block_steps * block_s + alive_steps * cost.sequence_s))
