@@ -26,7 +26,7 @@ from kvhorizon.adapter.shared import SharedSolver
 from kvhorizon.adapter.ticker import Ticker
 from kvhorizon.errors import InputError
 from kvhorizon.models.gpu import preset
-from kvhorizon.solver.greedy import GREEDY
+from kvhorizon.solver.greedy import GREEDY, PLANNED
 from kvhorizon.wire.child import SolverChild
 from kvhorizon.wire.resilient import ResilientSolver
 from kvhorizon.wire.tls import tls_of
@@ -74,7 +74,7 @@ def build(
     facts = engine_facts(engine, cost, config)
     forecaster = Forecaster()
     rows = Rows(engine.max_active, forecaster.tables)
-    rule = Rule(GREEDY[settings.knob], cost)
+    rule = Rule((GREEDY if settings.local_only else PLANNED)[settings.knob], cost)
     warm_up(rule, forecaster.tables)
     control = Control(engine, rows, rule, PlanFollower(facts.engine_epoch), DecisionLog(), level)
     return Guest(

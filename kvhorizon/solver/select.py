@@ -92,6 +92,8 @@ def rank_waiting(columns, rule, room, desk, num_waiting):  # type: ignore[no-unt
         total_work += work
         if rule.budgeted:
             desk.keys[i] = work
+        elif rule.patient:
+            desk.keys[i] = work**rule.size_power / (rule.aging_s + room.now_s - columns.arrival_s[n])
         else:
             desk.keys[i] = work / aging(room.now_s - columns.arrival_s[n], remaining + columns.generated[n], rule)
     mean_work = total_work / max(num_waiting, 1)
@@ -149,8 +151,7 @@ def leaves_reserve(columns, curves, rule, desk, n, oldest, occupied, pool, avera
     spare = pool - occupied - context
     if spare < rule.reserve_min_share * pool:
         return False, ready
-    planned = desk.rank[n] > 0
-    if planned:
+    if desk.rank[n] > 0 and columns.remaining[n] <= rule.sure_outputs * average:
         return True, ready
     cap = reserve_cap(rule, oldest, columns.remaining[n], average) * pool
     if spare >= cap:
@@ -174,6 +175,7 @@ def choose_admissions(columns, curves, rule, running, num_running, room, desk, n
     lent = float(overtaking_tokens(columns, running, num_running, room.block_size)) if rule.budgeted else 0.0
     chosen = 0
     failures = 0
+    first = oldest_place(columns, desk, num_waiting) if rule.patient else -1
     oldest_waits = False  # the oldest request did not fit: memory is being kept for it
     ready = False
     while budget > 0 and chosen < room.seats and failures <= rule.tries:
@@ -198,7 +200,7 @@ def choose_admissions(columns, curves, rule, running, num_running, room, desk, n
             occupied = float((room.total_blocks - free) * room.block_size)
             profile = (running, num_running, chosen, ready)
             fits, ready = leaves_reserve(
-                columns, curves, rule, desk, n, place == oldest, occupied, pool, average, profile
+                columns, curves, rule, desk, n, place in (oldest, first), occupied, pool, average, profile
             )
         desk.keys[place] = TRIED
         if not fits:
