@@ -34,7 +34,7 @@ class Outlook(NamedTuple):
     context: IntArray  # tokens
     remaining: FloatArray  # predicted output to come [tokens]
     weight: FloatArray  # of a second of delay, grown with age
-    key: FloatArray  # KV·time / weight, the greedy's order, least first
+    key: FloatArray  # KV·time^size_power / (weight · (order_age_s + age)), the step's own order, least first
 
 
 def outlook_of(snapshot: Snapshot, curves: Curves, settings: Settings) -> Outlook:
@@ -47,7 +47,8 @@ def outlook_of(snapshot: Snapshot, curves: Curves, settings: Settings) -> Outloo
     output = requests.generated_tokens + remaining
     aging = 1.0 + age_s / (settings.aging_s + settings.aging_share * output)
     weight = requests.weight * aging
-    return Outlook(context, remaining, weight, work / np.maximum(weight, 1e-9))
+    key = work**settings.size_power / (np.maximum(requests.weight, 1e-9) * (settings.order_age_s + age_s))
+    return Outlook(context, remaining, weight, key)
 
 
 @njit(cache=True)
