@@ -23,7 +23,7 @@ CHILD_TIMEOUT_S = 240.0
 Row = dict[str, Any]
 
 
-def with_guest(folder: Path, blocks: int = 120) -> tuple[LiveServer, Path]:
+def with_guest(folder: Path, blocks: int = 240) -> tuple[LiveServer, Path]:
     """A server with the guest and its solver child; and the file that leaves vLLM alone while it exists."""
     switch = folder / "off"
     settings = {"KVHORIZON_KILL_SWITCH": str(switch), "TMPDIR": str(folder)}
@@ -83,6 +83,7 @@ def disconnects(watched: Watched, switch: Path, repeats: int) -> Row:
     begin_s = time.monotonic()
     after, _ = watched.serve(1, 99)
     return {
+        "met": True,
         "lost": gone + after,
         "longest_step_s": max(ours_s),
         "plain_longest_step_s": max(plain_s),

@@ -73,7 +73,7 @@ def tests_of(version: str, folder: Path) -> Path:
     `KVHORIZON_VLLM_SDIST` may name an archive that is there already.
     """
     given = os.environ.get(ARCHIVE)
-    archive = Path(given) if given else _download(version, folder)
+    archive = Path(given) if given else download(version, folder)
     if not archive.exists():
         raise InputError(ARCHIVE, str(archive), "must name vLLM's source archive (.tar.gz)")
     with tarfile.open(archive) as packed:
@@ -82,6 +82,15 @@ def tests_of(version: str, folder: Path) -> Path:
         packed.extractall(folder, members=wanted, filter="data")
         if f"{root}/tests/utils.py" in packed.getnames():
             packed.extract(f"{root}/tests/utils.py", folder, filter="data")
+    return folder / root
+
+
+def package_of(version: str, folder: Path) -> Path:
+    """Unpack vLLM itself from its source archive into `folder`; returns what to put on the path."""
+    with tarfile.open(download(version, folder)) as packed:
+        root = packed.getnames()[0].split("/")[0]
+        wanted = [one for one in packed if one.name.startswith(f"{root}/vllm/")]
+        packed.extractall(folder, members=wanted, filter="data")
     return folder / root
 
 
@@ -102,8 +111,11 @@ def stub_hub(folder: Path) -> Path:
     return folder
 
 
-def _download(version: str, folder: Path) -> Path:
-    """By pip, which wants to know the archive's metadata: the tools for that go into an environment of their own."""
+def download(version: str, folder: Path) -> Path:
+    """The archive, by pip, which wants to know its metadata: the tools for that go into an environment of their own.
+
+    Raises InputError where it cannot be had.
+    """
     tools = folder / "tools"
     venv.create(tools, with_pip=True)
     python = tools / "bin" / "python"

@@ -26,17 +26,16 @@ from experiments._live_core import WAITING, wait_for_plans
 from experiments._live_faults import (
     CHILD_FAULTS,
     ENGINE_FAULTS,
-    RECORDER_FAULTS,
     SERVICE_FAULTS,
     Fault,
     nothing,
-    recorder,
 )
 from experiments._live_http import GONE_WITHIN_S, Watched, disconnects, kill_engine, with_guest
 
 ROUNDS, QUICK_ROUNDS = 200, 60
 REPEATS, QUICK_REPEATS = 2, 1
 RECOVERY_LIMIT_S = 180.0
+MEETING_LIMIT_S = 60.0  # for the load to come upon a planted error
 CALM_ROUNDS = 20  # after the guest has read the engine anew
 WORST_STEP_RATIO = 3.0
 Row = dict[str, Any]
@@ -52,16 +51,19 @@ def face(bench: Bench, fault: Fault, rounds: int) -> Row:
     live.plain(alone=False)
     live.under_load(CALM_ROUNDS)
     wait_for_plans(live, RECOVERY_LIMIT_S)
-    before = len(live.lost)
+    before, met = len(live.lost), bench.met
     struck_s = time.monotonic()
     lift = fault.plant(bench)
     ours = window(bench, rounds)
+    while fault.counts and bench.met == met and time.monotonic() - struck_s < MEETING_LIMIT_S:
+        ours += live.under_load(10)
     begin_s = struck_s if lift is nothing else time.monotonic()
     lift()
     while fault.healed is not None and not fault.healed(bench) and time.monotonic() - begin_s < RECOVERY_LIMIT_S:
         ours += live.under_load(10)
     planned = math.isfinite(wait_for_plans(live, RECOVERY_LIMIT_S, ours))
     return {
+        "met": not fault.counts or bench.met > met,
         "lost": len(live.lost) - before,
         "longest_step_s": max(ours),
         "plain_longest_step_s": max(plain),
@@ -81,13 +83,14 @@ def judged(runs: Sequence[Row]) -> Row:
     """Several runs of one fault, or parts of it, as one."""
     ours, plain = (max(run[key] for run in runs) for key in ("longest_step_s", "plain_longest_step_s"))
     found = {
+        "met": all(run["met"] for run in runs),
         "lost": sum(run["lost"] for run in runs),
         "longest_step_s": ours,
         "plain_longest_step_s": plain,
         "step_ratio": ours / plain,
         "recovery_s": max(run["recovery_s"] for run in runs),
     }
-    whole = found["lost"] == 0 and found["step_ratio"] <= WORST_STEP_RATIO
+    whole = found["met"] and found["lost"] == 0 and found["step_ratio"] <= WORST_STEP_RATIO
     return {**found, "survived": whole and found["recovery_s"] <= RECOVERY_LIMIT_S}
 
 
@@ -99,7 +102,6 @@ def in_process(options: Options) -> tuple[dict[str, Row], Row]:
         (bench.use_child, CHILD_FAULTS),
         (bench.use_service, SERVICE_FAULTS),
         (None, ENGINE_FAULTS),
-        (None, RECORDER_FAULTS if recorder(bench) is not None else ()),
     ]
     try:
         found: dict[str, Row] = {}
@@ -112,12 +114,17 @@ def in_process(options: Options) -> tuple[dict[str, Row], Row]:
         bench.live.drain()
         guest, live = bench.live.guest, bench.live
         pool = live.scheduler.kv_cache_manager.block_pool
+        assert guest.telemetry is not None
+        assert guest.telemetry.recorder is not None
+        guest.telemetry.once(last=True)
         end = {
             "finished": live.finished,
             "lost": len(live.lost),
             "blocks_missing": pool.num_gpu_blocks - 1 - pool.get_num_free_blocks(),
             "rows_left": len(guest.rows.slot_of),
             "hidden": guest.hidden,
+            "recorded": guest.telemetry.recorder.written,
+            "recordings_lost": guest.telemetry.recorder.lost,
             "guest_errors": dict(guest.guard.failures + guest.account_guard.failures),
             "ladder": dict(guest.ladder),
         }

