@@ -186,7 +186,7 @@ ENGINE_FAULTS = (
     Fault("clock jump", wall_clock(-HOUR_S), "time of day, an hour back"),
     Fault("clock jump", steady_clock, "steady clock, an hour ahead"),
     _hook("before_schedule", lambda bench: bench.live.guest.control, "act"),
-    _hook("after_schedule", lambda bench: bench.live.guest, "_take"),
+    _hook("after_schedule", lambda bench: bench.live.guest.admitted, "take"),
     _hook("added", lambda bench: bench.live.guest.intake, "add"),
     _hook("preempted", lambda bench: bench.live.guest.rows, "wait"),
     _hook("released", lambda bench: bench.live.guest.rows, "release"),
