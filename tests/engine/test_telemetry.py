@@ -19,10 +19,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 pytest.importorskip("vllm", reason="vLLM is not installed: `make engine` sets it up")
 
+from test_guest_session import run_until
+
 from experiments._guest_driver import Drive, Setup, check_whole, drive, workload
 from kvhorizon.adapter.telemetry import recorder
 from kvhorizon.adapter.telemetry.observer import Observer
-from kvhorizon.cli.explain import find, sentence
+from kvhorizon.cli.explain import find, planned, sentence
 from kvhorizon.errors import InputError
 from kvhorizon.recording.read import read_recording
 from kvhorizon.wire.local import ask, local_addresses
@@ -214,6 +216,25 @@ def test_requests_are_explained(capsys: pytest.CaptureFixture[str]) -> None:
     guest.stop()
     with pytest.raises(InputError, match="must answer"):
         find(waiting.request_id, [address])
+
+
+def test_the_solvers_plan_is_explained() -> None:
+    """On the real clock, with a solver child: what its newest plan says of the request that waits longest."""
+    port = free_port()
+    made = drive(Setup(blocks=400, seats=24, step_s=None, settings={"mode": "control", "http_port": port}))
+    requests = workload(100, seed=3, output=(2000, 4000))
+    for request in requests:
+        made.scheduler.add_request(request)
+    counts = made.scheduler.kvhorizon.plans.counts
+    run_until(made, lambda: counts["program"] + counts["greedy"] >= 2, limit_s=180.0)
+    found = find(made.scheduler.waiting[0].request_id, [f"http://127.0.0.1:{port}"])
+    assert found["handle"]
+    said = planned(found, None)
+    assert said is not None
+    assert said.startswith(("admit", "wait"))
+    for request in requests:
+        made.abort(request.request_id)
+    made.scheduler.shutdown()
 
 
 def test_vllms_own_evictions_are_explained() -> None:
