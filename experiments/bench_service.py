@@ -1,4 +1,4 @@
-"""Many engines, one machine: sixteen engines of 256 running and 512 waiting requests ask two solver processes for plans.
+"""Many engines, one machine: sixteen engines of 256 running and 512 waiting requests ask two solver processes.
 
 Each engine's states are recorded beforehand, planned for in this process, and sent as the updates that a live engine
 would send, ten a second, by the clock; so what is measured is the service, not the making of the load. Sessions are
