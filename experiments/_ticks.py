@@ -1,8 +1,8 @@
 """An engine under sustained load, tick by tick, for the planner's benchmarks: drift, arrivals, finishes, preemptions.
 
 No engine rule beyond memory and seats is simulated: what the plan admits now is admitted, what it evicts is evicted,
-every running request grows by one token a step, and whoever outgrows the pool is preempted, last in first out. The queue
-is refilled, so its length stays as it was.
+every running request grows by one token a step, and whoever outgrows the pool is preempted, last in first out. The
+queue is refilled, so its length stays as it was.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Ticks:
 
     def __init__(self, seed: int, running: int, waiting: int, family: str) -> None:
         self._rng, self._family, self._waiting = np.random.default_rng(seed), family, waiting
-        self._next, self.now_s, self.revision, self.preempted = 1, 100.0, 0, 0
+        self._next, self.now_s, self.revision, self.preempted = 1, 1000.0, 0, 0
         drawn = self._draw(6 * running)
         seen = drawn["length"] / drawn["length"].sum()  # long ones are found running more often
         table = take(drawn, self._rng.choice(6 * running, running, replace=False, p=seen))

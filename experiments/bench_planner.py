@@ -2,10 +2,10 @@
 
 An engine under sustained load (`_ticks`) is planned for every 100 ms with the whole queue in the program; time counts
 from snapshot to plan, arrays included. Between two ticks the planner has 5 ms of CPU to itself. Of every few ticks the
-plan's gap is (cost − bound) / bound, bound the linear relaxation of the program with nothing left out, solved exactly by
-HiGHS (`solver.relaxation`); age so far is sunk and in neither.
+plan's gap is (cost − bound) / bound, bound the linear relaxation of the program with nothing left out, solved exactly
+by HiGHS (`solver.relaxation`); age so far is sunk and in neither.
 
-gap5ms_R_W_K_p50, _p90      R running at the start, W waiting, K buckets; %, over two families of lengths; likewise 10 ms
+gap5ms_R_W_K_p50, _p90      R running at the start, W waiting, K buckets; %, over two families of lengths; also 10 ms
 tick_overrun_p999           time used / budget, over all ticks
 plan_vs_greedy_worst        cost of the plan / cost of the better of two greedies on the same program
 program_share               share of the plans that are the program's

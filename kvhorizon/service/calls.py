@@ -19,6 +19,7 @@ from kvhorizon.wire.v1 import scheduler_pb2 as pb
 from kvhorizon.wire.validate import parse
 
 logger = logging.getLogger(__name__)
+_TURN_S = 0.2  # until a session plans beside one that takes too long
 
 
 class PlannerLike(Protocol):
@@ -28,17 +29,29 @@ class PlannerLike(Protocol):
         """A plan for `snapshot` within `budget`."""
         ...
 
+    def refine(self, seconds: float) -> None:
+        """Prepare the next plan for so long."""
+        ...
+
 
 class PlannerService:
     """The three calls of the contract, on raw messages, so that what is malformed gets a proper answer."""
 
     def __init__(
-        self, make_planner: Callable[[], PlannerLike], budget: Any, metrics: ServiceMetrics, max_sessions: int
+        self,
+        make_planner: Callable[[], PlannerLike],
+        budget: Any,
+        metrics: ServiceMetrics,
+        max_sessions: int,
+        refine_s: float = 0.0,
     ) -> None:
+        """`refine_s` are seconds that a session's planner may work on after each plan, while no update waits."""
         self._make_planner = make_planner
         self._budget = budget
         self._metrics = metrics
         self._max_sessions = max_sessions
+        self._refine_s = refine_s
+        self._turn = threading.Semaphore()
         self._inboxes: set[Inbox] = set()
         self._newest: dict[Inbox, tuple[Snapshot, Plan]] = {}
         self._lock = threading.Lock()  # over the inboxes and what is newest
@@ -70,6 +83,7 @@ class PlannerService:
             planner = self._make_planner()
             while not isinstance(item := self._read(context, inbox.take), End):
                 yield self._answer(inbox, planner, item, context)
+                self._refine(planner, inbox)
             if item is not End.CLIENT:
                 context.abort(grpc.StatusCode.UNAVAILABLE, item.value)
         finally:
@@ -99,10 +113,30 @@ class PlannerService:
             raise InputError("engine_id", engine_id, "must have a session, and a plan in it")
         return max(held, key=lambda one: one[0].facts.engine_epoch)
 
+    def _refine(self, planner: PlannerLike, inbox: Inbox) -> None:
+        """Let a session's planner work ahead, if neither its engine nor another one waits."""
+        if self._refine_s > 0.0 and inbox.idle and self._turn.acquire(blocking=False):
+            try:
+                planner.refine(self._refine_s)
+            finally:
+                self._turn.release()
+
+    def _in_turn(self, planner: PlannerLike, snapshot: Snapshot) -> Plan:
+        """Plan while no other session does, so that a budget in seconds is spent on the plan and not on waiting.
+
+        A planner that hangs keeps the others waiting only so long.
+        """
+        mine = self._turn.acquire(timeout=_TURN_S)
+        try:
+            return planner.plan(snapshot, self._budget)
+        finally:
+            if mine:
+                self._turn.release()
+
     def _plan(self, planner: PlannerLike, snapshot: Snapshot, context: Any) -> Plan:
         start_s = time.perf_counter()
         try:
-            plan = planner.plan(snapshot, self._budget)
+            plan = self._in_turn(planner, snapshot)
         except InputError as error:
             self._refuse(context, error)
         except Exception as error:

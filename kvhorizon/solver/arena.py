@@ -1,4 +1,4 @@
-"""Where the rows of waiting requests live between plans: computed once when a request is first seen, then only looked up.
+"""Where the rows of waiting requests live between plans: computed once when a request is first seen, then looked up.
 
 What a waiting request would hold if admitted at point a does not depend on when that is asked, so a row stays right
 until the request, the buckets or its forecast change. A slot is a row of the program's arrays; rows never move, so the

@@ -7,7 +7,7 @@ kept while they fit roughly: then rows of waiting requests (`arena`) stay right 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,7 +111,8 @@ class Builder:
             prefill_budget_tokens=budget,
             present_blocks=np.array([snapshot.free_blocks + requests.blocks_held[leaving].sum()], np.float64),
             overflow_price=np.full(
-                settings.buckets, settings.price_factor * overflow_price(snapshot, np.arange(running) if running else rows)
+                settings.buckets,
+                settings.price_factor * overflow_price(snapshot, np.arange(running) if running else rows),
             ),
             admission_bucket=bucket,
         )
@@ -157,7 +158,7 @@ class Builder:
             self._arena.forget()
 
 
-def spread_out(values: NDArray, slot: IntArray, size: int, empty: float = 0) -> NDArray:
+def spread_out(values: NDArray[Any], slot: IntArray, size: int, empty: float = 0) -> NDArray[Any]:
     """`values` (n, …) at their slots (n,) of `size`, `empty` elsewhere."""
     out = np.full((size, *values.shape[1:]), empty, values.dtype)
     out[slot] = values

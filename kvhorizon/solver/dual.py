@@ -129,7 +129,7 @@ def reduced_costs(tables, turned, prices, out):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def two_least(by_option, best, least, second):  # type: ignore[no-untyped-def]
-    """Fill the cheapest option, its cost and that of the second-cheapest, (N,) each; of equals never, then the first."""
+    """Fill the cheapest option, its cost and of the second-cheapest, (N,) each; of equals never, or the first."""
     options, size = by_option.shape
     best[:], least[:], second[:] = options - 1, by_option[options - 1], np.inf
     for a in range(options - 1):
@@ -206,7 +206,7 @@ def scale_of(problem: Problem) -> FloatArray:
             [np.sqrt((tables.held_blocks**2).sum())],
         ]
     )
-    return np.maximum(squares, 1e-3)
+    return np.asarray(np.maximum(squares, 1e-3))
 
 
 @njit(cache=True, nogil=True)
@@ -245,7 +245,8 @@ class Ascent:
         count = len(prices)
         picked, best = np.full(size, points), np.full(size, points)
         self.parts = (
-            prices, prices.copy(), np.zeros(count), np.zeros(count), np.zeros(count), np.array([-np.inf, first_step, 0.0]),
+            prices, prices.copy(), np.zeros(count), np.zeros(count), np.zeros(count),
+            np.array([-np.inf, first_step, 0.0]),
             picked, np.empty((points + 1, size)), best, np.empty(size), np.empty(size),
         )  # fmt: skip
 

@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from kvhorizon.models.survival import EXACT, GRID_OCTAVES_BELOW_ONE, GRID_PER_OCTAVE, GRID_POINTS, Curves, survive
+from kvhorizon.models.survival import EXACT, GRID_OCTAVES_BELOW_ONE, GRID_PER_OCTAVE, GRID_POINTS, survive
 from kvhorizon.solver.settings import Settings
 
 FloatArray = NDArray[np.float64]

@@ -109,7 +109,9 @@ class Improver:
         """A feasible choice near the prices, in order of margin."""
         self.prove()
         assert self.duals is not None
-        self.offer(insert_cheapest(self._problem.tables, self.duals.by_option, stayers_first(self._problem, self.duals)))
+        self.offer(
+            insert_cheapest(self._problem.tables, self.duals.by_option, stayers_first(self._problem, self.duals))
+        )
 
     def sweep(self) -> None:
         """Local search on the best choice."""
@@ -160,7 +162,7 @@ def improve(
     `planned` says that the incumbent is what the program wanted one plan ago, repaired: then prices alone suffice.
     """
     under_way = Improver(problem, incumbent, budget, warm, search)
-    if len(incumbent):
+    if len(problem.eviction_loss) or (problem.rows != NOBODY).any():
         _work_off(under_way, planned, budget, search, core)
     return Improved(under_way.best, under_way.least, under_way.duals, under_way.duals is not None, budget.work)
 

@@ -214,5 +214,5 @@ def place_of(problem: Problem, rows: IntArray) -> IntArray:
     place = np.full(size + 1, NOBODY)  # one more, for empty rows
     place[problem.rows] = np.arange(len(problem.rows))
     place[-1] = NOBODY
-    found = place[rows]
-    return found[found != NOBODY]
+    found: IntArray = place[rows]
+    return np.asarray(found[found != NOBODY])

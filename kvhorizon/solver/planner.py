@@ -164,11 +164,9 @@ class Planner:
         order = np.flatnonzero(wanted != NEVER)
         order = order[np.argsort(wanted[order].astype(np.int16), kind="stable")]
         new = np.flatnonzero(~same & (wanted == NEVER) & (problem.rows != NOBODY))
-        return insert_planned(problem.tables, wanted, order, new)
+        return np.asarray(insert_planned(problem.tables, wanted, order, new))
 
-    def _greedy(
-        self, problem: Problem, key_order: IntArray, snapshot: Snapshot, curves: Curves
-    ) -> list[IntArray]:
+    def _greedy(self, problem: Problem, key_order: IntArray, snapshot: Snapshot, curves: Curves) -> list[IntArray]:
         return greedy_choices(problem, key_order, admissions(snapshot, self._settings.rule, curves))
 
     def _plan_of(

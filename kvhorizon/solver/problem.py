@@ -87,5 +87,6 @@ class Problem:
 def turn(tables: Tables) -> Turned:
     """The uses of a program that no `Builder` made."""
     return Turned(
-        np.ascontiguousarray(tables.blocks.transpose(1, 2, 0)), np.ascontiguousarray(tables.sequences.transpose(1, 2, 0))
+        np.ascontiguousarray(tables.blocks.transpose(1, 2, 0)),
+        np.ascontiguousarray(tables.sequences.transpose(1, 2, 0)),
     )

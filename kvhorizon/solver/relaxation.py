@@ -57,7 +57,6 @@ def rows_of(tables: Tables) -> Rows:
 def relax(tables: Tables, start: FloatArray) -> Relaxed:
     """The relaxation's value, from prices (2K + A + 1,) near it."""
     rows = rows_of(tables)
-    size = len(tables.cost)
     cost = np.column_stack([tables.cost, tables.cost_never])  # (N, A + 1)
     prices, best, proof, above = np.minimum(start, rows.ceiling), -np.inf, start, np.inf
     chosen = np.zeros(cost.shape, bool)
