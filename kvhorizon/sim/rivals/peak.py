@@ -13,7 +13,7 @@ import math
 
 import numpy as np
 
-from kvhorizon.models.compiled import inside, making_arrays
+from kvhorizon.models.compiled import compiled, inside, making_arrays
 from kvhorizon.models.survival import (
     EXACT,
     GRID_OCTAVES_BELOW_ONE,
@@ -30,7 +30,7 @@ from kvhorizon.sim.step import known_tokens
 UNLIMITED = 1 << 40
 
 
-@inside
+@compiled
 def uniform(n, step):  # type: ignore[no-untyped-def]
     """A number in (0, 1) that looks random in both arguments (the finalizer of SplitMix64), so that replays repeat."""
     x = np.uint64(n) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(step) * np.uint64(0xD1B54A32D192ED03)
