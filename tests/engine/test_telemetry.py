@@ -226,11 +226,12 @@ def test_the_solvers_plan_is_explained() -> None:
     for request in requests:
         made.scheduler.add_request(request)
     counts = made.scheduler.kvhorizon.plans.counts
-    run_until(made, lambda: counts["program"] + counts["greedy"] >= 2, limit_s=180.0)
+    run_until(made, lambda: counts["program"] + counts["greedy"] >= 2, limit_s=600.0)
     found = find(made.scheduler.waiting[0].request_id, [f"http://127.0.0.1:{port}"])
     assert found["handle"]
-    said = planned(found, None)
-    assert said is not None
+    deadline_s = time.monotonic() + 60.0  # the solver is nice, and the machine may be busy
+    while (said := planned(found, None)) is None:
+        assert time.monotonic() < deadline_s
     assert said.startswith(("admit", "wait"))
     for request in requests:
         made.abort(request.request_id)
