@@ -123,7 +123,7 @@ class LiveServer:
                 if found["finished"] >= finished:
                     return found
             time.sleep(0.05)
-        raise RuntimeError(f"not {finished} requests finished within {timeout_s} s")
+        raise RuntimeError(f"not {finished} requests finished within {timeout_s} s after the load; see {self.log}")
 
     def _arguments(self) -> list[str]:
         served = self.served
