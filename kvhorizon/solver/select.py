@@ -176,6 +176,8 @@ def choose_admissions(columns, curves, rule, running, num_running, room, desk, n
     chosen = 0
     failures = 0
     first = oldest_place(columns, desk, num_waiting) if rule.patient else -1
+    if first >= 0 and columns.preemptions[desk.waiting[first]] > 0:
+        first = -1  # what was preempted comes back only when there is room for it to stay
     oldest_waits = False  # the oldest request did not fit: memory is being kept for it
     ready = False
     while budget > 0 and chosen < room.seats and failures <= rule.tries:
