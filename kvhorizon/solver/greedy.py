@@ -91,7 +91,7 @@ GREEDY: dict[Knob, Greedy] = {
 
 PLANNED: dict[Knob, Greedy] = {
     knob: Greedy(budgeted=False, patient=True, aging_s=1.0, size_power=power, reserve_oldest_share=oldest)
-    for knob, power, oldest in ((Knob.MEANS, 1.0, 0.07), (Knob.BALANCED, 0.5, 0.07), (Knob.STRICT, 0.5, 0.02))
+    for knob, power, oldest in ((Knob.MEANS, 1.0, 0.035), (Knob.BALANCED, 0.5, 0.02), (Knob.STRICT, 0.5, 0.02))
 }
 
 

@@ -171,6 +171,8 @@ def choose_admissions(columns, curves, rule, running, num_running, room, desk, n
     ready = False
     best = best_place(desk, num_waiting)
     first = oldest_place(columns, desk, num_waiting) if rule.budgeted or rule.patient else -1
+    if rule.patient and first >= 0 and columns.preemptions[desk.waiting[first]] > 0:
+        first = -1  # what was preempted comes back only when there is room for it to stay
     while budget > 0 and chosen < room.seats and failures <= rule.tries:
         if best >= 0 and desk.keys[best] == TRIED:
             best = best_place(desk, num_waiting)

@@ -18,6 +18,7 @@ from kvhorizon.wire.child import SolverChild
 from kvhorizon.wire.resilient import ResilientSolver
 
 WORK = 100
+PATIENCE_S = 120.0  # with a plan: what is compared must not depend on how busy the machine is
 
 
 class KilledAfter:
@@ -43,7 +44,7 @@ def test_over_grpc_as_in_process(setup: Setup, knob: Knob) -> None:
     """The same plans, so the same run, to the last bit."""
     policy = parse_policy(f"kvhorizon/{knob}")
     near = replay(setup, policy, InProcess(knob, WORK))
-    with ResilientSolver(lambda: SolverChild(["--work", str(WORK), "--knob", knob])) as solver:
+    with ResilientSolver(lambda: SolverChild(["--work", str(WORK), "--knob", knob]), PATIENCE_S) as solver:
         far = replay(setup, policy, solver)
     assert near.plans == far.plans
     assert near.plans["program"] > 10
