@@ -222,7 +222,7 @@ def test_the_solvers_plan_is_explained() -> None:
     """On the real clock, with a solver child: what its newest plan says of the request that waits longest."""
     port = free_port()
     made = drive(Setup(blocks=400, seats=24, step_s=None, settings={"mode": "control", "http_port": port}))
-    requests = workload(100, seed=3, output=(2000, 4000))
+    requests = workload(300, seed=3, output=(2000, 4000))
     for request in requests:
         made.scheduler.add_request(request)
     counts = made.scheduler.kvhorizon.plans.counts
