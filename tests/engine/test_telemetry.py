@@ -219,15 +219,15 @@ def test_requests_are_explained(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_solvers_plan_is_explained() -> None:
-    """On the real clock, with a solver child: what its newest plan says of the request that waits longest."""
+    """On the real clock, with a solver child: what its newest plan says of a request that has not run yet."""
     port = free_port()
     made = drive(Setup(blocks=400, seats=24, step_s=None, settings={"mode": "control", "http_port": port}))
-    requests = workload(100, seed=3, output=(2000, 4000))
+    requests = workload(300, seed=3, output=(2000, 4000))
     for request in requests:
         made.scheduler.add_request(request)
     counts = made.scheduler.kvhorizon.plans.counts
     run_until(made, lambda: counts["program"] + counts["greedy"] >= 2, limit_s=600.0)
-    found = find(made.scheduler.waiting[0].request_id, [f"http://127.0.0.1:{port}"])
+    found = find(made.scheduler.waiting[-1].request_id, [f"http://127.0.0.1:{port}"])
     assert found["handle"]
     deadline_s = time.monotonic() + 60.0  # the solver is nice, and the machine may be busy
     while (said := planned(found, None)) is None:
