@@ -6,8 +6,8 @@ and an engine that is killed are tried on a whole server. Before each fault vLLM
 rounds; the longest rounds of either are compared, those until recovery among ours. A round is one turn of the engine's
 loop, as its thread experiences it (`_live_clock`); arrivals are part of it.
 
-`recovery_s` counts from when a fault is lifted, or from when it struck where it heals by itself, until a new plan is
-followed. Needs `make engine`.
+`recovery_s` counts until a new plan is followed: from when a fault is lifted, from when it struck where it heals by
+itself, and for a flood from when the queue has its usual length. Needs `make engine`.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def face(bench: Bench, fault: Fault, rounds: int) -> Row:
     ours = window(bench, rounds)
     while fault.counts and bench.met == met and time.monotonic() - struck_s < MEETING_LIMIT_S:
         ours += live.under_load(10)
-    begin_s = struck_s if lift is nothing else time.monotonic()
+    begin_s = struck_s if lift is nothing and not fault.same_for_plain else time.monotonic()
     lift()
     while fault.healed is not None and not fault.healed(bench) and time.monotonic() - begin_s < RECOVERY_LIMIT_S:
         ours += live.under_load(10)
