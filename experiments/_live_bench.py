@@ -16,7 +16,6 @@ from experiments._live_planner import MOOD
 from experiments._live_server import ROOT, free_port
 from experiments._live_tls import HOST, Authority
 from kvhorizon.adapter.session import PlanSession, SolverLike
-from kvhorizon.adapter.settings import GuestSettings
 from kvhorizon.adapter.shared import SharedSolver
 from kvhorizon.adapter.start import PLAN_DEADLINE_S
 from kvhorizon.wire.child import SolverChild
@@ -32,11 +31,9 @@ class Bench:
         self.folder = Path(tempfile.mkdtemp(prefix="kvhorizon-faults-"))
         self.mood = self.folder / "mood"
         os.environ[MOOD] = str(self.mood)
-        settings: dict[str, object] = {"local_only": True}
-        if "record" in GuestSettings.model_fields:
-            settings["record"] = str(self.folder / "recording")
-        self.live = LiveCore(settings)
+        self.live = LiveCore({"local_only": True, "record": str(self.folder / "recording")})
         self.wall_ahead_s = self.steady_ahead_s = 0.0
+        self.met = 0  # times that planted errors were raised
         self.live.guest.use_clock(
             lambda: time.monotonic() + self.steady_ahead_s, lambda: time.time() + self.wall_ahead_s
         )
@@ -91,7 +88,7 @@ class Bench:
         guest = self.live.guest
         assert guest.session is not None
         guest.session.stop()
-        guest.session = PlanSession(solver, guest.forecaster)
+        guest.session = PlanSession(solver)
         guest.session.start()
         begin_s = time.monotonic()
         while wait_for_plans(self.live, 1.0) == math.inf:

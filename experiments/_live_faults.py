@@ -25,6 +25,7 @@ class Fault(NamedTuple):
     part: str = ""  # of several of one name
     healed: Callable[[Bench], bool] | None = None
     same_for_plain: bool = False  # plain vLLM meets it too: it is part of the load
+    counts: bool = False  # it adds to `Bench.met` when it strikes
 
 
 def nothing() -> None:
@@ -95,20 +96,17 @@ def expired(bench: Bench) -> Lift:
 
 def disk_full(bench: Bench) -> Lift:
     """No file of this process may grow."""
+    telemetry = bench.live.guest.telemetry
+    assert telemetry is not None
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
-    recorder(bench).flush(now=True)
+    telemetry.once(last=True)
 
     def lift() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        recorder(bench).flush(now=True)
+        telemetry.once(last=True)
 
     return lift
-
-
-def recorder(bench: Bench) -> Any:
-    """The guest's, or None where it has none."""
-    return getattr(getattr(bench.live.guest, "telemetry", None), "recorder", None)
 
 
 def wall_clock(ahead_s: float) -> Callable[[Bench], Lift]:
@@ -145,6 +143,7 @@ def raising(owner: Callable[[Bench], Any], method: str) -> Callable[[Bench], Lif
         whole, own = getattr(target, method), method in vars(target)
 
         def broken(*_: object, **__: object) -> None:
+            bench.met += 1
             raise RuntimeError("planted")
 
         setattr(target, method, broken)
@@ -162,7 +161,7 @@ def raising(owner: Callable[[Bench], Any], method: str) -> Callable[[Bench], Lif
 
 
 def _hook(part: str, owner: Callable[[Bench], Any], method: str) -> Fault:
-    return Fault("our code raising", raising(owner, method), part)
+    return Fault("our code raising", raising(owner, method), part, counts=True)
 
 
 def _replaced(bench: Bench) -> bool:
@@ -187,17 +186,18 @@ ENGINE_FAULTS = (
     Fault("clock jump", wall_clock(-HOUR_S), "time of day, an hour back"),
     Fault("clock jump", steady_clock, "steady clock, an hour ahead"),
     _hook("before_schedule", lambda bench: bench.live.guest.control, "act"),
-    _hook("after_schedule", lambda bench: bench.live.guest, "_take"),
-    _hook("added", lambda bench: bench.live.guest, "_add"),
+    _hook("after_schedule", lambda bench: bench.live.guest.admitted, "take"),
+    _hook("added", lambda bench: bench.live.guest.intake, "add"),
     _hook("preempted", lambda bench: bench.live.guest.rows, "wait"),
     _hook("released", lambda bench: bench.live.guest.rows, "release"),
     _hook("account_preempting", lambda _: Accounting, "preempting"),
     _hook("account_scheduled", lambda _: Accounting, "scheduled"),
     _hook("account_release", lambda _: Accounting, "release"),
-    _hook("planning", lambda bench: bench.live.guest.forecaster, "learn"),
+    _hook("telemetry", lambda bench: bench.live.guest.telemetry, "collect"),
+    _hook("learning", lambda bench: bench.live.guest.forecaster, "learn"),
+    Fault("disk full for the recorder", disk_full),
     Fault("flood of 5 000 arrivals", flood, same_for_plain=True),
 )
-RECORDER_FAULTS = (Fault("disk full for the recorder", disk_full),)
 
 
 def _mood(bench: Bench, mood: str) -> Lift:

@@ -79,7 +79,7 @@ def send(
 
 async def _send(url: str, load: Sequence[Ask], at_once: int | None, leaves: Mapping[int, int]) -> list[Told]:
     places = asyncio.Semaphore(at_once or len(load))
-    connector = aiohttp.TCPConnector(limit=0)
+    connector = aiohttp.TCPConnector(limit=0, force_close=True)  # the server ends idle connections whenever it likes
     timeout = aiohttp.ClientTimeout(total=LIMIT_S)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
         begin_s = time.perf_counter()

@@ -28,9 +28,9 @@ NAME = "tiny"
 class Served:
     """Of one server."""
 
-    blocks: int = 160
-    block_size: int = 32  # attention on the CPU wants multiples of it
+    blocks: int = 240
     seats: int = 64
+    block_size: int = 32  # attention on the CPU wants multiples of it
     batched: int = 2048
     max_len: int = 1024
     scheduler: str = "plain"  # of experiments._live_probe
@@ -123,7 +123,7 @@ class LiveServer:
                 if found["finished"] >= finished:
                     return found
             time.sleep(0.05)
-        raise RuntimeError(f"not {finished} requests finished within {timeout_s} s")
+        raise RuntimeError(f"not {finished} requests finished within {timeout_s} s after the load; see {self.log}")
 
     def _arguments(self) -> list[str]:
         served = self.served
@@ -139,6 +139,7 @@ class LiveServer:
             "block-size": served.block_size,
             "watermark": served.watermark,
             "dtype": "float32",
+            "stream-interval": 8,  # tokens per answer, after the first
             "seed": 1,
             "scheduler-cls": f"experiments._live_probe.{served.scheduler}",
             "logits-processors": "experiments._live_model:EndAtLength",

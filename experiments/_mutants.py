@@ -1,6 +1,6 @@
 """Faults planted in the simulated engine, each a change of its source text, to see whether lockstep finds them.
 
-A mutant runs uncompiled: while its modules are built, `numba.njit` leaves functions as they are.
+A mutant runs uncompiled: while its modules are built, what would compile its functions leaves them as they are.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from experiments._our_side import Rules
 
 # The modules that schedule, each built before those that import it.
 MODULES = ("cache", "blocks", "queue", "ahead", "step")
+COMPILER = "kvhorizon.models.compiled"
 ORIGIN = "<mutant>"  # file name of their code, so that an exception says where it arose
 
 FREE_FINISHED = """                give_back(engine, engine.cache, n)
@@ -156,13 +157,13 @@ def replaced(modules: dict[str, ModuleType]) -> Iterator[None]:
 
 
 def uncompiled() -> ModuleType:
-    """Stands where numba does."""
+    """Stands where the compiler does."""
 
-    def njit(*functions: Any, **_options: Any) -> Any:
-        return functions[0] if functions else njit
+    def compiled(function: Any) -> Any:
+        return function
 
-    module = ModuleType("numba")
-    module.__dict__["njit"] = njit
+    module = ModuleType(COMPILER)
+    module.__dict__.update(compiled=compiled, inside=compiled)
     return module
 
 
@@ -186,7 +187,7 @@ def changed(name: str | None, module: str, source: str) -> str:
 
 def mutant(name: str | None) -> Rules:
     """The modules with one fault in them, or uncompiled with none; each file's name is `ORIGIN`."""
-    built = {"numba": uncompiled()}
+    built = {COMPILER: uncompiled()}
     for module in MODULES:
         full = f"kvhorizon.sim.{module}"
         source = changed(name, full, source_of(full))

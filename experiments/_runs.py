@@ -44,7 +44,7 @@ def run_one(job: Job, policy: Policy) -> Row:
     """One replay and all its columns."""
     setup = build(job.cell, job.seed, "history" if job.forecast == ANY_FORECAST else job.forecast, job.reload_s)
     began = time.process_time()
-    outcome = replay(setup, policy, InProcess(policy.planner) if policy.planner else None)
+    outcome = replay(setup, policy, InProcess(policy.planner, program=policy.program) if policy.planner else None)
     cpu_s = time.process_time() - began
     prefill_s, service_s = alone(setup)
     columns = summarize(

@@ -2,9 +2,9 @@
 
 Most are planted in an engine core with its model in this process (`_live_core`): a server would hide at which step a
 fault strikes, and its engine cannot be reached from outside without a hook that no server has. Clients that disconnect
-and an engine that is killed are tried on a whole server. Each fault is planted `REPEATS` times, after as many rounds of
-plain vLLM under the same load; the longest rounds of either are compared, those until recovery among ours. A round is
-one turn of the engine's loop, as its thread experiences it (`_live_clock`); arrivals are part of it.
+and an engine that is killed are tried on a whole server. Before each fault vLLM alone serves the same load for as many
+rounds; the longest rounds of either are compared, those until recovery among ours. A round is one turn of the engine's
+loop, as its thread experiences it (`_live_clock`); arrivals are part of it.
 
 `recovery_s` counts from when a fault is lifted, or from when it struck where it heals by itself, until a new plan is
 followed. Needs `make engine`.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,17 +27,15 @@ from experiments._live_core import WAITING, wait_for_plans
 from experiments._live_faults import (
     CHILD_FAULTS,
     ENGINE_FAULTS,
-    RECORDER_FAULTS,
     SERVICE_FAULTS,
     Fault,
     nothing,
-    recorder,
 )
 from experiments._live_http import GONE_WITHIN_S, Watched, disconnects, kill_engine, with_guest
 
-ROUNDS, QUICK_ROUNDS = 200, 60
-REPEATS, QUICK_REPEATS = 2, 1
+ROUNDS, QUICK_ROUNDS = 150, 60
 RECOVERY_LIMIT_S = 180.0
+MEETING_LIMIT_S = 60.0  # for the load to come upon a planted error
 CALM_ROUNDS = 20  # after the guest has read the engine anew
 WORST_STEP_RATIO = 3.0
 Row = dict[str, Any]
@@ -52,16 +51,19 @@ def face(bench: Bench, fault: Fault, rounds: int) -> Row:
     live.plain(alone=False)
     live.under_load(CALM_ROUNDS)
     wait_for_plans(live, RECOVERY_LIMIT_S)
-    before = len(live.lost)
+    before, met = len(live.lost), bench.met
     struck_s = time.monotonic()
     lift = fault.plant(bench)
     ours = window(bench, rounds)
+    while fault.counts and bench.met == met and time.monotonic() - struck_s < MEETING_LIMIT_S:
+        ours += live.under_load(10)
     begin_s = struck_s if lift is nothing else time.monotonic()
     lift()
     while fault.healed is not None and not fault.healed(bench) and time.monotonic() - begin_s < RECOVERY_LIMIT_S:
         ours += live.under_load(10)
     planned = math.isfinite(wait_for_plans(live, RECOVERY_LIMIT_S, ours))
     return {
+        "met": not fault.counts or bench.met > met,
         "lost": len(live.lost) - before,
         "longest_step_s": max(ours),
         "plain_longest_step_s": max(plain),
@@ -77,29 +79,21 @@ def window(bench: Bench, rounds: int) -> list[float]:
     return seconds
 
 
-def judged(runs: Sequence[Row]) -> Row:
-    """Several runs of one fault, or parts of it, as one."""
-    ours, plain = (max(run[key] for run in runs) for key in ("longest_step_s", "plain_longest_step_s"))
-    found = {
-        "lost": sum(run["lost"] for run in runs),
-        "longest_step_s": ours,
-        "plain_longest_step_s": plain,
-        "step_ratio": ours / plain,
-        "recovery_s": max(run["recovery_s"] for run in runs),
-    }
-    whole = found["lost"] == 0 and found["step_ratio"] <= WORST_STEP_RATIO
-    return {**found, "survived": whole and found["recovery_s"] <= RECOVERY_LIMIT_S}
+def judged(run: Row) -> Row:
+    """What happened, and whether that is survival."""
+    ratio = run["longest_step_s"] / run["plain_longest_step_s"]
+    whole = run["met"] and run["lost"] == 0 and ratio <= WORST_STEP_RATIO
+    return {**run, "step_ratio": ratio, "survived": whole and run["recovery_s"] <= RECOVERY_LIMIT_S}
 
 
 def in_process(options: Options) -> tuple[dict[str, Row], Row]:
     """All faults that an engine core can meet, by name and part, and how the engine stands at the end."""
-    rounds, repeats = (QUICK_ROUNDS, QUICK_REPEATS) if options.quick else (ROUNDS, REPEATS)
+    rounds = QUICK_ROUNDS if options.quick else ROUNDS
     bench = Bench()
     groups: list[tuple[Callable[[], None] | None, Sequence[Fault]]] = [
         (bench.use_child, CHILD_FAULTS),
         (bench.use_service, SERVICE_FAULTS),
         (None, ENGINE_FAULTS),
-        (None, RECORDER_FAULTS if recorder(bench) is not None else ()),
     ]
     try:
         found: dict[str, Row] = {}
@@ -108,16 +102,22 @@ def in_process(options: Options) -> tuple[dict[str, Row], Row]:
                 prepare()
             for fault in faults:
                 name = f"{fault.name}: {fault.part}" if fault.part else fault.name
-                found[name] = judged([face(bench, fault, rounds) for _ in range(repeats)])
+                found[name] = judged(face(bench, fault, rounds))
+                print(f"{name}: {found[name]}", file=sys.stderr, flush=True)
         bench.live.drain()
         guest, live = bench.live.guest, bench.live
         pool = live.scheduler.kv_cache_manager.block_pool
+        assert guest.telemetry is not None
+        assert guest.telemetry.recorder is not None
+        guest.telemetry.once(last=True)
         end = {
             "finished": live.finished,
             "lost": len(live.lost),
             "blocks_missing": pool.num_gpu_blocks - 1 - pool.get_num_free_blocks(),
             "rows_left": len(guest.rows.slot_of),
             "hidden": guest.hidden,
+            "recorded": guest.telemetry.recorder.written,
+            "recordings_lost": guest.telemetry.recorder.lost,
             "guest_errors": dict(guest.guard.failures + guest.account_guard.failures),
             "ladder": dict(guest.ladder),
         }
@@ -126,14 +126,14 @@ def in_process(options: Options) -> tuple[dict[str, Row], Row]:
         bench.close()
 
 
-def served(options: Options) -> tuple[dict[str, Row], Row]:
+def served() -> tuple[dict[str, Row], Row]:
     """Faults that need a server, and what was left of a killed engine."""
     folder = Path(tempfile.mkdtemp(prefix="kvhorizon-served-"))
     server, switch = with_guest(folder)
     with server:
         watched = Watched(server)
         watched.wait_for_child()
-        left = judged([disconnects(watched, switch, QUICK_REPEATS if options.quick else REPEATS)])
+        left = judged(disconnects(watched, switch))
         killed = kill_engine(watched, folder)
     whole = killed["gone_s"] <= GONE_WITHIN_S and not killed["left_behind"]
     return {"client disconnects": left}, {**killed, "survived": whole}
@@ -142,7 +142,7 @@ def served(options: Options) -> tuple[dict[str, Row], Row]:
 def measure(options: Options) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """All faults."""
     faults, end = in_process(options)
-    more, killed = served(options)
+    more, killed = served()
     faults |= more
     names = dict.fromkeys(name.split(":")[0] for name in faults)
     survived = [all(row["survived"] for name, row in faults.items() if name.split(":")[0] == one) for one in names]

@@ -153,7 +153,7 @@ def _plant_errors(guest: Any, rng: random.Random) -> None:
     """Each of these raises now and then, so that a rebuild in between mostly succeeds."""
     for owner, name, share in (
         (guest.intake, "add", 0.002),
-        (guest, "_take", 0.02),
+        (guest.admitted, "take", 0.02),
         (guest, "_rebuild", 0.1),
         (guest.control, "_choose", 0.02),
         (guest.control, "_shown", 0.02),

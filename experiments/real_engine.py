@@ -29,18 +29,18 @@ from experiments._live_model import write_model
 from experiments._live_server import LiveServer, Served
 from experiments._live_tokens import mismatches
 
-SEEDS, QUICK_SEEDS = 5, 1  # judged; what was tried while building used seed 100
-REQUESTS, QUICK_REQUESTS = 200, 100
+SEEDS, QUICK_SEEDS = 2, 1  # judged; what was tried while building used seeds from 100 on
+REQUESTS, QUICK_REQUESTS = 600, 400
 LOAD = 2.0
-REFERENCE_AT_ONCE = 8  # together they always fit
+REFERENCE_AT_ONCE = 32  # together they always fit
 WARM_REQUESTS = 20
 CHILD_TIMEOUT_S = 240.0
-BLOCKS = 240
+BLOCKS, SEATS = 960, 256  # 30,700 tokens of KV: some hundred requests
 CONTENDERS = {
-    "plain": Served(BLOCKS),
-    "watermark": Served(BLOCKS, watermark=0.02),
-    "greedy": Served(BLOCKS, scheduler="ours", settings={"KVHORIZON_LOCAL_ONLY": "true"}),
-    "program": Served(BLOCKS, scheduler="ours"),
+    "plain": Served(BLOCKS, SEATS),
+    "watermark": Served(BLOCKS, SEATS, watermark=0.02),
+    "greedy": Served(BLOCKS, SEATS, scheduler="ours", settings={"KVHORIZON_LOCAL_ONLY": "true"}),
+    "program": Served(BLOCKS, SEATS, scheduler="ours"),
 }
 SIMULATED = {
     "plain": "fcfs",

@@ -6,12 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from stub_planner import StubPlanner
 
 from kvhorizon.adapter.telemetry.listen import as_json, listen_tcp
 from kvhorizon.cli import main
 from kvhorizon.recording.read import read_recording
 from kvhorizon.recording.schema import Row
 from kvhorizon.recording.write import Folder, write_rows
+from kvhorizon.service.server import serve
+from kvhorizon.service.warm_up import sample_snapshot
+from kvhorizon.wire.client import Client
 
 Cli = Callable[..., str]
 FACTS = {
@@ -114,6 +118,7 @@ def test_a_recording_is_replayed(cli: Cli, tmp_path: Path) -> None:
 def test_explain_says_what_the_guest_says(cli: Cli) -> None:
     decision = {"at_s": 0.0, "step": 7, "request_id": "r", "what": "held", "by": "local", "why": "no room", "times": 3}
     known = {"request": "r", "state": "waiting", "now": "it waits", "decisions": [decision]}
+    known |= {"handle": None, "engine_id": "e", "solver": None}
     listener = listen_tcp(
         "127.0.0.1", 0, {"/explain": lambda query: as_json(known) if query["request"] == "r" else None}
     )
@@ -121,10 +126,29 @@ def test_explain_says_what_the_guest_says(cli: Cli) -> None:
     said = cli("explain", "r", "--at", at)
     assert "r: it waits" in said
     assert "step 7: held back by the rule beside the engine (3 times, lately): no room" in said
-    assert json.loads(cli("explain", "r", "--at", at, "--json")) == known
+    assert json.loads(cli("explain", "r", "--at", at, "--json")) == {**known, "plan": None}
     assert "request='s', must be live" in cli("explain", "s", "--at", at, status=2)
     listener.stop()
     assert "must answer" in cli("explain", "r", "--at", at, status=2)
+
+
+def test_explain_asks_the_solver_as_well(cli: Cli) -> None:
+    """The plan of the engine's session, by the handle and the engine's name that its guest tells."""
+    snapshot = sample_snapshot()
+    with (
+        serve("127.0.0.1:0", StubPlanner, None) as server,
+        Client(server.address) as client,
+        client.session() as session,
+    ):
+        session.plan(snapshot)
+        known = {"request": "r", "state": "waiting", "now": "it waits", "decisions": [], "handle": 7}
+        known |= {"engine_id": snapshot.facts.engine_id, "solver": server.address}
+        listener = listen_tcp("127.0.0.1", 0, {"/explain": lambda _: as_json(known)})
+        at = f"http://127.0.0.1:{listener.port}"
+        assert "The solver's newest plan: admit now, number 1" in cli("explain", "r", "--at", at)
+        known["handle"] = 77  # a request that the plan does not know yet
+        assert "newest plan" not in cli("explain", "r", "--at", at)
+        listener.stop()
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ class Accounting:
 
     def scheduled(self, num_tokens: Mapping[str, int], requests: Mapping[str, Any]) -> None:
         """The step computes `num_tokens` of each request; call it before the engine moves the requests on."""
-        for name in [name for name in self._behind if name in num_tokens]:
+        for name in list(filter(num_tokens.__contains__, self._behind)):
             known = self._behind[name]
             self._chunk(known, requests[name].num_computed_tokens, num_tokens[name])
             if known.mark == 0:

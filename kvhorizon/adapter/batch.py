@@ -88,7 +88,7 @@ class Batch:
         """New blocks of the step to come at most, where that is known without a look at everybody; else None."""
         if not self._known:
             return None
-        return self._settle() + self._due[self._phase % self._sizes.block_size]
+        return (self._settle() if self._open else 0) + self._due[self._phase % self._sizes.block_size]
 
     def demand(self, scheduled: bool = False) -> Demand:
         """What they will take in the step to come.

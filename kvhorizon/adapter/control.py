@@ -54,8 +54,9 @@ class Control:
     def act(self, now_s: float, may_evict: bool) -> None:
         """Prepare the engine for this step; undone by `stage.restore()`, but for evictions and order."""
         self.choice, self.busy = NOBODY, False
-        evicted = self._evict(now_s) if may_evict and self.level >= compat.Level.FULL else []
-        engine = self.engine
+        plans, engine = self.plans, self.engine
+        asked = plans.plan is not None and self._evictions_done != plans.serial
+        evicted = self._evict(now_s) if asked and may_evict and self.level >= compat.Level.FULL else []
         demand = self._put_victims_last(now_s) if self._may_lack() else None
         queue = engine.scheduler.waiting
         if not queue or engine.seats <= 0:  # the engine admits nobody in this step
@@ -141,15 +142,14 @@ class Control:
         if places and places != list(range(len(running) - 1, len(running) - 1 - len(places), -1)):
             put_last(running, places)
             self.batch.reordered(places)
+        spared = next((int(demand.slots[place]) for place in ordered if place not in places), None)
         for place in places:
-            self._note_victim(int(demand.slots[place]), demand, now_s)
+            self._note_victim(int(demand.slots[place]), spared, demand, now_s)
         return demand
 
     def _evict(self, now_s: float) -> list[int]:
         """Evictions that a plan asks for, once per plan, within the gates; returns the slots."""
         plans, engine, rows = self.plans, self.engine, self.rows
-        if plans.plan is None or self._evictions_done == plans.serial:
-            return []
         self._evictions_done = plans.serial
         if engine.free_blocks > (1.0 - self.evict_occupancy) * engine.total_blocks or len(engine.scheduler.running) < 2:
             return []
@@ -160,7 +160,7 @@ class Control:
             if request.status.name != "RUNNING" or resident_s < self.evict_residency_s:
                 continue
             if engine.gives_back(request, 1) > 0:
-                self._note(slot, now_s, "evicted", f"the plan prefers it to wait; it ran for {resident_s:.1f} s")
+                self._note_evicted(slot, resident_s, now_s)
                 compat.evict(engine.scheduler, request, now_s)
                 done.append(slot)
         self.evicted += len(done)
@@ -171,19 +171,38 @@ class Control:
         slot = int(candidates[np.argmin(rows.columns.arrival_s[candidates])])
         tokens = int(rows.columns.prompt[slot] + rows.columns.generated[slot])
         why = (
-            f"it needs {-(-tokens // engine.block_size)} blocks of {engine.free_blocks} free, "
-            f"and the {len(engine.scheduler.running)} running requests will grow"
+            f"to admit it would take {-(-tokens // engine.block_size)} blocks{self._price()} of {engine.free_blocks} "
+            f"free, for which the {len(engine.scheduler.running)} running requests will grow; it came first of "
+            f"{len(candidates)} that wait, and none of them was let in"
         )
         self._note(slot, now_s, "held", why)
 
-    def _note_victim(self, slot: int, demand: Demand, now_s: float) -> None:
-        columns = self.rows.columns
+    def _note_victim(self, slot: int, spared: int | None, demand: Demand, now_s: float) -> None:
+        """`spared` would have been the next."""
         why = (
-            f"the step wants {demand.total_blocks} blocks of {self.engine.free_blocks} free; of "
-            f"{len(demand.slots)} running it holds {int(columns.blocks[slot])} with most output to come for "
-            f"the work lost ({int(columns.computed[slot])} tokens)"
+            f"the step wants {demand.total_blocks} blocks{self._price()} of {self.engine.free_blocks} free; of "
+            f"{len(demand.slots)} running it has most output to come for the work lost: it {self._holds(slot)}"
         )
+        if spared is not None:
+            why += f"; next would have been {self.rows.request[spared].request_id}, which {self._holds(spared)}"
         self._note(slot, now_s, "victim", why)
+
+    def _note_evicted(self, slot: int, resident_s: float, now_s: float) -> None:
+        why = (
+            f"the plan would rather have it wait: it ran for {resident_s:.1f} s and {self._holds(slot)}{self._price()}"
+        )
+        self._note(slot, now_s, "evicted", why)
+
+    def _holds(self, slot: int) -> str:
+        columns = self.rows.columns
+        return f"holds {int(columns.blocks[slot])} blocks, of {int(columns.computed[slot])} tokens"
+
+    def _price(self) -> str:
+        """Of memory now, where a plan has one."""
+        plan = self.plans.plan
+        if plan is None or not len(plan.block_prices):
+            return ""
+        return f" (at {plan.block_prices[0]:.3g} s of delay each)"
 
     def _note(self, slot: int, now_s: float, what: str, why: str) -> None:
         name = self.rows.request[slot].request_id

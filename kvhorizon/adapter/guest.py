@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from kvhorizon.adapter.accounting import Accounting
+from kvhorizon.adapter.admitted import Admitted
 from kvhorizon.adapter.clock import StepClock
 from kvhorizon.adapter.compat import Level
 from kvhorizon.adapter.control import Control
@@ -52,7 +53,7 @@ class Guest:
         self.mode = Mode.OFF  # of this step
         self.ladder: Counter[str] = Counter()
         self.intake = Intake(self.engine, self.rows, forecaster)
-        self.advice: Counter[str] = Counter()  # agreed, admitted_instead, held_instead
+        self.admitted = Admitted(control)
         self.stale = False  # the rows may be wrong
         self.failed_step = False
         self.use_clock(clock, wall)
@@ -64,6 +65,11 @@ class Guest:
     def hints(self) -> Counter[str]:
         """Clients' hints: used, ignored."""
         return self.intake.hints
+
+    @property
+    def advice(self) -> Counter[str]:
+        """What was advised, against what the engine did."""
+        return self.admitted.advice
 
     @property
     def hidden(self) -> int:
@@ -125,10 +131,8 @@ class Guest:
             return
         now_s = self._clock.now()
         scheduler = self.engine.scheduler
-        taken = self._take(scheduler.running, now_s)
+        taken = self.admitted.take(scheduler.running, now_s, self.mode)
         self.control.batch.advanced(num_tokens, total_tokens, taken)
-        if self.mode is Mode.ADVISE:
-            self._compare(taken)
         self._leave_alone = total_tokens == 0 and bool(scheduler.waiting) and not scheduler.running
         if self.mode is not Mode.OFF:
             self.learner.poke(now_s)
@@ -237,30 +241,3 @@ class Guest:
         self.rule.reset()
         self.control.batch.changed()
         self.stale = False
-
-    def _take(self, running: list[Any], now_s: float) -> list[int]:
-        """Slots of the newly admitted, in the engine's order: it appends them to its list."""
-        rows, taken = self.rows, []
-        for request in reversed(running):
-            slot = rows.slot_of[request.request_id]
-            if not rows.extra.waits[slot]:
-                if rows.streaming:
-                    continue
-                break
-            taken.append(slot)
-        if not taken:
-            return taken
-        self.control.joined()
-        choice = self.control.choice
-        overtakes = dict(zip(choice.slots, choice.overtakes, strict=True)) if self.mode is Mode.CONTROL else {}
-        for slot in taken:
-            self.rule.left(rows.tokens(slot))
-            rows.take(slot, now_s)
-            rows.columns.overtaker[slot] = overtakes.get(slot, False)
-        return taken[::-1]
-
-    def _compare(self, newcomers: list[int]) -> None:
-        taken, advised = set(newcomers), set(self.control.choice.slots)
-        self.advice["agreed"] += len(taken & advised)
-        self.advice["held_instead"] += len(taken - advised)
-        self.advice["admitted_instead"] += len(advised - taken)

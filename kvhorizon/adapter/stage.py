@@ -35,11 +35,15 @@ class ListStage:
     """A queue in order of arrival (vLLM's is a deque)."""
 
     def __init__(self) -> None:
-        self.hidden = 0
         self._scheduler: Any = None
         self._queue: Any = None
         self._short: Any = None
         self._shown: Sequence[Any] = ()
+
+    @property
+    def hidden(self) -> int:
+        """See `Stage`."""
+        return len(self._queue) - len(self._shown) if self._queue is not None else 0
 
     def present(self, scheduler: Any, shown: Sequence[Any]) -> None:
         """See `Stage`."""
@@ -48,7 +52,6 @@ class ListStage:
             self._short = type(queue)()
         self._short.extend(shown)
         self._scheduler, self._queue, self._shown = scheduler, queue, shown
-        self.hidden = len(queue) - len(shown)
         scheduler.waiting = self._short
 
     def restore(self) -> None:
@@ -57,7 +60,6 @@ class ListStage:
         if queue is None:
             return
         self._scheduler.waiting = queue
-        self.hidden = 0
         if self._shown or self._short:
             left = list(self._short)
             self._short.clear()

@@ -31,7 +31,7 @@ from kvhorizon.adapter.ticker import Ticker
 from kvhorizon.adapter.warm_up import warm_up
 from kvhorizon.errors import InputError
 from kvhorizon.models.gpu import preset
-from kvhorizon.solver.greedy import GREEDY
+from kvhorizon.solver.greedy import GREEDY, PLANNED
 from kvhorizon.wire.child import SolverChild
 from kvhorizon.wire.resilient import ResilientSolver
 from kvhorizon.wire.tls import tls_of
@@ -77,7 +77,7 @@ def build(
     gpu = preset(settings.gpu) if settings.gpu else gpu_of(device_name)
     cost = price(shape, gpu, int(config.parallel_config.tensor_parallel_size))
     facts = engine_facts(engine, cost, config)
-    greedy = GREEDY[settings.knob]
+    greedy = (GREEDY if settings.local_only else PLANNED)[settings.knob]
     warm_up_forecasts()
     forecaster = Forecaster(greedy.z, engine.block_size)
     rows = Rows(engine.max_active, forecaster.tables)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from kvhorizon import __version__
+from kvhorizon.cli.doctor import doctor
 from kvhorizon.cli.explain import explain
 from kvhorizon.cli.inspect import inspect
 from kvhorizon.cli.plan import plan
@@ -27,6 +28,7 @@ app = typer.Typer(
 app.command("what-if")(what_if)
 app.command("serve")(serve)
 app.command("plan")(plan)
+app.command("doctor")(doctor)
 app.command("train")(train)
 app.command("record")(record)
 app.command("inspect")(inspect)

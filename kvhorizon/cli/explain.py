@@ -10,6 +10,8 @@ from urllib.parse import quote
 import typer
 
 from kvhorizon.errors import InputError
+from kvhorizon.wire.client import Client
+from kvhorizon.wire.failures import SolverError
 from kvhorizon.wire.local import ask, local_addresses
 
 _DONE = {"held": "held back", "victim": "chosen to go first, should blocks lack", "evicted": "evicted"}
@@ -21,14 +23,20 @@ def explain(
     at: Annotated[
         str | None, typer.Option(help="http://host:port of the guest; without it, all engines of this machine.")
     ] = None,
+    solver: Annotated[
+        str | None, typer.Option(help="host:port or unix:/path of a shared solver service; the engine's own is known.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As data.")] = False,
 ) -> None:
     """Say what was decided about a request, by whom, against what, and what stands now."""
     found = find(request, [at] if at is not None else local_addresses())
+    found["plan"] = planned(found, solver)
     if as_json:
         typer.echo(json.dumps(found, indent=1))
         return
     typer.echo(f"{found['request']}: {found['now']}")
+    if found["plan"] is not None:
+        typer.echo(f"The solver's newest plan: {found['plan']}")
     for one in found["decisions"]:
         typer.echo(sentence(one))
 
@@ -48,6 +56,19 @@ def find(request: str, addresses: list[str]) -> dict[str, Any]:
     if len(silent) == len(addresses):
         raise InputError("at", silent[0], "must answer")
     raise InputError("request", request, "must be live, or among the last few thousand decisions")
+
+
+def planned(found: dict[str, Any], solver: str | None) -> str | None:
+    """What the newest plan of the engine's session says of a live request; None where there is none."""
+    address = solver or found["solver"]
+    if address is None or found["handle"] is None:
+        return None
+    try:
+        with Client(address) as client:
+            reply = client.explain_session(found["engine_id"], [found["handle"]])
+    except SolverError:
+        return None  # the plan may be older than the request
+    return str(reply.explanations[0].text)
 
 
 def sentence(one: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ SIGMA_STEP = 0.05  # log-normal spreads are rounded to this, so that few tables 
 _MOST_STEPS = 100  # beyond e^5 either way nothing is known anyway
 
 FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
 
 
 def resolve_curves(snapshot: Snapshot) -> Curves:
@@ -30,11 +31,11 @@ def resolve_curves(snapshot: Snapshot) -> Curves:
     sigma = np.where(unknown, UNKNOWN_LOG_SIGMA, requests.forecast_log_sigma)
     spread = unknown | (point & (sigma > 0.0))
     steps = np.clip(np.rint(sigma / SIGMA_STEP), 1, _MOST_STEPS).astype(np.int64)
-    used, widths = np.unique(requests.forecast_curve[sent]), np.unique(steps[spread])
+    used, widths = _distinct(requests.forecast_curve[sent]), _distinct(steps[spread])
     curve = np.full(len(requests), EXACT, np.int32)
     curve[sent] = np.searchsorted(used, requests.forecast_curve[sent])
     curve[spread] = len(used) + np.searchsorted(widths, steps[spread])
-    tables = [(snapshot.curves[row], residual_of(snapshot.curves[row])) for row in used]
+    tables = [(snapshot.curves[row], _residual(snapshot.curves[row].tobytes())) for row in used]
     tables += [_lognormal(int(width)) for width in widths]
     tables = tables or [_lognormal(1)]  # compiled code wants a row, even if nobody reads it
     scale = np.where(unknown, UNKNOWN_MEDIAN_TOKENS, requests.forecast_scale)
@@ -44,6 +45,17 @@ def resolve_curves(snapshot: Snapshot) -> Curves:
         curve=curve,
         scale=np.maximum(scale, 1e-6),
     )
+
+
+def _distinct(values: IntArray) -> IntArray:
+    """The different values (n,), all >= 0 and not many, ascending."""
+    return np.flatnonzero(np.bincount(values))
+
+
+@lru_cache(maxsize=_MOST_STEPS)
+def _residual(survival: bytes) -> FloatArray:
+    """Mean residual life (G,) of a curve, which stays the same over many plans."""
+    return residual_of(np.frombuffer(survival))
 
 
 @lru_cache(maxsize=_MOST_STEPS)

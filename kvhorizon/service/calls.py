@@ -19,6 +19,7 @@ from kvhorizon.wire.v1 import scheduler_pb2 as pb
 from kvhorizon.wire.validate import parse
 
 logger = logging.getLogger(__name__)
+_TURN_S = 0.2  # until a session plans beside one that takes too long
 
 
 class PlannerLike(Protocol):
@@ -28,19 +29,32 @@ class PlannerLike(Protocol):
         """A plan for `snapshot` within `budget`."""
         ...
 
+    def refine(self, seconds: float) -> None:
+        """Prepare the next plan for so long."""
+        ...
+
 
 class PlannerService:
     """The three calls of the contract, on raw messages, so that what is malformed gets a proper answer."""
 
     def __init__(
-        self, make_planner: Callable[[], PlannerLike], budget: Any, metrics: ServiceMetrics, max_sessions: int
+        self,
+        make_planner: Callable[[], PlannerLike],
+        budget: Any,
+        metrics: ServiceMetrics,
+        max_sessions: int,
+        refine_s: float = 0.0,
     ) -> None:
+        """`refine_s` are seconds that a session's planner may work on after each plan, while no update waits."""
         self._make_planner = make_planner
         self._budget = budget
         self._metrics = metrics
         self._max_sessions = max_sessions
+        self._refine_s = refine_s
+        self._turn = threading.Semaphore()
         self._inboxes: set[Inbox] = set()
-        self._lock = threading.Lock()  # over the inboxes
+        self._newest: dict[Inbox, tuple[Snapshot, Plan]] = {}
+        self._lock = threading.Lock()  # over the inboxes and what is newest
 
     def PlanOnce(self, raw: bytes, context: Any) -> pb.Plan:
         """One plan for one snapshot, by a planner that knows nothing else."""
@@ -48,10 +62,13 @@ class PlannerService:
         return encode_plan(self._plan(self._make_planner(), snapshot, context))
 
     def Explain(self, raw: bytes, context: Any) -> pb.ExplainReply:
-        """One plan, and what it means for the requests asked for."""
+        """One plan, or the newest of a session, and what it means for the requests asked for."""
         request = self._read(context, lambda: parse(pb.ExplainRequest, raw))
-        snapshot = self._read(context, lambda: read_snapshot(request.snapshot))
-        plan = self._plan(self._make_planner(), snapshot, context)
+        if request.engine_id and not request.HasField("snapshot"):
+            snapshot, plan = self._read(context, lambda: self._newest_of(request.engine_id))
+        else:
+            snapshot = self._read(context, lambda: read_snapshot(request.snapshot))
+            plan = self._plan(self._make_planner(), snapshot, context)
         reasons = self._read(context, lambda: explain(snapshot, plan, list(request.handle)))
         return pb.ExplainReply(
             plan=encode_plan(plan), explanations=[pb.Explanation(**reason._asdict()) for reason in reasons]
@@ -65,7 +82,8 @@ class PlannerService:
             threading.Thread(target=inbox.read, args=(messages,), name="kvhorizon-session", daemon=True).start()
             planner = self._make_planner()
             while not isinstance(item := self._read(context, inbox.take), End):
-                yield self._answer(planner, item, context)
+                yield self._answer(inbox, planner, item, context)
+                self._refine(planner, inbox)
             if item is not End.CLIENT:
                 context.abort(grpc.StatusCode.UNAVAILABLE, item.value)
         finally:
@@ -78,16 +96,47 @@ class PlannerService:
         for inbox in inboxes:
             inbox.end(End.STOPPING)
 
-    def _answer(self, planner: PlannerLike, item: Snapshot | Resync, context: Any) -> pb.Plan:
+    def _answer(self, inbox: Inbox, planner: PlannerLike, item: Snapshot | Resync, context: Any) -> pb.Plan:
         if isinstance(item, Resync):
             self._metrics.resyncs.inc()
             return pb.Plan(resync=pb.Resync(**item._asdict()))
-        return encode_plan(self._plan(planner, item, context))
+        plan = self._plan(planner, item, context)
+        with self._lock:
+            self._newest[inbox] = (item, plan)
+        return encode_plan(plan)
+
+    def _newest_of(self, engine_id: str) -> tuple[Snapshot, Plan]:
+        """The newest plan of the engine's session, and what it is based on. Raises InputError where there is none."""
+        with self._lock:
+            held = [one for one in self._newest.values() if one[0].facts.engine_id == engine_id]
+        if not held:
+            raise InputError("engine_id", engine_id, "must have a session, and a plan in it")
+        return max(held, key=lambda one: one[0].facts.engine_epoch)
+
+    def _refine(self, planner: PlannerLike, inbox: Inbox) -> None:
+        """Let a session's planner work ahead, if neither its engine nor another one waits."""
+        if self._refine_s > 0.0 and inbox.idle and self._turn.acquire(blocking=False):
+            try:
+                planner.refine(self._refine_s)
+            finally:
+                self._turn.release()
+
+    def _in_turn(self, planner: PlannerLike, snapshot: Snapshot) -> Plan:
+        """Plan while no other session does, so that a budget in seconds is spent on the plan and not on waiting.
+
+        A planner that hangs keeps the others waiting only so long.
+        """
+        mine = self._turn.acquire(timeout=_TURN_S)
+        try:
+            return planner.plan(snapshot, self._budget)
+        finally:
+            if mine:
+                self._turn.release()
 
     def _plan(self, planner: PlannerLike, snapshot: Snapshot, context: Any) -> Plan:
         start_s = time.perf_counter()
         try:
-            plan = planner.plan(snapshot, self._budget)
+            plan = self._in_turn(planner, snapshot)
         except InputError as error:
             self._refuse(context, error)
         except Exception as error:
@@ -123,6 +172,7 @@ class PlannerService:
         inbox.end(End.CLIENT)
         with self._lock:
             self._inboxes.discard(inbox)
+            self._newest.pop(inbox, None)
         self._metrics.sessions.dec()
 
 

@@ -1,6 +1,7 @@
 """Run the solver service as a process: `python -m kvhorizon.service.main --listen localhost:50051`."""
 
 import argparse
+import dataclasses
 import functools
 import logging
 import os
@@ -19,19 +20,23 @@ from kvhorizon.service.warm_up import warm_up
 from kvhorizon.solver.budget import Budget
 from kvhorizon.solver.greedy import Knob
 from kvhorizon.solver.planner import Planner, PlannerSettings
+from kvhorizon.solver.settings import Settings, settings_of
 from kvhorizon.wire.channel import unix_path
 from kvhorizon.wire.tls import Tls
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_BUDGET_S = 0.05
+REFINE_S = 0.005  # after each plan
+CANDIDATES = Settings().candidates
 _WARM_UP = Budget(work=100)  # every part of the planner; compiling would use up any number of seconds
 _PARENT_CHECK_S = 0.5
 
 
-def planner_for(knob: Knob) -> PlannerLike:
-    """The real planner, one per session."""
-    return Planner(PlannerSettings(knob=knob), time.perf_counter)
+def planner_for(knob: Knob, candidates: int = CANDIDATES) -> PlannerLike:
+    """The real planner, one per session, with so many waiting requests in its program."""
+    program = dataclasses.replace(settings_of(knob), candidates=candidates)
+    return Planner(PlannerSettings(program, knob), time.perf_counter)
 
 
 def run_service(
@@ -53,7 +58,8 @@ def run_service(
         signal.signal(number, lambda *_: stopping.set())
     if exit_on_stdin_eof:
         threading.Thread(target=_follow_parent, args=(listen, os.getppid()), daemon=True).start()
-    with serve(listen, make_planner, budget, metrics_port, tls=tls) as server:
+    refine_s = 0.0 if budget.seconds is None else min(REFINE_S, budget.seconds)  # work units alone repeat exactly
+    with serve(listen, make_planner, budget, metrics_port, tls=tls, refine_s=refine_s) as server:
         warm_up(make_planner(), _WARM_UP)
         server.serving()
         _announce(server)
@@ -94,6 +100,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     effort.add_argument("--budget-s", type=float, help=f"seconds per plan (default: {DEFAULT_BUDGET_S})")
     effort.add_argument("--work", type=int, help="work units per plan, for results that repeat")
     parser.add_argument("--knob", choices=list(Knob), default=Knob.BALANCED, help="of the rules (default: %(default)s)")
+    parser.add_argument("--candidates", type=int, default=CANDIDATES, help="waiting requests in the program at most")
     parser.add_argument("--metrics-port", type=int, help="serve Prometheus metrics there (0: any free port)")
     parser.add_argument("--exit-on-stdin-eof", action="store_true", help="exit when standard input ends")
     parser.add_argument("--nice", type=int, default=0, help="lower the priority by this much")
@@ -118,7 +125,7 @@ def main(argv: list[str], make_planner: Callable[[], PlannerLike] | None = None)
             budget_of(arguments),
             arguments.metrics_port,
             arguments.exit_on_stdin_eof,
-            make_planner or functools.partial(planner_for, Knob(arguments.knob)),
+            make_planner or functools.partial(planner_for, Knob(arguments.knob), arguments.candidates),
         )
     except InputError as error:
         print(error, file=sys.stderr)

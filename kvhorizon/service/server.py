@@ -67,16 +67,18 @@ def serve(
     metrics_port: int | None = None,
     max_sessions: int = MAX_SESSIONS,
     tls: Tls | None = None,
+    refine_s: float = 0.0,
 ) -> Server:
     """Start the service on `listen`, `host:port` (port 0: any free one) or `unix:/path`.
 
     It answers at once but is reported as serving only after `Server.serving()`. `make_planner` is called once per
-    session and once per single call; `budget` is passed on with each plan. `metrics_port` (0: any) serves Prometheus
+    session and once per single call; `budget` is passed on with each plan, and after it the planner has `refine_s`
+    seconds to itself while no update waits. `metrics_port` (0: any) serves Prometheus
     metrics on the host of `listen`, for a Unix socket on localhost. With `tls`, clients on `host:port` must show a
     certificate of its authority. Raises InputError where an address cannot be bound.
     """
     metrics = ServiceMetrics()
-    service = PlannerService(make_planner, budget, metrics, max_sessions)
+    service = PlannerService(make_planner, budget, metrics, max_sessions, refine_s)
     workers = max_sessions + _OTHER_CALLS
     server = grpc.server(ThreadPoolExecutor(workers), options=SERVER_OPTIONS, maximum_concurrent_rpcs=4 * workers)
     server.add_generic_rpc_handlers((handlers(service),))

@@ -77,6 +77,12 @@ class Inbox:
             snapshot, self._snapshot = self._snapshot, None
             return snapshot if snapshot is not None else End.CLIENT
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits to be taken."""
+        with self._changed:
+            return not (self._snapshot or self._resync or self._end)
+
     def end(self, why: End | InputError) -> None:
         """Nothing more will come; the first reason stands, but stopping goes before the client's end."""
         with self._changed:

@@ -4,8 +4,8 @@ Requests that only decode are carried as a crowd, so that a step costs what happ
 """
 
 import numpy as np
-from numba import njit
 
+from kvhorizon.models.compiled import compiled, inside
 from kvhorizon.models.step_time import step_seconds
 from kvhorizon.models.survival import mean_remaining
 from kvhorizon.sim.ahead import drain
@@ -39,7 +39,7 @@ FINISHED, TICK, LEARN = range(3)  # why `advance` returned
 REEVALUATE_STEPS = 16  # a guest with a queue looks again after so many steps in which nothing happened
 
 
-@njit(cache=True)
+@inside
 def take_arrivals(engine, curves, guest):  # type: ignore[no-untyped-def]
     """Requests that have arrived by now join the queue; in a closed loop, those that may arrive do so now."""
     columns, count = engine.columns, engine.counters
@@ -55,14 +55,16 @@ def take_arrivals(engine, curves, guest):  # type: ignore[no-untyped-def]
         count[ARRIVED] += 1
 
 
-@njit(cache=True)
+@inside
 def sample(engine):  # type: ignore[no-untyped-def]
     """Keep a row of the timeline; when full, drop every other row and sample half as often."""
     clock, count, rows = engine.clock, engine.counters, engine.lists.timeline
     if clock[NOW] < clock[NEXT_SAMPLE]:
         return
     if count[SAMPLES] == TIMELINE_ROWS:
-        rows[: TIMELINE_ROWS // 2] = rows[::2].copy()
+        for i in range(TIMELINE_ROWS // 2):
+            for k in range(rows.shape[1]):
+                rows[i, k] = rows[2 * i, k]
         count[SAMPLES] = TIMELINE_ROWS // 2
         clock[SAMPLE_EVERY] *= 2.0
     row = rows[count[SAMPLES]]
@@ -74,7 +76,7 @@ def sample(engine):  # type: ignore[no-untyped-def]
     clock[NEXT_SAMPLE] = clock[NOW] + clock[SAMPLE_EVERY]
 
 
-@njit(cache=True)
+@inside
 def forecast_preempted(engine, curves, preempted):  # type: ignore[no-untyped-def]
     """Predict anew for the requests at the front of the queue that this step preempted."""
     columns = engine.columns
@@ -84,7 +86,7 @@ def forecast_preempted(engine, curves, preempted):  # type: ignore[no-untyped-de
         n = engine.live.newer[n]
 
 
-@njit(cache=True)
+@inside
 def part_if_needed(engine, guest):  # type: ignore[no-untyped-def]
     """Dissolve the crowd where a rival wants to look at every request, or this step will lack blocks and it is not
     simply the last running that are preempted; returns its size then."""
@@ -98,7 +100,7 @@ def part_if_needed(engine, guest):  # type: ignore[no-untyped-def]
     return together[SIZE]
 
 
-@njit(cache=True)
+@inside
 def schedule(engine, curves, guest, cost, desk):  # type: ignore[no-untyped-def]
     """Decide one step; returns whether the next step would decide the same, should nobody finish or arrive."""
     forced = 0
@@ -121,7 +123,7 @@ def schedule(engine, curves, guest, cost, desk):  # type: ignore[no-untyped-def]
     return admit_in_order(engine, budget) == 0 and decodes_only
 
 
-@njit(cache=True)
+@inside
 def execute(engine, cost):  # type: ignore[no-untyped-def]
     """Run the scheduled step: time passes, contexts grow, tokens come out, requests finish; returns how many did."""
     together = engine.crowd.tally
@@ -131,7 +133,7 @@ def execute(engine, cost):  # type: ignore[no-untyped-def]
     return finished + take_tokens(engine, together[SIZE])
 
 
-@njit(cache=True)
+@inside
 def quiet_steps(engine, guest):  # type: ignore[no-untyped-def]
     """How many further steps need no decision, should nobody finish: until a guest's next look at its queue."""
     count = engine.counters
@@ -140,7 +142,7 @@ def quiet_steps(engine, guest):  # type: ignore[no-untyped-def]
     return 1 << 40
 
 
-@njit(cache=True)
+@inside
 def decode_on(engine, cost, most, watch_arrivals, until_s):  # type: ignore[no-untyped-def]
     """Advance up to `most` steps in which everybody decodes, exactly, until one of them would lack blocks or end a
     request, a request arrives or time is up."""
@@ -169,7 +171,7 @@ def decode_on(engine, cost, most, watch_arrivals, until_s):  # type: ignore[no-u
     count[STEPS] += steps
 
 
-@njit(cache=True)
+@compiled
 def advance(engine, curves, guest, cost, desk, until_s, learn_at, skip):  # type: ignore[no-untyped-def]
     """Run until all requests are done (FINISHED), time `until_s` is reached (TICK) or `learn_at` have finished (LEARN).
 

@@ -9,14 +9,14 @@ Functions cost nothing but a test of `limits.ahead` where scheduling is synchron
 """
 
 import numpy as np
-from numba import njit
 
+from kvhorizon.models.compiled import inside
 from kvhorizon.sim.arrays import BUSY, DONE, NOW, RUNNING, UNDER_WAY, UNDER_WAY_S
 from kvhorizon.sim.blocks import fill, give_back
 from kvhorizon.sim.queue import remove
 
 
-@njit(cache=True)
+@inside
 def tokens_under_way(engine, n):  # type: ignore[no-untyped-def]
     """Output tokens of running request n that are not known yet but will be."""
     if engine.limits.ahead:
@@ -24,26 +24,26 @@ def tokens_under_way(engine, n):  # type: ignore[no-untyped-def]
     return np.int8(0)
 
 
-@njit(cache=True)
+@inside
 def awaits_last(engine, n):  # type: ignore[no-untyped-def]
     """Whether the token under way reaches the limit of running request n, so that no further step is needed."""
     return tokens_under_way(engine, n) > 0 and engine.columns.generated[n] + 1 >= engine.columns.limit[n]
 
 
-@njit(cache=True)
+@inside
 def is_owed(engine, n):  # type: ignore[no-untyped-def]
     """Whether waiting request n was preempted with a token under way: it must not run before that is known."""
     return tokens_under_way(engine, n) < 0
 
 
-@njit(cache=True)
+@inside
 def owe(engine, n):  # type: ignore[no-untyped-def]
     """Request n is preempted: the token under way, if any, comes while it waits."""
     if engine.limits.ahead:
         engine.live.under_way[n] = -engine.live.under_way[n]
 
 
-@njit(cache=True)
+@inside
 def drop(engine, n):  # type: ignore[no-untyped-def]
     """Request n has gone: nobody waits for its token."""
     lists, count = engine.lists, engine.counters
@@ -55,7 +55,7 @@ def drop(engine, n):  # type: ignore[no-untyped-def]
     count[UNDER_WAY] = kept
 
 
-@njit(cache=True)
+@inside
 def seconds_passing(engine, seconds, tokens):  # type: ignore[no-untyped-def]
     """Time until the next outputs: this step's own seconds, or, one step ahead, those of the step before."""
     if not engine.limits.ahead:
@@ -65,7 +65,7 @@ def seconds_passing(engine, seconds, tokens):  # type: ignore[no-untyped-def]
     return before
 
 
-@njit(cache=True)
+@inside
 def drain(engine):  # type: ignore[no-untyped-def]
     """Nothing can be scheduled and no token is awaited: the step under way, if any, runs to its end."""
     clock = engine.clock
@@ -75,7 +75,7 @@ def drain(engine):  # type: ignore[no-untyped-def]
     engine.counters[UNDER_WAY] = 0
 
 
-@njit(cache=True)
+@inside
 def send(engine):  # type: ignore[no-untyped-def]
     """Contexts grow by the scheduled step; returns how many requests, in `lists.sent`, it will give a token."""
     columns, live, lists = engine.columns, engine.live, engine.lists
@@ -91,7 +91,7 @@ def send(engine):  # type: ignore[no-untyped-def]
     return sent
 
 
-@njit(cache=True)
+@inside
 def end(engine, n, waits):  # type: ignore[no-untyped-def]
     """Request n has its last token; one that runs leaves the running list later."""
     live, count = engine.live, engine.counters
@@ -104,7 +104,7 @@ def end(engine, n, waits):  # type: ignore[no-untyped-def]
         give_back(engine, engine.cache, n)
 
 
-@njit(cache=True)
+@inside
 def receive(engine, n):  # type: ignore[no-untyped-def]
     """Request n gets the token of the step that has run."""
     columns, live = engine.columns, engine.live
@@ -121,7 +121,7 @@ def receive(engine, n):  # type: ignore[no-untyped-def]
         end(engine, n, waits)
 
 
-@njit(cache=True)
+@inside
 def leave_running(engine):  # type: ignore[no-untyped-def]
     """The finished leave the running list."""
     lists, count = engine.lists, engine.counters
@@ -133,7 +133,7 @@ def leave_running(engine):  # type: ignore[no-untyped-def]
     count[RUNNING] = kept
 
 
-@njit(cache=True)
+@inside
 def exchange(engine):  # type: ignore[no-untyped-def]
     """The scheduled step goes under way, the tokens of the one before arrive; returns how many requests finished."""
     lists, count = engine.lists, engine.counters
@@ -144,6 +144,7 @@ def exchange(engine):  # type: ignore[no-untyped-def]
             receive(engine, lists.under_way[i])
     if count[DONE] > before:
         leave_running(engine)
-    lists.under_way[:sent] = lists.sent[:sent]
+    for i in range(sent):
+        lists.under_way[i] = lists.sent[i]
     count[UNDER_WAY] = sent
     return count[DONE] - before

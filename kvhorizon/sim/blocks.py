@@ -3,19 +3,18 @@
 `cache` is the engine's, given as an argument of its own, so that without one its branches are compiled away.
 """
 
-from numba import njit
-
+from kvhorizon.models.compiled import inside
 from kvhorizon.sim.arrays import FREE
 from kvhorizon.sim.cache import FOUND, LOOKED_UP, found_blocks, grow, leave, own_blocks, register, seat
 
 
-@njit(cache=True)
+@inside
 def blocks_for(tokens, block_size):  # type: ignore[no-untyped-def]
     """Blocks that hold so many tokens."""
     return (tokens + block_size - 1) // block_size
 
 
-@njit(cache=True)
+@inside
 def take(engine, cache, n, more):  # type: ignore[no-untyped-def]
     """Request n gets `more` blocks; there must be so many."""
     if cache is not None:
@@ -24,14 +23,14 @@ def take(engine, cache, n, more):  # type: ignore[no-untyped-def]
     engine.columns.blocks[n] += more
 
 
-@njit(cache=True)
+@inside
 def fill(engine, cache, n, tokens):  # type: ignore[no-untyped-def]
     """After this step the KV of request n's first `tokens` tokens is present."""
     if cache is not None:
         register(cache, n, tokens // engine.limits.block_size)
 
 
-@njit(cache=True)
+@inside
 def give_back(engine, cache, n):  # type: ignore[no-untyped-def]
     """Request n gives up all its blocks."""
     held = engine.columns.blocks[n]
@@ -42,7 +41,7 @@ def give_back(engine, cache, n):  # type: ignore[no-untyped-def]
     engine.columns.blocks[n] = 0
 
 
-@njit(cache=True)
+@inside
 def would_free(engine, cache, n):  # type: ignore[no-untyped-def]
     """Blocks that become free if running request n leaves."""
     held = engine.columns.blocks[n]
@@ -51,7 +50,7 @@ def would_free(engine, cache, n):  # type: ignore[no-untyped-def]
     return own_blocks(cache, n, held)
 
 
-@njit(cache=True)
+@inside
 def find(engine, cache, n, tokens):  # type: ignore[no-untyped-def]
     """(blocks of request n's first `tokens` tokens in the cache, those of them that are free)."""
     if cache is None:
@@ -59,7 +58,7 @@ def find(engine, cache, n, tokens):  # type: ignore[no-untyped-def]
     return found_blocks(cache, n, tokens // engine.limits.block_size)
 
 
-@njit(cache=True)
+@inside
 def join(engine, cache, n, found, idle, tokens):  # type: ignore[no-untyped-def]
     """Request n of `tokens` tokens joins the batch with its blocks from the cache."""
     if cache is not None:

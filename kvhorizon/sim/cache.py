@@ -13,8 +13,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from kvhorizon.models.compiled import inside
 
 Int32Array = NDArray[np.int32]
 Int64Array = NDArray[np.int64]
@@ -70,14 +71,14 @@ def new_cache(start: Int64Array, contents: Int64Array, blocks: int, seats: int, 
     )
 
 
-@njit(cache=True)
+@inside
 def home(cache, content):  # type: ignore[no-untyped-def]
     """Where the search for a content begins."""
     mixed = (np.uint64(content) * GOLDEN) >> np.uint64(20)
     return np.int64(mixed & np.uint64(len(cache.keys) - 1))
 
 
-@njit(cache=True)
+@inside
 def place_of(cache, content):  # type: ignore[no-untyped-def]
     """Where a content is, or the empty place where it would go."""
     at = home(cache, content)
@@ -86,7 +87,7 @@ def place_of(cache, content):  # type: ignore[no-untyped-def]
     return at
 
 
-@njit(cache=True)
+@inside
 def insert(cache, content, block):  # type: ignore[no-untyped-def]
     """Block now holds content; an equal one that filled before goes on being found."""
     cache.content[block] = content
@@ -102,7 +103,7 @@ def insert(cache, content, block):  # type: ignore[no-untyped-def]
     cache.twin[last] = block
 
 
-@njit(cache=True)
+@inside
 def close_gap(cache, gap):  # type: ignore[no-untyped-def]
     """Empty a place, moving back what was pushed past it (linear probing; Knuth, vol. 3, 6.4, algorithm R)."""
     mask = len(cache.keys) - 1
@@ -118,7 +119,7 @@ def close_gap(cache, gap):  # type: ignore[no-untyped-def]
     cache.keys[gap] = NONE
 
 
-@njit(cache=True)
+@inside
 def forget(cache, block):  # type: ignore[no-untyped-def]
     """The block's content is overwritten."""
     at = place_of(cache, cache.content[block])
@@ -136,7 +137,7 @@ def forget(cache, block):  # type: ignore[no-untyped-def]
     cache.content[block] = NONE
 
 
-@njit(cache=True)
+@inside
 def unlink(cache, block):  # type: ignore[no-untyped-def]
     """A free block with content is in use again, or overwritten."""
     marks = cache.marks
@@ -151,7 +152,7 @@ def unlink(cache, block):  # type: ignore[no-untyped-def]
         cache.older[after] = before
 
 
-@njit(cache=True)
+@inside
 def link_newest(cache, block):  # type: ignore[no-untyped-def]
     """A block with content is free, and the last to be overwritten."""
     marks = cache.marks
@@ -164,7 +165,7 @@ def link_newest(cache, block):  # type: ignore[no-untyped-def]
     marks[NEWEST] = block
 
 
-@njit(cache=True)
+@inside
 def take_one(cache):  # type: ignore[no-untyped-def]
     """A free block to write to."""
     marks = cache.marks
@@ -179,7 +180,7 @@ def take_one(cache):  # type: ignore[no-untyped-def]
     return block
 
 
-@njit(cache=True)
+@inside
 def found_blocks(cache, n, most):  # type: ignore[no-untyped-def]
     """(leading blocks of request n, at most `most`, that the cache holds; those of them that nobody uses)."""
     found = 0
@@ -194,7 +195,7 @@ def found_blocks(cache, n, most):  # type: ignore[no-untyped-def]
     return found, idle
 
 
-@njit(cache=True)
+@inside
 def seat(cache, n, found):  # type: ignore[no-untyped-def]
     """Request n joins the batch with its `found` leading blocks from the cache."""
     cache.marks[SLOTS] -= 1
@@ -209,7 +210,7 @@ def seat(cache, n, found):  # type: ignore[no-untyped-def]
         cache.table[slot, i] = block
 
 
-@njit(cache=True)
+@inside
 def grow(cache, n, held, more):  # type: ignore[no-untyped-def]
     """Request n, which holds `held` blocks, gets `more`."""
     slot = cache.slot[n]
@@ -217,7 +218,7 @@ def grow(cache, n, held, more):  # type: ignore[no-untyped-def]
         cache.table[slot, i] = take_one(cache)
 
 
-@njit(cache=True)
+@inside
 def register(cache, n, full):  # type: ignore[no-untyped-def]
     """The first `full` blocks of request n are full: others may find them."""
     slot = cache.slot[n]
@@ -226,7 +227,7 @@ def register(cache, n, full):  # type: ignore[no-untyped-def]
     cache.registered[slot] = max(cache.registered[slot], full)
 
 
-@njit(cache=True)
+@inside
 def leave(cache, n, held):  # type: ignore[no-untyped-def]
     """Request n gives up its blocks, the last first; returns how many became free."""
     slot = cache.slot[n]
@@ -248,7 +249,7 @@ def leave(cache, n, held):  # type: ignore[no-untyped-def]
     return freed
 
 
-@njit(cache=True)
+@inside
 def own_blocks(cache, n, held):  # type: ignore[no-untyped-def]
     """Blocks of running request n that nobody else holds."""
     slot = cache.slot[n]

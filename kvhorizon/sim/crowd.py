@@ -12,14 +12,13 @@ so that a step costs what its events cost. Members are the first of the running 
 others. Where blocks lack and it is not simply the last that are preempted, the crowd is dissolved first.
 """
 
-from numba import njit
-
+from kvhorizon.models.compiled import inside
 from kvhorizon.sim.arrays import CLOCK, DONE, FREE, KV, RUNNING, SIZE, SYNCED
 from kvhorizon.sim.blocks import blocks_for, fill, give_back, take
 from kvhorizon.sim.step import preempt
 
 
-@njit(cache=True)
+@inside
 def catch_up(engine, ahead):  # type: ignore[no-untyped-def]
     """Bring the members' columns up to date; `ahead` is 1 where their blocks of the coming step are taken already."""
     columns, together, size = engine.columns, engine.crowd.tally, engine.limits.block_size
@@ -32,7 +31,7 @@ def catch_up(engine, ahead):  # type: ignore[no-untyped-def]
     together[SYNCED] = together[CLOCK]
 
 
-@njit(cache=True)
+@inside
 def gather(engine):  # type: ignore[no-untyped-def]
     """Running requests that follow the crowd and only decode join it; returns whether all now are, and anybody is."""
     columns, lists, together = engine.columns, engine.lists, engine.crowd.tally
@@ -53,7 +52,7 @@ def gather(engine):  # type: ignore[no-untyped-def]
     return 0 < together[SIZE] == engine.counters[RUNNING]
 
 
-@njit(cache=True)
+@inside
 def scatter(engine):  # type: ignore[no-untyped-def]
     """Dissolve the crowd between two steps."""
     together, ends = engine.crowd.tally, engine.crowd.ends
@@ -65,13 +64,13 @@ def scatter(engine):  # type: ignore[no-untyped-def]
     together[SIZE] = together[KV] = 0
 
 
-@njit(cache=True)
+@inside
 def opening(engine):  # type: ignore[no-untyped-def]
     """Blocks that the crowd needs for its next step."""
     return engine.crowd.opens[engine.crowd.tally[CLOCK] % engine.limits.block_size]
 
 
-@njit(cache=True)
+@inside
 def part_last(engine):  # type: ignore[no-untyped-def]
     """The crowd's last member leaves it and runs singly."""
     columns, together, size = engine.columns, engine.crowd.tally, engine.limits.block_size
@@ -87,7 +86,7 @@ def part_last(engine):  # type: ignore[no-untyped-def]
     together[KV] -= columns.computed[n] + 1
 
 
-@njit(cache=True)
+@inside
 def make_room(engine):  # type: ignore[no-untyped-def]
     """Preempt the last running until the crowd has its blocks, as the engine does in its order; returns how many."""
     preempted = 0
@@ -99,7 +98,7 @@ def make_room(engine):  # type: ignore[no-untyped-def]
     return preempted
 
 
-@njit(cache=True)
+@inside
 def open_blocks(engine, cache, opened):  # type: ignore[no-untyped-def]
     """Give the crowd the blocks of its next step; with prefix caching one by one, as each block has its content."""
     if cache is None:
@@ -119,7 +118,7 @@ def open_blocks(engine, cache, opened):  # type: ignore[no-untyped-def]
             fill(engine, cache, n, computed + 1)
 
 
-@njit(cache=True)
+@inside
 def step_on(engine):  # type: ignore[no-untyped-def]
     """One step of the crowd has run."""
     together = engine.crowd.tally
@@ -127,7 +126,7 @@ def step_on(engine):  # type: ignore[no-untyped-def]
     together[KV] += together[SIZE]
 
 
-@njit(cache=True)
+@inside
 def end_members(engine, now_s):  # type: ignore[no-untyped-def]
     """Members that gave their last token in the step before leave; returns how many did."""
     columns, live, lists, together = engine.columns, engine.live, engine.lists, engine.crowd.tally

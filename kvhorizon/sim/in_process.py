@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kvhorizon.solver.greedy import Knob
 from kvhorizon.solver.planner import Budget, Planner, PlannerSettings
+from kvhorizon.solver.settings import Settings, settings_of
 from kvhorizon.state import Plan, Snapshot
 
 WORK = 100  # units of the planner's budget: every part runs to its usual end
@@ -12,11 +13,12 @@ WORK = 100  # units of the planner's budget: every part runs to its usual end
 class InProcess:
     """A `Solver` that plans in this process, in work units, so that results repeat.
 
-    As over the wire, revisions that begin anew begin with a fresh planner.
+    `program` is the planner's model where it is not the knob's own. As over the wire, revisions that begin anew begin
+    with a fresh planner.
     """
 
-    def __init__(self, knob: Knob = Knob.BALANCED, work: int = WORK) -> None:
-        self._settings, self._budget = PlannerSettings(knob=knob), Budget(work=work)
+    def __init__(self, knob: Knob = Knob.BALANCED, work: int = WORK, program: Settings | None = None) -> None:
+        self._settings, self._budget = PlannerSettings(program or settings_of(knob), knob), Budget(work=work)
         self._planner = self._fresh()
         self._last_revision = -1
 

@@ -1,13 +1,12 @@
 """What a guest sees of the engine."""
 
-from numba import njit
-
+from kvhorizon.models.compiled import compiled, inside
 from kvhorizon.sim.arrays import HEAD, NOBODY, NOW, RUNNING
 from kvhorizon.sim.blocks import blocks_for
 from kvhorizon.sim.step import known_tokens
 
 
-@njit(cache=True)
+@compiled
 def collect_waiting(engine, waiting):  # type: ignore[no-untyped-def]
     """Write the waiting queue into `waiting`; returns (how many, age of the oldest [s])."""
     n = engine.counters[HEAD]
@@ -21,7 +20,7 @@ def collect_waiting(engine, waiting):  # type: ignore[no-untyped-def]
     return size, engine.clock[NOW] - oldest
 
 
-@njit(cache=True)
+@inside
 def owed_blocks(engine):  # type: ignore[no-untyped-def]
     """Blocks that prefills in flight will still take."""
     owed = 0

@@ -6,13 +6,18 @@ schedulers are in `rivals.named`.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from kvhorizon.errors import InputError
 from kvhorizon.sim.rivals.named import RIVALS
 from kvhorizon.sim.steer import UNSTEERED, Guest
-from kvhorizon.solver.greedy import GREEDY, Knob
+from kvhorizon.solver.greedy import GREEDY, PLANNED, Knob
+from kvhorizon.solver.settings import Settings, settings_of
+
+OURS = ("greedy", "edge-only", "no-evict", "point", "z=F")  # parts of the planned policy
+MOST_Z = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +30,7 @@ class Policy:
     free_recompute: bool = False  # a reference in which recomputation costs nothing
     guest: Guest = UNSTEERED  # else the engine's own first-come-first-served
     planner: Knob | None = None  # the guest follows plans of a solver service with this knob
+    program: Settings | None = None  # an ablation: the planner's model where it is not the knob's own
 
 
 def _knob(policy: str, text: str) -> Knob:
@@ -56,11 +62,36 @@ def _watermark(policy: str, option: str, knob: str) -> Policy:
     return Policy(policy, watermark_share=share)
 
 
+def _z(policy: str, text: str) -> float:
+    try:
+        z = float(text)
+    except ValueError:
+        z = -1.0
+    if not 0.0 <= z <= MOST_Z:
+        raise InputError("policy", policy, f"kvhorizon:z=F needs 0 <= F <= {MOST_Z:g}")
+    return z
+
+
+def _ablation(policy: str, option: str, knob: Knob) -> Settings:
+    """The program's model with a part taken out."""
+    settings = settings_of(knob)
+    if option == "no-evict":
+        return dataclasses.replace(settings, max_evictions=0)
+    if option == "point":
+        return dataclasses.replace(settings, z=0.0)
+    if option.startswith("z="):
+        return dataclasses.replace(settings, z=_z(policy, option.removeprefix("z=")))
+    raise InputError("policy", policy, f"must be kvhorizon[:{' | :'.join(OURS)}][/KNOB]")
+
+
 def _kvhorizon(policy: str, option: str, knob: str) -> Policy:
-    if option not in ("", "greedy"):
-        raise InputError("policy", policy, "must be kvhorizon[/KNOB] or kvhorizon:greedy[/KNOB]")
     chosen = _knob(policy, knob)
-    return Policy(policy, guest=Guest(True, GREEDY[chosen]), planner=None if option else chosen)
+    if option == "greedy":
+        return Policy(policy, guest=Guest(True, GREEDY[chosen]))
+    beside = Guest(True, PLANNED[chosen])
+    if option == "edge-only":
+        return Policy(policy, guest=beside)
+    return Policy(policy, guest=beside, planner=chosen, program=_ablation(policy, option, chosen) if option else None)
 
 
 def _rival(policy: str, option: str, knob: str) -> Policy:

@@ -1,11 +1,10 @@
 """The waiting queue: a doubly linked list over request indices, so that any request leaves in constant time."""
 
-from numba import njit
-
+from kvhorizon.models.compiled import compiled, inside
 from kvhorizon.sim.arrays import HEAD, NOBODY, TAIL, WAITING
 
 
-@njit(cache=True)
+@inside
 def push_back(engine, n):  # type: ignore[no-untyped-def]
     """A new arrival joins at the end."""
     live, count = engine.live, engine.counters
@@ -19,7 +18,7 @@ def push_back(engine, n):  # type: ignore[no-untyped-def]
     count[WAITING] += 1
 
 
-@njit(cache=True)
+@inside
 def push_front(engine, n):  # type: ignore[no-untyped-def]
     """A preempted request goes before all others."""
     live, count = engine.live, engine.counters
@@ -33,7 +32,7 @@ def push_front(engine, n):  # type: ignore[no-untyped-def]
     count[WAITING] += 1
 
 
-@njit(cache=True)
+@inside
 def goes_before(engine, n, m):  # type: ignore[no-untyped-def]
     """Whether request n comes before m by priority (the smaller first), then arrival."""
     priority, arrival_s = engine.live.priority, engine.columns.arrival_s
@@ -42,7 +41,7 @@ def goes_before(engine, n, m):  # type: ignore[no-untyped-def]
     return arrival_s[n] < arrival_s[m]
 
 
-@njit(cache=True)
+@inside
 def push_in_order(engine, n):  # type: ignore[no-untyped-def]
     """Into the place that its priority gives; the search begins at the end."""
     live, count = engine.live, engine.counters
@@ -62,7 +61,7 @@ def push_in_order(engine, n):  # type: ignore[no-untyped-def]
     count[WAITING] += 1
 
 
-@njit(cache=True)
+@compiled
 def arrive(engine, n):  # type: ignore[no-untyped-def]
     """A new request joins the queue."""
     if engine.limits.by_priority:
@@ -71,7 +70,7 @@ def arrive(engine, n):  # type: ignore[no-untyped-def]
         push_back(engine, n)
 
 
-@njit(cache=True)
+@inside
 def return_to_queue(engine, n):  # type: ignore[no-untyped-def]
     """A preempted request joins it again."""
     if engine.limits.by_priority:
@@ -80,7 +79,7 @@ def return_to_queue(engine, n):  # type: ignore[no-untyped-def]
         push_front(engine, n)
 
 
-@njit(cache=True)
+@inside
 def remove(engine, n):  # type: ignore[no-untyped-def]
     """Take request n out, wherever it stands."""
     live, count = engine.live, engine.counters

@@ -2,8 +2,7 @@
 
 from typing import NamedTuple
 
-from numba import njit
-
+from kvhorizon.models.compiled import inside
 from kvhorizon.models.survival import mean_remaining
 from kvhorizon.sim.arrays import FREE, NOW, RUNNING
 from kvhorizon.sim.blocks import blocks_for, would_free
@@ -37,7 +36,7 @@ class Guest(NamedTuple):
 UNSTEERED = Guest(steers=False)
 
 
-@njit(cache=True)
+@inside
 def score(engine, curves, rule, cost, n, oldest_age_s):  # type: ignore[no-untyped-def]
     """Our victim score of running request n."""
     columns = engine.columns
@@ -55,7 +54,7 @@ def score(engine, curves, rule, cost, n, oldest_age_s):  # type: ignore[no-untyp
     )
 
 
-@njit(cache=True)
+@inside
 def score_by(engine, curves, rule, rival, cost, n, place, oldest_age_s):  # type: ignore[no-untyped-def]
     """The victim score of whoever steers."""
     if rival is None:
@@ -65,7 +64,7 @@ def score_by(engine, curves, rule, rival, cost, n, place, oldest_age_s):  # type
     return rival_score(engine, curves, rival, cost, n, place)
 
 
-@njit(cache=True)
+@inside
 def prepare(engine, curves, rival, desk):  # type: ignore[no-untyped-def]
     """What a rival does before each step; returns whether it leaves the victims to the engine."""
     if rival is None:
@@ -76,7 +75,7 @@ def prepare(engine, curves, rival, desk):  # type: ignore[no-untyped-def]
     return rival.victim == LAST
 
 
-@njit(cache=True)
+@inside
 def best_victim(engine, curves, guest, cost, candidates, oldest_age_s):  # type: ignore[no-untyped-def]
     """Place in the running list, among the first `candidates`, of the best victim."""
     best = 0
@@ -90,7 +89,7 @@ def best_victim(engine, curves, guest, cost, candidates, oldest_age_s):  # type:
     return best
 
 
-@njit(cache=True)
+@inside
 def put_victims_last(engine, curves, guest, cost, desk):  # type: ignore[no-untyped-def]
     """Where this step will lack blocks, move the victims to the end of the running list, the first one last.
 
@@ -116,7 +115,7 @@ def put_victims_last(engine, curves, guest, cost, desk):  # type: ignore[no-unty
         lacking -= max(wanted - columns.blocks[n], 0) + would_free(engine, engine.cache, n)
 
 
-@njit(cache=True)
+@inside
 def admit_by_ours(engine, curves, rule, desk, budget):  # type: ignore[no-untyped-def]
     """Choose admissions by our rule and let the engine take them by its own; returns how many it took."""
     limits = engine.limits
@@ -145,7 +144,7 @@ def admit_by_ours(engine, curves, rule, desk, budget):  # type: ignore[no-untype
     return chosen
 
 
-@njit(cache=True)
+@inside
 def admit_by(engine, curves, rule, rival, desk, budget):  # type: ignore[no-untyped-def]
     """Admissions of whoever steers; returns how many."""
     if rival is None:
@@ -153,7 +152,7 @@ def admit_by(engine, curves, rule, rival, desk, budget):  # type: ignore[no-unty
     return admit_by_rival(engine, curves, rival, desk, budget)
 
 
-@njit(cache=True)
+@inside
 def admit_chosen(engine, curves, guest, desk, budget):  # type: ignore[no-untyped-def]
     """Let in those whom the guest chooses; returns how many."""
     return admit_by(engine, curves, guest.rule, guest.rival, desk, budget)

@@ -7,8 +7,7 @@ the watermark, if anything runs) fits into free blocks and those found in the pr
 Source: vllm/v1/core/sched/scheduler.py and kv_cache_manager.py, release 0.32.
 """
 
-from numba import njit
-
+from kvhorizon.models.compiled import compiled, inside
 from kvhorizon.models.step_time import step_seconds
 from kvhorizon.sim.ahead import awaits_last, drop, exchange, is_owed, owe, seconds_passing, tokens_under_way
 from kvhorizon.sim.arrays import (
@@ -35,13 +34,13 @@ from kvhorizon.sim.queue import goes_before, remove, return_to_queue
 NEAR_END_SHARE = 0.8  # of the output: preemptions past it are counted apart
 
 
-@njit(cache=True)
+@inside
 def known_tokens(engine, n):  # type: ignore[no-untyped-def]
     """Prompt and output so far of request n."""
     return engine.columns.prompt[n] + engine.columns.generated[n]
 
 
-@njit(cache=True)
+@inside
 def next_chunk(engine, n, computed, budget):  # type: ignore[no-untyped-def]
     """(tokens scheduled, tokens charged to the budget) of request n if it now has `computed` tokens."""
     limits = engine.limits
@@ -56,7 +55,7 @@ def next_chunk(engine, n, computed, budget):  # type: ignore[no-untyped-def]
     return free_of_charge + charged, charged
 
 
-@njit(cache=True)
+@inside
 def blocks_wanted(engine, first=0):  # type: ignore[no-untyped-def]
     """Blocks that the running requests from place `first` on will ask for in this step; those before only decode."""
     columns, lists, limits, count = engine.columns, engine.lists, engine.limits, engine.counters
@@ -74,7 +73,7 @@ def blocks_wanted(engine, first=0):  # type: ignore[no-untyped-def]
     return wanted
 
 
-@njit(cache=True)
+@inside
 def take_out(engine, place):  # type: ignore[no-untyped-def]
     """Remove the request at `place` of the running list, with its tokens of this step; returns it."""
     lists, count = engine.lists, engine.counters
@@ -86,7 +85,7 @@ def take_out(engine, place):  # type: ignore[no-untyped-def]
     return n
 
 
-@njit(cache=True)
+@inside
 def preempt(engine, place):  # type: ignore[no-untyped-def]
     """Take the KV of the request at `place` of the running list away; returns the request."""
     columns, live, lists, count = engine.columns, engine.live, engine.lists, engine.counters
@@ -107,7 +106,7 @@ def preempt(engine, place):  # type: ignore[no-untyped-def]
     return n
 
 
-@njit(cache=True)
+@inside
 def last_in_line(engine):  # type: ignore[no-untyped-def]
     """Place in the running list of the request to preempt: the last, or by priority the one that all go before."""
     running, count = engine.lists.running, engine.counters
@@ -120,7 +119,7 @@ def last_in_line(engine):  # type: ignore[no-untyped-def]
     return worst
 
 
-@njit(cache=True)
+@compiled
 def schedule_running(engine, first=0):  # type: ignore[no-untyped-def]
     """Give each running request its tokens and blocks; returns (token budget left, how many were preempted).
 
@@ -157,14 +156,14 @@ def schedule_running(engine, first=0):  # type: ignore[no-untyped-def]
     return budget, preempted
 
 
-@njit(cache=True)
+@inside
 def clear_scheduled(engine, place):  # type: ignore[no-untyped-def]
     """The running requests from `place` on get no tokens in this step."""
     for i in range(place, engine.counters[RUNNING]):
         engine.lists.scheduled[i] = 0
 
 
-@njit(cache=True)
+@inside
 def present(engine, n, found):  # type: ignore[no-untyped-def]
     """Tokens of waiting request n whose KV need not be computed: `found` cached blocks, or all that host memory kept.
 
@@ -178,7 +177,7 @@ def present(engine, n, found):  # type: ignore[no-untyped-def]
     return tokens
 
 
-@njit(cache=True)
+@inside
 def fits_now(engine, n, budget):  # type: ignore[no-untyped-def]
     """The engine's own admission rule for a waiting request."""
     limits, count = engine.limits, engine.counters
@@ -192,7 +191,7 @@ def fits_now(engine, n, budget):  # type: ignore[no-untyped-def]
     return blocks_for(known, limits.block_size) - found + idle + margin <= count[FREE]
 
 
-@njit(cache=True)
+@inside
 def admit(engine, n, budget):  # type: ignore[no-untyped-def]
     """Move waiting request n into the batch with its first chunk; returns the token budget left."""
     columns, lists, limits, count = engine.columns, engine.lists, engine.limits, engine.counters
@@ -212,7 +211,7 @@ def admit(engine, n, budget):  # type: ignore[no-untyped-def]
     return budget - charged
 
 
-@njit(cache=True)
+@compiled
 def admit_in_order(engine, budget):  # type: ignore[no-untyped-def]
     """vLLM's own admission: from the front of the queue until one does not fit; returns how many entered."""
     admitted = 0
@@ -222,7 +221,7 @@ def admit_in_order(engine, budget):  # type: ignore[no-untyped-def]
     return admitted
 
 
-@njit(cache=True)
+@inside
 def batch_work(engine, together, kv_together):  # type: ignore[no-untyped-def]
     """(prefill tokens, their pairs, decodes, KV tokens read, recomputed tokens, their pairs) of the scheduled step.
 
@@ -255,7 +254,7 @@ def batch_work(engine, together, kv_together):  # type: ignore[no-untyped-def]
     return prefill, pairs, decodes, kv, again, again_pairs
 
 
-@njit(cache=True)
+@inside
 def run_batch(engine, cost, together, kv_together):  # type: ignore[no-untyped-def]
     """Let the step's time pass; charge what recomputation added to it. `…together` as for `batch_work`."""
     clock, count = engine.clock, engine.counters
@@ -280,7 +279,7 @@ def run_batch(engine, cost, together, kv_together):  # type: ignore[no-untyped-d
     count[STEPS] += 1
 
 
-@njit(cache=True)
+@inside
 def take_tokens(engine, first):  # type: ignore[no-untyped-def]
     """Contexts of the running requests from place `first` on grow, tokens come out, requests finish.
 
@@ -311,14 +310,14 @@ def take_tokens(engine, first):  # type: ignore[no-untyped-def]
     return count[DONE] - before
 
 
-@njit(cache=True)
+@compiled
 def execute(engine, cost):  # type: ignore[no-untyped-def]
     """Run the scheduled step: time passes, then every request takes its tokens; returns how many finished."""
     run_batch(engine, cost, 0, 0)
     return take_tokens(engine, 0)
 
 
-@njit(cache=True)
+@compiled
 def abort(engine, n):  # type: ignore[no-untyped-def]
     """The client of request n has gone: it leaves without finishing."""
     lists, count = engine.lists, engine.counters

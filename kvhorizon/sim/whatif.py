@@ -19,6 +19,7 @@ from kvhorizon.models.shape import ModelShape, builtin, from_config
 from kvhorizon.models.step_time import step_cost
 from kvhorizon.sim.alone import alone
 from kvhorizon.sim.bound import hindsight_bound_s, over_bound
+from kvhorizon.sim.in_process import InProcess
 from kvhorizon.sim.metrics import summarize
 from kvhorizon.sim.outcome import Outcome
 from kvhorizon.sim.policies import Policy, parse_policy
@@ -130,7 +131,7 @@ class Prepared:
     @property
     def planners(self) -> tuple[Knob, ...]:
         """The knobs of the solvers that policies ask for plans."""
-        return tuple(dict.fromkeys(policy.planner for policy in self.policies if policy.planner))
+        return tuple(dict.fromkeys(p.planner for p in self.policies if p.planner and p.program is None))
 
 
 def prepare(question: Question) -> Prepared:
@@ -159,7 +160,7 @@ def what_if(prepared: Prepared, solvers: Mapping[Knob, Solver], progress: Progre
     outcomes, entries, timing = [], [], {}
     for policy in prepared.policies:
         started_s = time.perf_counter()
-        outcome = _run(setup, policy, solvers.get(policy.planner) if policy.planner else None, progress)
+        outcome = _run(setup, policy, _solver_of(policy, solvers), progress)
         timing[policy.name] = round(time.perf_counter() - started_s, 3)
         columns = summarize(
             setup.trace,
@@ -173,6 +174,15 @@ def what_if(prepared: Prepared, solvers: Mapping[Knob, Solver], progress: Progre
         entries.append({"policy": policy.name, **columns})
     timing["total_s"] = round(sum(timing.values()), 3)
     return Answer(_results(prepared, bound_s, entries, timing), setup.trace, setup.facts, outcomes)
+
+
+def _solver_of(policy: Policy, solvers: Mapping[Knob, Solver]) -> Solver | None:
+    """Ablations plan in this process, since a service plans by its knob's own model."""
+    if policy.planner is None:
+        return None
+    if policy.program is not None:
+        return InProcess(policy.planner, program=policy.program)
+    return solvers.get(policy.planner)
 
 
 def _run(setup: Setup, policy: Policy, solver: Solver | None, progress: Progress | None) -> Outcome:

@@ -9,6 +9,10 @@ from kvhorizon.errors import InputError
 
 MAX_SECONDS = 60.0
 MAX_WORK = 1_000_000
+FINISH = "finish"  # the part that ends every plan
+LONGER = 1.5  # how much slower than expected a part counts at most: one interruption is no new pace
+CALMING = 0.8  # how slowly a part that was slow is trusted again
+REFUSED = 0.5  # and how fast one that was too slow to be begun
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +34,33 @@ class Budget:
             raise InputError("budget.work", self.work, f"must be within 0 ... {MAX_WORK}")
 
 
+class Pace:
+    """How long each part of planning took lately, so that none is begun that would end late."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+
+    def expected_s(self, part: str) -> float:
+        """Seconds that the part will take; 0 for one never measured."""
+        return self._seconds.get(part, 0.0)
+
+    def measured(self, part: str, seconds: float) -> None:
+        """Learn from one run of the part: soon where it was slow, slowly where it was fast."""
+        before = self._seconds.get(part, seconds)
+        self._seconds[part] = max(min(seconds, LONGER * before), CALMING * before + (1.0 - CALMING) * seconds)
+
+    def refused(self, part: str) -> None:
+        """The part was not begun, for lack of time; it may have been slow for another reason than its own."""
+        self._seconds[part] = REFUSED * self.expected_s(part)
+
+
 class Spending:
     """What is left of a budget; counts work in either case."""
 
-    def __init__(self, budget: Budget, clock: Callable[[], float]) -> None:
+    def __init__(self, budget: Budget, clock: Callable[[], float], pace: Pace | None = None) -> None:
         self._budget, self._clock = budget, clock
-        self._end_s = clock() + (budget.seconds or 0.0)
+        self._pace = Pace() if pace is None else pace
+        self._end_s = clock() + (budget.seconds or 0.0) - self._pace.expected_s(FINISH)
         self.work = 0
 
     def take(self, units: int) -> int:
@@ -46,6 +71,30 @@ class Spending:
             units = 0
         self.work += units
         return units
+
+    def allows(self, *parts: str) -> bool:
+        """Whether the parts, one after the other, are expected to end in time; always where only work counts."""
+        left_s = self.left_s
+        return left_s is None or (left_s > 0.0 and sum(map(self._pace.expected_s, parts)) <= left_s)
+
+    def refused(self, *parts: str) -> None:
+        """Say that the parts were not begun at all in this budget."""
+        for part in parts:
+            self._pace.refused(part)
+
+    def timed(self, part: str, work: Callable[[], None]) -> None:
+        """Do a part and learn how long it takes, where time counts."""
+        if self._budget.seconds is None:
+            work()
+            return
+        began_s = self._clock()
+        work()
+        self._pace.measured(part, self._clock() - began_s)
+
+    @property
+    def by_clock(self) -> bool:
+        """Whether seconds count, not work."""
+        return self._budget.seconds is not None
 
     @property
     def late(self) -> bool:

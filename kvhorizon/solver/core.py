@@ -7,8 +7,10 @@ Balas & Zemel, Operations Research 28, 1980). Without the package highspy the in
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,20 +22,20 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 OPTIONS = 3  # per core request, the cheapest at the prices; besides the incumbent's, and never
 REGRET = 10.0  # how much sooner a request in the wrong option is taken up than one merely near break-even
+SHARE = 0.8  # of the time left that HiGHS is told to take, since it overruns
 TINY = 1e-9  # HiGHS refuses coefficients below it
 SIMPLEX_ITERATIONS = 20_000  # far beyond what a core needs; keeps work bounded where nodes do not
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How much HiGHS may do: always so many nodes, and so many seconds where the clock counts."""
+class Limits(NamedTuple):
+    """How much HiGHS may do: always so many nodes, and so long where the clock counts."""
 
     nodes: int
-    seconds: float | None = None
+    left_s: Callable[[], float | None]  # seconds left now; None where only work counts
 
 
 @dataclass(frozen=True, slots=True)
-class Core:
+class Open:
     """The columns that are left to decide, and what the fixed requests leave them."""
 
     request: IntArray  # (C,) row of the problem
@@ -65,30 +67,50 @@ def available() -> bool:
     return True
 
 
-def improve_core(problem: Problem, bound: Bound, choice: IntArray, size: int, limits: Limits) -> IntArray:
-    """A choice (N,) whose core of at most `size` requests HiGHS decided; the incumbent where it found none in time.
+class Core:
+    """HiGHS on a thread of its own: it overruns its time limit, so an answer that comes late is left behind."""
 
-    The caller compares: within limits the answer may be worse than the incumbent.
-    """
-    core = pick(problem, bound, choice, size)
-    if not len(core.option) or not available():
-        return choice
-    program = formulate(problem, core)
-    values = _run(program, limits)
-    if values is None:
-        return choice
-    taken = values[: program.integers] > 0.5
-    result = choice.copy()
-    result[core.request[taken]] = np.where(core.option[taken] == problem.shape[1], NEVER, core.option[taken])
-    return result
+    def __init__(self) -> None:
+        self._pool: ThreadPoolExecutor | None = None
+        self._running: Future[FloatArray | None] | None = None
+
+    def improve(self, problem: Problem, bound: Bound, choice: IntArray, size: int, limits: Limits) -> IntArray | None:
+        """A choice (N,) whose core of at most `size` requests HiGHS decided; None where it found none in time.
+
+        The caller compares: within limits the answer may be worse than the incumbent `choice`.
+        """
+        if self._running is not None and not self._running.done():
+            return None
+        core = pick(problem, bound, choice, size)
+        if not len(core.option) or not available():
+            return None
+        values = self._values(formulate(problem, core), limits)
+        if values is None:
+            return None
+        taken = values[: len(core.option)] > 0.5
+        result = choice.copy()
+        result[core.request[taken]] = np.where(core.option[taken] == problem.shape[1], NEVER, core.option[taken])
+        return result
+
+    def _values(self, program: Program, limits: Limits) -> FloatArray | None:
+        seconds = limits.left_s()
+        if seconds is None:
+            return _run(program, limits.nodes, None)
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(1, "kvhorizon-core")
+        self._running = self._pool.submit(_run, program, limits.nodes, SHARE * max(seconds, 0.0))
+        try:
+            return self._running.result(max(limits.left_s() or 0.0, 0.0))
+        except TimeoutError:
+            return None
 
 
-def pick(problem: Problem, bound: Bound, choice: IntArray, size: int) -> Core:
+def pick(problem: Problem, bound: Bound, choice: IntArray, size: int) -> Open:
     """The `size` requests nearest to break-even, their cheapest options, and what the others leave."""
     tables, (count, points, _) = problem.tables, problem.shape
     taken = np.where(choice == NEVER, points, choice)
-    regret = bound.reduced[np.arange(count), taken] - bound.reduced.min(axis=1, initial=np.inf)
-    score = bound.margins() - REGRET * regret
+    regret = bound.reduced[np.arange(count), taken] - bound.least
+    score = bound.margins - REGRET * regret
     open_ = np.flatnonzero(np.isfinite(score))
     request = np.sort(open_[np.argsort(score[open_], kind="stable")[:size]])
     allowed = np.zeros((len(request), points + 1), bool)
@@ -100,7 +122,7 @@ def pick(problem: Problem, bound: Bound, choice: IntArray, size: int) -> Core:
     fixed = np.setdiff1d(np.flatnonzero(choice != NEVER), request)
     at = choice[fixed]
     prefill = np.bincount(at, weights=tables.prefill_tokens[fixed, at], minlength=points)
-    return Core(
+    return Open(
         request=request[position],
         position=position,
         option=option,
@@ -111,7 +133,7 @@ def pick(problem: Problem, bound: Bound, choice: IntArray, size: int) -> Core:
     )
 
 
-def formulate(problem: Problem, core: Core) -> Program:
+def formulate(problem: Problem, core: Open) -> Program:
     """The core as rows and columns: one option each; blocks less overflow; sequences; prefill; present blocks."""
     tables, (_, points, buckets) = problem.tables, problem.shape
     size, columns = int(core.position.max()) + 1, len(core.option)
@@ -137,7 +159,7 @@ def formulate(problem: Problem, core: Core) -> Program:
     return Program(matrix[keep], lower[keep], upper[keep], np.concatenate([cost, tables.overflow_price]), columns)
 
 
-def _run(program: Program, limits: Limits) -> FloatArray | None:
+def _run(program: Program, nodes: int, seconds: float | None) -> FloatArray | None:
     """Values of the columns, or None where HiGHS found nothing feasible within the limits."""
     import highspy
 
@@ -149,7 +171,7 @@ def _run(program: Program, limits: Limits) -> FloatArray | None:
         "parallel": "off",
         "random_seed": 0,
         "mip_rel_gap": 1e-4,
-        "mip_max_nodes": limits.nodes,
+        "mip_max_nodes": nodes,
         "simplex_iteration_limit": SIMPLEX_ITERATIONS,
         "mip_heuristic_effort": 0.0,  # the incumbent is good already; most of the time would go into these
         "mip_heuristic_run_feasibility_jump": False,
@@ -157,8 +179,8 @@ def _run(program: Program, limits: Limits) -> FloatArray | None:
         "mip_allow_restart": False,
         "presolve": "off",
     }
-    if limits.seconds is not None:
-        options["time_limit"] = limits.seconds
+    if seconds is not None:
+        options["time_limit"] = seconds
     for name, value in options.items():
         solver.setOptionValue(name, value)
     rows, columns = program.matrix.shape

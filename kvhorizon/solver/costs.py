@@ -34,7 +34,7 @@ class Outlook(NamedTuple):
     context: IntArray  # tokens
     remaining: FloatArray  # predicted output to come [tokens]
     weight: FloatArray  # of a second of delay, grown with age
-    key: FloatArray  # KV·time / weight, the greedy's order, least first
+    key: FloatArray  # KV·time^size_power / (weight · (order_age_s + age)), the step's own order, least first
 
 
 def outlook_of(snapshot: Snapshot, curves: Curves, settings: Settings) -> Outlook:
@@ -47,7 +47,8 @@ def outlook_of(snapshot: Snapshot, curves: Curves, settings: Settings) -> Outloo
     output = requests.generated_tokens + remaining
     aging = 1.0 + age_s / (settings.aging_s + settings.aging_share * output)
     weight = requests.weight * aging
-    return Outlook(context, remaining, weight, work / np.maximum(weight, 1e-9))
+    key = work**settings.size_power / (np.maximum(requests.weight, 1e-9) * (settings.order_age_s + age_s))
+    return Outlook(context, remaining, weight, key)
 
 
 @njit(cache=True)
@@ -127,9 +128,11 @@ def delay_costs(
     return cost, never
 
 
-def read_costs(snapshot: Snapshot, mean_blocks: FloatArray, sequences: FloatArray, edges: FloatArray) -> FloatArray:
-    """(N, A) Seconds by which each option slows the running sequences: its KV reads and its place in the batch."""
-    cost, width = snapshot.facts.cost, np.diff(edges)
+def read_costs(snapshot: Snapshot, block_steps: FloatArray, alive_steps: FloatArray) -> FloatArray:
+    """(n, A) Seconds by which each option slows the running sequences: its KV reads and its place in the batch.
+
+    `block_steps`, `alive_steps` (n, A): expected blocks and sequences, summed over the steps of the horizon.
+    """
+    cost = snapshot.facts.cost
     block_s = cost.kv_read_s_per_token * snapshot.facts.block_size
-    seconds = mean_blocks @ width * block_s + sequences @ width * cost.sequence_s
-    return np.asarray(max(snapshot.num_running, 1) * seconds)
+    return np.asarray(max(snapshot.num_running, 1) * (block_steps * block_s + alive_steps * cost.sequence_s))

@@ -7,7 +7,7 @@ With prices λ_k of blocks (0 ≤ λ_k ≤ π_k, since overflow costs π_k), ν_
         − λ·M − ν·N − μ·budget − η·present
 
 is a lower bound of the program, whatever the prices (Fisher, Management Science 27, 1981). Polyak steps with momentum,
-on residuals relative to capacity, so that rows of different units move alike.
+on residuals relative to the row's scale, so that rows of different units move alike.
 """
 
 from __future__ import annotations
@@ -21,16 +21,18 @@ from numpy.typing import NDArray
 from kvhorizon.solver.problem import Problem, Tables
 
 FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
 MOMENTUM = 0.5
 STALLED = 3  # rounds without progress before the step shrinks
 SHRINK = 0.6
 FIRST_STEP = 0.3
 PROGRESS = 1e-4  # relative
+BEST, SHARE, STALLS = 0, 1, 2  # places in an ascent's state
 
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """Dual prices in weighted seconds per unit, and when they hold."""
+    """Dual prices in weighted seconds per unit, and the buckets that they are for."""
 
     blocks: FloatArray  # (K,)
     sequences: FloatArray  # (K,)
@@ -38,21 +40,34 @@ class Prices:
     held_block: FloatArray  # (1,)
     bucket_steps: FloatArray  # (K + 1,)
 
-    def moved(self, problem: Problem, elapsed_steps: float) -> Prices:
-        """These prices for a problem that begins `elapsed_steps` later and may cut time differently.
+    def recut(self, problem: Problem) -> Prices:
+        """These prices for the next problem, which may cut time differently.
 
-        A bucket's price is the time integral of a price per step, so it is shared out by overlap.
+        Prices are kept by the distance ahead, not by the moment: under steady load the pool is tight so many steps
+        from now, whenever that is. A bucket's price is the time integral of a price per step, so it is shared out by
+        overlap.
         """
-        edges = problem.bucket_steps + elapsed_steps
         points = problem.shape[1]
         same = len(self.prefill_token) == points
+        if same and np.array_equal(self.bucket_steps, problem.bucket_steps):
+            return self
         return Prices(
-            blocks=_shared_out(self.blocks, self.bucket_steps, edges),
-            sequences=_shared_out(self.sequences, self.bucket_steps, edges),
+            blocks=_shared_out(self.blocks, self.bucket_steps, problem.bucket_steps),
+            sequences=_shared_out(self.sequences, self.bucket_steps, problem.bucket_steps),
             prefill_token=self.prefill_token if same else np.zeros(points),
             held_block=self.held_block,
             bucket_steps=problem.bucket_steps,
         )
+
+    @property
+    def known(self) -> bool:
+        """Whether any price is positive."""
+        return bool(self.rows.any())
+
+    @property
+    def rows(self) -> FloatArray:
+        """All of them, (2K + A + 1,)."""
+        return np.concatenate([self.blocks, self.sequences, self.prefill_token, self.held_block])
 
 
 def _shared_out(price: FloatArray, old_edges: FloatArray, new_edges: FloatArray) -> FloatArray:
@@ -66,16 +81,14 @@ class Bound:
 
     prices: Prices
     value: float  # weighted seconds
-    reduced: FloatArray  # (N, A + 1) cost of each option at these prices; the last: never
+    by_option: FloatArray  # (A + 1, N) cost of each option at these prices; the last: never
+    least: FloatArray  # (N,) that of the cheapest
+    margins: FloatArray  # (N,) how much dearer the second-best option is; inf where there is only one
 
-    def order_by_margin(self) -> NDArray[np.int64]:
-        """(N,) The requests that lose most by their second-best option first."""
-        return np.argsort(-self.margins(), kind="stable")
-
-    def margins(self) -> FloatArray:
-        """(N,) How much dearer the second-best option is; inf where there is only one."""
-        least, second = np.partition(self.reduced, 1, axis=1)[:, :2].T
-        return np.asarray(second - least)
+    @property
+    def reduced(self) -> FloatArray:
+        """(N, A + 1) Costs at the prices by request."""
+        return self.by_option.T
 
 
 def no_prices(problem: Problem) -> Prices:
@@ -84,100 +97,190 @@ def no_prices(problem: Problem) -> Prices:
     return Prices(np.zeros(buckets), np.zeros(buckets), np.zeros(points), np.zeros(1), problem.bucket_steps)
 
 
-@njit(cache=True)
-def reduced_costs(tables, prices, out):  # type: ignore[no-untyped-def]
-    """Fill `out` (N, A + 1); `prices` are (λ, ν, μ, η) in one array (2K + A + 1,)."""
+@njit(cache=True, nogil=True)
+def reduced_costs(tables, turned, prices, out):  # type: ignore[no-untyped-def]
+    """Fill `out` (A + 1, N); `prices` are (λ, ν, μ, η) in one array (2K + A + 1,).
+
+    Sums run over requests side by side, each in a fixed order, so that no machine adds differently from another.
+    """
     size, points, buckets = tables.blocks.shape
-    crowded = False
-    for k in range(buckets, 2 * buckets):
-        crowded = crowded or prices[k] > 0.0
-    for n in range(size):
-        out[n, points] = tables.cost_never[n]
-        for a in range(points):
-            value = tables.cost[n, a]
-            if value < np.inf:
-                value += prices[2 * buckets + a] * tables.prefill_tokens[n, a]
-                for k in range(tables.admission_bucket[a], buckets):
-                    value += prices[k] * tables.blocks[n, a, k]
-                if crowded:
-                    for k in range(tables.admission_bucket[a], buckets):
-                        value += prices[buckets + k] * tables.sequences[n, a, k]
-                if a == 0:
-                    value += prices[2 * buckets + points] * tables.held_blocks[n]
-            out[n, a] = value
+    out[points] = tables.cost_never
+    for a in range(points):
+        row = out[a]
+        price = prices[2 * buckets + a]
+        for n in range(size):
+            row[n] = tables.cost[n, a] + price * tables.prefill_tokens[n, a]
+        if a == 0:
+            price = prices[2 * buckets + points]
+            for n in range(size):
+                row[n] += price * tables.held_blocks[n]
+        for k in range(tables.admission_bucket[a], buckets):
+            price = prices[k]
+            if price > 0.0:
+                uses = turned.blocks[a, k]
+                for n in range(size):
+                    row[n] += price * uses[n]
+            price = prices[buckets + k]
+            if price > 0.0:
+                uses = turned.sequences[a, k]
+                for n in range(size):
+                    row[n] += price * uses[n]
 
 
-@njit(cache=True)
-def residuals(tables, reduced, capacity, out):  # type: ignore[no-untyped-def]
-    """Σ_n of the least reduced cost; fills `out` (2K + A + 1,) with use minus capacity, row by row."""
-    size, points, buckets = tables.blocks.shape
-    out[:] = -capacity
-    total = 0.0
-    for n in range(size):
-        best = points
-        for a in range(points):
-            if reduced[n, a] < reduced[n, best]:
-                best = a
-        total += reduced[n, best]
-        if best == points:
-            continue
-        for k in range(tables.admission_bucket[best], buckets):
-            out[k] += tables.blocks[n, best, k]
-            out[buckets + k] += tables.sequences[n, best, k]
-        out[2 * buckets + best] += tables.prefill_tokens[n, best]
-        if best == 0:
-            out[2 * buckets + points] += tables.held_blocks[n]
-    return total
+@njit(cache=True, nogil=True)
+def two_least(by_option, best, least, second):  # type: ignore[no-untyped-def]
+    """Fill the cheapest option, its cost and of the second-cheapest, (N,) each; of equals never, or the first."""
+    options, size = by_option.shape
+    best[:], least[:], second[:] = options - 1, by_option[options - 1], np.inf
+    for a in range(options - 1):
+        row = by_option[a]
+        for n in range(size):
+            better = row[n] < least[n]
+            second[n] = least[n] if better else min(second[n], row[n])
+            least[n] = row[n] if better else least[n]
+            best[n] = a if better else best[n]
 
 
-@njit(cache=True)
-def climb(tables, start, ceiling, capacity, upper, rounds, best_reduced):  # type: ignore[no-untyped-def]
-    """Best prices and bound within `rounds` >= 1 evaluations, from `start`; `best_reduced` goes with them."""
-    prices, best_prices, best = start.copy(), start.copy(), -np.inf
-    reduced = np.empty_like(best_reduced)
-    slope, velocity = np.empty(len(start)), np.zeros(len(start))
-    share, stalled = FIRST_STEP, 0
+@njit(cache=True, nogil=True)
+def use(tables, n, a, sign, out):  # type: ignore[no-untyped-def]
+    """Add `sign` times what option a of request n uses to `out` (2K + A + 1,)."""
+    points, buckets = tables.blocks.shape[1:]
+    if a == points:
+        return
+    for k in range(tables.admission_bucket[a], buckets):
+        out[k] += sign * tables.blocks[n, a, k]
+        out[buckets + k] += sign * tables.sequences[n, a, k]
+    out[2 * buckets + a] += sign * tables.prefill_tokens[n, a]
+    if a == 0:
+        out[2 * buckets + points] += sign * tables.held_blocks[n]
+
+
+@njit(cache=True, nogil=True)
+def climb(tables, turned, ceiling, limit, scale, upper, rounds, ascent):  # type: ignore[no-untyped-def]
+    """`rounds` evaluations and steps of `ascent` (`Ascent.parts`)."""
+    prices, best_prices, velocity, slope, used, state, picked, by_option, best, least, second = ascent
+    points = tables.blocks.shape[1]
     for _ in range(rounds):
-        reduced_costs(tables, prices, reduced)
-        # numba's dot would ask for scipy, which an engine's environment may lack
-        value = residuals(tables, reduced, capacity, slope) - (prices * capacity).sum()
-        if value > best:
-            stalled = stalled + 1 if value < best + PROGRESS * abs(best) else 0
-            best = value
+        reduced_costs(tables, turned, prices, by_option)
+        two_least(by_option, best, least, second)
+        value = 0.0
+        for n in range(len(best)):
+            value += least[n]
+            if best[n] != picked[n]:  # few change from round to round
+                use(tables, n, picked[n], -1.0, used)
+                use(tables, n, best[n], 1.0, used)
+                picked[n] = best[n]
+        value -= (prices * limit).sum()
+        if value > state[BEST]:
+            state[STALLS] = state[STALLS] + 1 if value < state[BEST] + PROGRESS * abs(state[BEST]) else 0
+            state[BEST] = value
             best_prices[:] = prices
-            best_reduced[:] = reduced
         else:
-            stalled += 1
-        if stalled >= STALLED:
-            share *= SHRINK
-            stalled = 0
+            state[STALLS] += 1
+        if state[STALLS] >= STALLED:
+            state[SHARE] *= SHRINK
+            state[STALLS] = 0
             prices[:] = best_prices
             velocity[:] = 0.0
         norm = 1e-12
         for i in range(len(slope)):
-            slope[i] /= max(capacity[i], 1.0)
+            slope[i] = (used[i] - limit[i]) / scale[i]
             if (prices[i] <= 0.0 and slope[i] < 0.0) or (prices[i] >= ceiling[i] and slope[i] > 0.0):
                 slope[i] = 0.0
             velocity[i] = MOMENTUM * velocity[i] + slope[i]
             norm += slope[i] * slope[i]
-        step = 0.5 * share * max(upper - value, 1e-3 * abs(upper)) / norm
+        step = 0.5 * state[SHARE] * max(upper - value, 1e-3 * abs(upper)) / norm
         for i in range(len(prices)):
-            prices[i] = min(max(0.0, prices[i] + step * velocity[i] / max(capacity[i], 1.0)), ceiling[i])
-    return best_prices, best
+            prices[i] = min(max(0.0, prices[i] + step * velocity[i] / scale[i]), ceiling[i])
+    return points
+
+
+def scale_of(problem: Problem) -> FloatArray:
+    """(2K + A + 1,) Root of the sum of squared uses of each row: how strongly a price bends the dual."""
+    tables, size = problem.tables, problem.shape[0]
+    squares = np.concatenate(
+        [
+            root_square_sums(problem.turned.blocks, size),
+            root_square_sums(problem.turned.sequences, size),
+            np.sqrt((tables.prefill_tokens**2).sum(axis=0)),
+            [np.sqrt((tables.held_blocks**2).sum())],
+        ]
+    )
+    return np.asarray(np.maximum(squares, 1e-3))
+
+
+@njit(cache=True, nogil=True)
+def root_square_sums(uses, size):  # type: ignore[no-untyped-def]
+    """(K,) Root of Σ_n Σ_a uses² of `uses` (A, K, >= `size`)."""
+    points, buckets, _ = uses.shape
+    out, squares = np.zeros(buckets), np.zeros(size)
+    for k in range(buckets):
+        squares[:] = 0.0
+        for a in range(points):
+            row = uses[a, k]
+            for n in range(size):
+                squares[n] += row[n] * row[n]
+        for n in range(size):
+            out[k] += squares[n]
+        out[k] = np.sqrt(out[k])
+    return out
+
+
+class Ascent:
+    """An ascent under way: it may be continued, and asked for what it has proven."""
+
+    def __init__(
+        self, problem: Problem, start: Prices, first_step: float = FIRST_STEP, scale: FloatArray | None = None
+    ) -> None:
+        """`scale` is that of a like problem, as `scale_of` has it."""
+        tables: Tables = problem.tables
+        size, points, buckets = problem.shape
+        self._problem = problem
+        self._limit = np.concatenate(
+            [tables.capacity_blocks, tables.max_sequences, tables.prefill_budget_tokens, tables.present_blocks]
+        )
+        self.scale = scale_of(problem) if scale is None or len(scale) != len(self._limit) else scale
+        self._ceiling = np.concatenate([tables.overflow_price, np.full(buckets + points + 1, np.inf)])
+        prices = np.minimum(start.rows, self._ceiling)
+        count = len(prices)
+        picked, best = np.full(size, points), np.full(size, points)
+        self.parts = (
+            prices, prices.copy(), np.zeros(count), np.zeros(count), np.zeros(count),
+            np.array([-np.inf, first_step, 0.0]),
+            picked, np.empty((points + 1, size)), best, np.empty(size), np.empty(size),
+        )  # fmt: skip
+
+    @property
+    def value(self) -> float:
+        """The bound so far [weighted seconds]."""
+        return float(self.parts[5][BEST])
+
+    def run(self, rounds: int, upper: float) -> None:
+        """`rounds` >= 1 more; `upper` is the cost of a known solution."""
+        problem = self._problem
+        climb(problem.tables, problem.turned, self._ceiling, self._limit, self.scale, upper, rounds, self.parts)
+
+    def bound(self) -> Bound:
+        """The best so far."""
+        _, points, buckets = self._problem.shape
+        best = self.parts[1].copy()
+        by_option = np.empty_like(self.parts[7])
+        reduced_costs(self._problem.tables, self._problem.turned, best, by_option)
+        size = by_option.shape[1]
+        least, second = np.empty(size), np.empty(size)
+        two_least(by_option, np.empty(size, np.int64), least, second)
+        prices = Prices(
+            best[:buckets],
+            best[buckets : 2 * buckets],
+            best[2 * buckets : 2 * buckets + points],
+            best[-1:],
+            self._problem.bucket_steps,
+        )
+        return Bound(prices, self.value, by_option, least, second - least)
 
 
 def ascend(problem: Problem, start: Prices, upper: float, rounds: int) -> Bound:
     """Improve prices for `rounds` >= 1; `upper` is the cost of a known solution."""
-    tables: Tables = problem.tables
-    size, points, buckets = problem.shape
-    capacity = np.concatenate(
-        [tables.capacity_blocks, tables.max_sequences, tables.prefill_budget_tokens, tables.present_blocks]
-    )
-    ceiling = np.concatenate([tables.overflow_price, np.full(buckets + points + 1, np.inf)])
-    first = np.concatenate([start.blocks, start.sequences, start.prefill_token, start.held_block])
-    reduced = np.empty((size, points + 1))
-    best, value = climb(tables, np.minimum(first, ceiling), ceiling, capacity, upper, rounds, reduced)
-    prices = Prices(
-        best[:buckets], best[buckets : 2 * buckets], best[2 * buckets : -1], best[-1:], problem.bucket_steps
-    )
-    return Bound(prices, float(value), reduced)
+    ascent = Ascent(problem, start)
+    ascent.run(rounds, upper)
+    return ascent.bound()

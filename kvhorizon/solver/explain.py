@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvhorizon.solver.improve import Improved
-from kvhorizon.solver.problem import NEVER, Problem
+from kvhorizon.solver.problem import NEVER, NOBODY, Problem
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -20,8 +20,9 @@ def explain(problem: Problem, improved: Improved) -> list[str]:
     """
     value = _values(problem, improved)
     running = problem.num_running
-    evicted = np.flatnonzero(improved.choice[:running] != 0)
-    waiting = running + np.arange(len(improved.choice) - running)
+    there = problem.rows != NOBODY
+    evicted = np.flatnonzero((improved.choice[:running] != 0) & there[:running])
+    waiting = running + np.flatnonzero(there[running:])
     waiting = waiting[np.lexsort((problem.key[waiting], _late_last(problem, improved.choice[waiting])))]
     now = waiting[improved.choice[waiting] == 0]
     later = waiting[improved.choice[waiting] != 0]

@@ -10,6 +10,10 @@ Notation: c context [tokens], R predicted output to come [tokens], age time sinc
   lost work, so a request near its end (R small) is the last to go.
 * Reordering budget (`budgeted`): requests admitted before an older one may hold at most a share of the pool; the oldest
   request otherwise goes first, and memory that it waits for is only partly lent out.
+
+Beside a plan (`PLANNED`) the step has the plan's order, v^p / (a + age): with p = 0 it is arrival order, and where
+sizes hardly differ it is that for any p. A planned request that is short beside the queue's mean needs only the least
+reserve; the others keep the forecast's.
 """
 
 from __future__ import annotations
@@ -48,7 +52,7 @@ class Greedy(NamedTuple):
     budgeted: bool
     reserve_min_share: float = 0.02
     reserve_cap_share: float = 0.07
-    reserve_oldest_share: float = 0.02  # cap for the oldest request, if budgeted
+    reserve_oldest_share: float = 0.02  # cap for the oldest request, if budgeted or patient
     reserve_unplanned_share: float = 0.05  # for requests that the present plan does not name
     size_scaled: bool = False  # cap grows with R relative to the queue's mean
     z: float = 2.0
@@ -60,6 +64,9 @@ class Greedy(NamedTuple):
     overtaker_factor: float = 2.0  # overtakers are the better victims
     protect_s: float = 5.0
     protect_share: float = 0.5  # of the age of the oldest waiting request
+    patient: bool = False  # the order beside a plan
+    size_power: float = 1.0  # p of that order
+    sure_outputs: float = 1.0  # planned requests with at most so many mean R need no more than the least reserve
 
 
 GREEDY: dict[Knob, Greedy] = {
@@ -80,6 +87,11 @@ GREEDY: dict[Knob, Greedy] = {
         overtake_share=0.2,
         backfill_share=0.4,
     ),
+}
+
+PLANNED: dict[Knob, Greedy] = {
+    knob: Greedy(budgeted=False, patient=True, aging_s=1.0, size_power=power, reserve_oldest_share=oldest)
+    for knob, power, oldest in ((Knob.MEANS, 1.0, 0.035), (Knob.BALANCED, 0.5, 0.02), (Knob.STRICT, 0.5, 0.02))
 }
 
 
@@ -110,7 +122,7 @@ def victim_score(cost, rule, context, generated, remaining, age_s, preemptions, 
 @njit(cache=True)
 def reserve_cap(rule, oldest, remaining, mean_remaining):  # type: ignore[no-untyped-def]
     """Largest share of the pool that a candidate must leave free [-]."""
-    if rule.budgeted and oldest:
+    if oldest:
         return rule.reserve_oldest_share
     if rule.size_scaled:
         scale = min(1.0, remaining / max(mean_remaining, 1.0))

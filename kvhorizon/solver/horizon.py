@@ -1,20 +1,36 @@
-"""Time ahead in buckets, and what each option is expected to hold in them."""
+"""Time ahead in buckets, and what requests are expected to hold in them.
+
+Expected blocks of a bucket are the largest of S(h)·⌈(c + h) / block⌉ over its start, middle and end, their variance the
+largest of S·(1 − S)·⌈…⌉², expected sequences S at its start; h counts from admission, c is the context then.
+"""
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from kvhorizon.models.survival import Curves, survive
+from kvhorizon.models.survival import EXACT, GRID_OCTAVES_BELOW_ONE, GRID_PER_OCTAVE, GRID_POINTS, survive
 from kvhorizon.solver.settings import Settings
-from kvhorizon.state import Snapshot
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
-BoolArray = NDArray[np.bool_]
+SAMPLES = 3  # per bucket: start, middle, end
+TINY = 1e-6  # chance below which a request has outlived its curve
+GONE = 1e-5  # chance of still being there below which nothing is held
+ROUNDING = 1e-9  # blocks: a full one is not exceeded by rounding
+
+
+class Grid(NamedTuple):
+    """How time is cut, as compiled code takes it."""
+
+    edges: FloatArray  # (K + 1,) T_k, steps
+    bucket: IntArray  # (A,) k_a, ascending from 0
+    steps: FloatArray  # (A, K, SAMPLES) steps from admission at a to each sample of bucket k; 0 for k < k_a
+    log_steps: FloatArray  # (A, K, SAMPLES) log2 of them
 
 
 def bucket_edges(horizon_steps: float, settings: Settings) -> FloatArray:
@@ -38,56 +54,90 @@ def admission_buckets(settings: Settings) -> IntArray:
     return np.rint(np.linspace(0, settings.buckets - 1, settings.points)).astype(np.int64)
 
 
-def expected_holdings(
-    snapshot: Snapshot, rows: IntArray, curves: Curves, edges: FloatArray, bucket: IntArray, evict: BoolArray
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Mean blocks, their variance and expected sequences of every option, (N, A, K) each.
+def grid_of(edges: FloatArray, bucket: IntArray) -> Grid:
+    """The grid with these edges (K + 1,) and admission buckets (A,)."""
+    share = np.linspace(0.0, 1.0, SAMPLES)
+    samples = edges[:-1, None] + share * np.diff(edges)[:, None]  # (K, SAMPLES)
+    steps = np.maximum(samples[None] - edges[bucket][:, None, None], 0.0)
+    return Grid(edges, bucket, steps, np.log2(np.maximum(steps, 1e-9)))
 
-    A running request that stays holds at least its present blocks in the first bucket; where `evict` (R,) is false
-    it has no other option, and those stay 0.
+
+class Traits(NamedTuple):
+    """What the expectation of a request depends on, (N,) each."""
+
+    context: IntArray  # tokens
+    generated: IntArray
+    limit: IntArray
+
+
+@njit(cache=True, nogil=True, inline="always")
+def table_at_log(tables, c, log_x):  # type: ignore[no-untyped-def]
+    """Row c of `tables` (C, G), see `models.survival`, at x = 2^log_x."""
+    position = (log_x + GRID_OCTAVES_BELOW_ONE) * GRID_PER_OCTAVE
+    if position <= 0.0:
+        return tables[c, 0]
+    if position >= GRID_POINTS - 1:
+        return tables[c, GRID_POINTS - 1]
+    i = int(position)
+    share = position - i
+    return tables[c, i] * (1.0 - share) + tables[c, i + 1] * share
+
+
+@njit(cache=True, nogil=True)
+def hold_from(curves, traits, n, grid, a, block_size, mean, variance, sequences):  # type: ignore[no-untyped-def]
+    """Fill mean, variance and sequences (K,) of request n from bucket k_a on, if it is admitted at point a.
+
+    S(h | generated) is that of `models.survival.survive`, with what does not depend on h computed once.
     """
-    requests, running = snapshot.requests, snapshot.num_running
-    shape = (len(rows), len(bucket), len(edges) - 1)
-    mean, variance, sequences = np.zeros(shape), np.zeros(shape), np.zeros(shape)
-    points = np.full(len(rows), len(bucket))
-    points[:running] = np.where(evict, len(bucket), 1)
-    context = requests.prompt_tokens + requests.generated_tokens
-    generated, limit = requests.generated_tokens, requests.output_limit_tokens
-    block_size = snapshot.facts.block_size
-    _hold(rows, points, context, generated, limit, curves, edges, bucket, block_size, mean, variance, sequences)
-    mean[:running, 0, 0] = np.maximum(mean[:running, 0, 0], requests.blocks_held[:running])
-    return mean, variance, sequences
+    tables, steps, log_steps = curves.survival, grid.steps, grid.log_steps
+    c, scale = curves.curve[n], curves.scale[n]
+    context, generated, limit = float(traits.context[n]), float(traits.generated[n]), float(traits.limit[n])
+    log_scale = math.log2(scale)
+    log_generated = math.log2(max(generated, 1e-9))
+    now = 1.0
+    if c != EXACT:
+        now = tables[c, 0] if generated == 0.0 else table_at_log(tables, c, log_generated - log_scale)
+    tabled = c != EXACT and now > TINY
+    per_block = 1.0 / block_size
+    alive, held = 1.0, math.ceil(context * per_block - ROUNDING)
+    for k in range(grid.bucket[a], len(mean)):
+        sequences[k] = alive
+        most, widest = alive * held, alive * (1.0 - alive) * held * held
+        for sample in range(1, SAMPLES):
+            h = steps[a, k, sample]
+            if generated + h >= limit:
+                alive = 0.0
+            elif tabled:
+                log_x = log_steps[a, k, sample] if generated == 0.0 else math.log2(generated + h)
+                alive = table_at_log(tables, c, log_x - log_scale) / now
+            else:
+                alive = survive(curves, n, generated, h, limit)
+            held = math.ceil((context + h) * per_block - ROUNDING)
+            most = max(most, alive * held)
+            widest = max(widest, alive * (1.0 - alive) * held * held)
+        mean[k], variance[k] = most, widest
+        if alive <= GONE:
+            for later in range(k + 1, len(mean)):
+                mean[later], variance[later], sequences[later] = 0.0, 0.0, 0.0
+            break
 
 
-@njit(cache=True)
-def _hold(rows, points, context, generated, limit, curves, edges, bucket, block_size, mean, variance, sequences):  # type: ignore[no-untyped-def]
-    """Largest of S·⌈(c + h) / block⌉ and of its variance over start, middle and end of each bucket; S at its start."""
+@njit(cache=True, nogil=True)
+def hold_now(curves, traits, rows, grid, block_size, mean, variance, sequences):  # type: ignore[no-untyped-def]
+    """Fill (R, K) each with what the requests `rows` (R,) hold if they run from now on."""
     for i in range(len(rows)):
-        n = rows[i]
-        for a in range(points[i]):
-            start = edges[bucket[a]]
-            alive = 1.0
-            for k in range(bucket[a], len(edges) - 1):
-                sequences[i, a, k] = alive
-                for sample in range(3):
-                    h = edges[k] + 0.5 * sample * (edges[k + 1] - edges[k]) - start
-                    if sample > 0:
-                        alive = survive(curves, n, generated[n], h, limit[n])
-                    held = math.ceil((context[n] + h) / block_size)
-                    mean[i, a, k] = max(mean[i, a, k], alive * held)
-                    variance[i, a, k] = max(variance[i, a, k], alive * (1.0 - alive) * held * held)
-                if alive <= 0.0:
-                    break
+        hold_from(curves, traits, rows[i], grid, 0, block_size, mean[i], variance[i], sequences[i])
 
 
-def full_pool_variance(mean: FloatArray, variance: FloatArray, running: int, pool: float) -> FloatArray:
+def full_pool_variance(
+    running: tuple[FloatArray, FloatArray], offered: tuple[FloatArray, FloatArray], pool: float
+) -> FloatArray:
     """V0 (K,): variance of the running requests' blocks, and of waiting ones that fill the rest of the pool.
 
-    The constraint binds where the pool is full, so that is where its tangent should touch. `mean` and `variance` (N, K)
-    are those of option 0, running requests first.
+    The constraint binds where the pool is full, so that is where its tangent should touch. Both pairs are mean and
+    variance (K,), summed over requests that run from now on.
     """
-    room = np.maximum(pool - mean[:running].sum(axis=0), 0.0)  # (K,)
-    offered = mean[running:].sum(axis=0)
-    per_block = variance[running:].sum(axis=0) / np.maximum(offered, 1e-9)
-    filled = variance[:running].sum(axis=0) + np.minimum(room, offered) * per_block
+    room = np.maximum(pool - running[0], 0.0)  # (K,)
+    per_block = offered[1] / np.maximum(offered[0], 1e-9)
+    filled = running[1] + np.minimum(room, offered[0]) * per_block
     return np.asarray(np.maximum(filled, 1.0))

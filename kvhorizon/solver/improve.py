@@ -1,39 +1,49 @@
 """From a feasible choice to a better one and a proven bound, as far as the budget goes.
 
-This is the seam for a stronger search: it takes a problem, an incumbent, prices to start from and a budget, and knows
-nothing of snapshots and plans.
+It takes a problem, an incumbent, what was found for the last problem and a budget, and knows nothing of snapshots and
+plans: prices, then repair and local search around them, again while there is time, then the core program.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kvhorizon.solver.budget import Spending
-from kvhorizon.solver.core import Limits, improve_core
-from kvhorizon.solver.dual import Bound, Prices, ascend
-from kvhorizon.solver.insert import by_key, cost_of, insert_cheapest
+from kvhorizon.solver.core import Core, Limits
+from kvhorizon.solver.dual import Ascent, Bound, Prices
+from kvhorizon.solver.insert import cost_of, feasible, insert_cheapest
 from kvhorizon.solver.moves import local_search
-from kvhorizon.solver.problem import Problem
-from kvhorizon.solver.verify import violations
+from kvhorizon.solver.problem import NEVER, NOBODY, Problem
 
 IntArray = NDArray[np.int64]
-CLOSED = 1e-3  # relative gap at which nothing is left to gain
+FloatArray = NDArray[np.float64]
+TOLERANCE = 1e-6  # of hard constraints
+CLOSED = 1e-4  # relative gap at which nothing is left to gain
+LITTLE = 1e-5  # relative gain of a sweep after which another would not help
+NEAR = 0.5  # of the mean margin: requests closer to break-even are worth moving
+REGRET = 10.0  # how much sooner a request in the wrong option is moved than one merely near break-even
 
 
 @dataclass(frozen=True, slots=True)
 class Search:
     """How far each part goes."""
 
-    rounds: int = 30  # of the dual
-    pairs: int = 24  # requests nearest to break-even that local search pairs up
+    refining: int = 1000  # rounds between two plans, at most
+    rounds: int = 30  # of the dual before the first repair, where work counts
+    chunk: int = 2  # rounds between two looks at the clock
+    between: int = 16  # rounds between two repairs
+    cold_step: float = 0.3  # first step of a dual that begins without prices
+    warm_step: float = 0.1  # and of one that begins from the last one's
+    pairs: int = 24  # requests on each side of pair moves
     sweeps: int = 3
     sweep_units: int = 10  # of work, per sweep
     core_requests: int = 8
     core_nodes: int = 40
-    overrun_s: float = 0.005  # HiGHS returns so much later than it was told to
+    core_least_s: float = 0.008  # with less time left the core program is not begun
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,67 +62,145 @@ class Improved:
         return self.duals.value if self.duals else float("nan")
 
 
-def improve(problem: Problem, incumbent: IntArray, budget: Spending, warm: Prices, search: Search) -> Improved:
-    """Prices, repair, local search, core; never worse than the feasible `incumbent` (N,)."""
-    best, least = incumbent, cost_of(problem, incumbent)
-    rounds = budget.take(search.rounds) if len(incumbent) else 0
-    if rounds == 0:
-        return Improved(best, least, None, False, budget.work)
-    duals = ascend(problem, warm, least, rounds)
-    candidates = repaired(problem, duals)
-    if budget.late:
-        return Improved(best, least, duals, False, budget.work)
-    for candidate in candidates:
-        value = cost_of(problem, candidate)
-        if value < least:
-            best, least = candidate, value
-    best, least = _local(problem, best, least, duals, budget, search)
-    if least - duals.value > CLOSED * abs(least):
-        best, least = _core(problem, best, least, duals, budget, search)
-    return Improved(best, least, duals, True, budget.work)
+class Warm(NamedTuple):
+    """What the last problem leaves to the next."""
+
+    prices: Prices
+    scale: FloatArray | None  # of the dual's rows; None: not known
 
 
-def repaired(problem: Problem, duals: Bound) -> list[IntArray]:
-    """Feasible choices (N,) near the dual solution: by true cost or by cost at the prices, in two orders."""
-    tables = problem.tables
-    cost = np.column_stack([tables.cost, tables.cost_never])
-    order = np.concatenate([np.arange(problem.num_running), by_key(problem)]).astype(np.int64)
-    return [
-        insert_cheapest(tables, cost, order),
-        insert_cheapest(tables, duals.reduced, order),
-        insert_cheapest(tables, duals.reduced, _by_margin(problem, duals)),
-    ]
+class Improver:
+    """One improvement under way: the best choice and the best prices so far."""
+
+    def __init__(self, problem: Problem, incumbent: IntArray, budget: Spending, warm: Warm, search: Search) -> None:
+        self._problem, self._budget, self._search = problem, budget, search
+        self.best, self.least = incumbent, cost_of(problem, incumbent)
+        self.duals: Bound | None = None
+        first_step = search.warm_step if warm.prices.known else search.cold_step
+        self._ascent = Ascent(problem, warm.prices, first_step, warm.scale)
+        self._gain = 0.0
+
+    @property
+    def scale(self) -> FloatArray:
+        """Of the dual's rows."""
+        return self._ascent.scale
+
+    @property
+    def open(self) -> bool:
+        """Whether there is something left to gain."""
+        return self.least - self._ascent.value > CLOSED * abs(self.least)
+
+    def price(self, rounds: int, *parts: str) -> int:
+        """So many rounds of the dual, as far as the budget goes beside `parts` still to come; returns how many."""
+        done = 0
+        while done < rounds and self.open and self._budget.allows("rounds", *parts):
+            count = self._budget.take(min(self._search.chunk, rounds - done))
+            if count == 0:
+                break
+            self._budget.timed("rounds", lambda: self._ascent.run(count, self.least))  # noqa: B023
+            done += count
+        return done
+
+    def prove(self) -> None:
+        """Take down the best prices and the bound."""
+        self.duals = self._ascent.bound()
+
+    def repair(self) -> None:
+        """A feasible choice near the prices, in order of margin."""
+        self.prove()
+        assert self.duals is not None
+        self.offer(
+            insert_cheapest(self._problem.tables, self.duals.by_option, stayers_first(self._problem, self.duals))
+        )
+
+    def sweep(self) -> None:
+        """Local search on the best choice."""
+        assert self.duals is not None
+        order = movable(self._problem, self.duals, self.best)
+        candidate = self.best.copy()
+        self._gain = local_search(self._problem, candidate, order, order[: self._search.pairs])
+        self.offer(candidate)
+
+    def sweeps(self) -> None:
+        """Sweeps until none helps, as far as the budget goes."""
+        for _ in range(self._search.sweeps):
+            units = self._search.sweep_units
+            if not self._budget.allows("sweep"):
+                self._budget.refused("sweep")
+                return
+            if not self.open or self._budget.take(units) < units:
+                return
+            self._budget.timed("sweep", self.sweep)
+            if self._gain <= LITTLE * abs(self.least):
+                return
+
+    def core(self, core: Core) -> None:
+        """The core program, if time is left for it."""
+        left_s, search = self._budget.left_s, self._search
+        if self.duals is None or not self.open or (left_s is not None and left_s < search.core_least_s):
+            return
+        nodes = self._budget.take(search.core_nodes)
+        if nodes == 0:
+            return
+        limits = Limits(nodes, lambda: self._budget.left_s)
+        candidate = core.improve(self._problem, self.duals, self.best, search.core_requests, limits)
+        if candidate is not None and feasible(self._problem.tables, candidate, TOLERANCE):  # HiGHS has its own one
+            self.offer(candidate)
+
+    def offer(self, candidate: IntArray) -> None:
+        """Keep a feasible choice if it is better."""
+        value = cost_of(self._problem, candidate)
+        if value < self.least:
+            self.best, self.least = candidate, value
 
 
-def _by_margin(problem: Problem, duals: Bound) -> IntArray:
-    """All requests (N,) by margin; those that must stay go first, so that nothing takes their place."""
-    order = duals.order_by_margin()
+def improve(
+    problem: Problem, incumbent: IntArray, planned: bool, budget: Spending, warm: Warm, search: Search, core: Core
+) -> Improved:
+    """Prices, repair, local search, core; never worse than the feasible `incumbent` (N,).
+
+    `planned` says that the incumbent is what the program wanted one plan ago, repaired: then prices alone suffice.
+    """
+    under_way = Improver(problem, incumbent, budget, warm, search)
+    if len(problem.eviction_loss) or (problem.rows != NOBODY).any():
+        _work_off(under_way, planned, budget, search, core)
+    return Improved(under_way.best, under_way.least, under_way.duals, under_way.duals is not None, budget.work)
+
+
+def _work_off(under_way: Improver, planned: bool, budget: Spending, search: Search, core: Core) -> None:
+    rounds = search.chunk if budget.by_clock else search.rounds
+    if under_way.price(rounds, *(["prove"] if planned else ["repair"])) == 0:
+        budget.refused("rounds", "repair")
+        return
+    if not budget.allows("repair"):
+        budget.refused("repair")
+        budget.timed("prove", under_way.prove)
+        return
+    budget.timed("repair", under_way.repair)
+    under_way.sweeps()
+    while budget.by_clock and under_way.price(search.between, "repair", "sweep") and budget.allows("repair"):
+        budget.timed("repair", under_way.repair)
+        under_way.sweeps()
+        under_way.core(core)
+    if not budget.by_clock:
+        under_way.core(core)
+
+
+def stayers_first(problem: Problem, duals: Bound) -> IntArray:
+    """Requests by margin; those that must stay go first, so that nothing takes their place; no empty rows."""
+    there = np.flatnonzero(problem.rows != NOBODY)
+    order = there[np.argsort(-duals.margins[there], kind="stable")]
     stays = np.isinf(problem.tables.cost_never[order])
-    return np.concatenate([order[stays], order[~stays]])
+    return np.concatenate([order[stays], order[~stays]]) if stays.any() else order
 
 
-def _local(
-    problem: Problem, best: IntArray, least: float, duals: Bound, budget: Spending, search: Search
-) -> tuple[IntArray, float]:
-    sweeps = budget.take(search.sweeps * search.sweep_units) // search.sweep_units
-    if sweeps == 0:
-        return best, least
-    nearest = duals.order_by_margin()[::-1].copy()
-    candidate = local_search(problem, best, nearest, search.pairs, sweeps)
-    value = cost_of(problem, candidate)
-    return (best, least) if budget.late or value >= least else (candidate, value)
-
-
-def _core(
-    problem: Problem, best: IntArray, least: float, duals: Bound, budget: Spending, search: Search
-) -> tuple[IntArray, float]:
-    left_s = budget.left_s
-    seconds = None if left_s is None else left_s - search.overrun_s
-    nodes = budget.take(search.core_nodes) if seconds is None or seconds > 0.0 else 0
-    if nodes == 0:
-        return best, least
-    candidate = improve_core(problem, duals, best, search.core_requests, Limits(nodes, seconds))
-    value = cost_of(problem, candidate)
-    if budget.late or value >= least or violations(problem, candidate):  # HiGHS keeps rows to a tolerance only
-        return best, least
-    return candidate, value
+def movable(problem: Problem, duals: Bound, choice: IntArray) -> IntArray:
+    """Whom to move: those in a wrong option at the prices, by how much, then those near break-even."""
+    points = problem.shape[1]
+    taken = np.where(choice == NEVER, points, choice)
+    regret = duals.by_option[taken, np.arange(len(choice))] - duals.least
+    margins = duals.margins
+    finite = np.isfinite(margins) & (problem.rows != NOBODY)
+    near = NEAR * float(margins[finite].mean()) if finite.any() else 0.0
+    open_ = np.flatnonzero(finite & ((margins <= near) | (regret > 0.0)))
+    return open_[np.argsort(margins[open_] - REGRET * regret[open_], kind="stable")]

@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from kvhorizon.solver.problem import NEVER, Problem
+from kvhorizon.solver.problem import NEVER, NOBODY, Problem
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -24,7 +24,7 @@ class Used(NamedTuple):
     held_blocks: FloatArray  # (1,)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def fits(tables, used, n, a):  # type: ignore[no-untyped-def]
     """Whether option a of request n exists and keeps the hard constraints."""
     if not np.isfinite(tables.cost[n, a]):
@@ -39,7 +39,16 @@ def fits(tables, used, n, a):  # type: ignore[no-untyped-def]
     return True
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
+def overflows(tables, used, n, a):  # type: ignore[no-untyped-def]
+    """Whether option a of request n would take some bucket beyond its capacity."""
+    for k in range(tables.admission_bucket[a], len(used.blocks)):
+        if used.blocks[k] + tables.blocks[n, a, k] > tables.capacity_blocks[k] and tables.blocks[n, a, k] > 0.0:
+            return True
+    return False
+
+
+@njit(cache=True, nogil=True)
 def overflow_growth(tables, used, n, a):  # type: ignore[no-untyped-def]
     """Σ_k π_k·(growth of v_k) if request n takes option a [weighted seconds]."""
     total = 0.0
@@ -50,7 +59,7 @@ def overflow_growth(tables, used, n, a):  # type: ignore[no-untyped-def]
     return total
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def take(tables, used, n, a):  # type: ignore[no-untyped-def]
     """Count option a of request n as chosen."""
     for k in range(tables.admission_bucket[a], len(used.blocks)):
@@ -61,35 +70,36 @@ def take(tables, used, n, a):  # type: ignore[no-untyped-def]
         used.held_blocks[0] += tables.held_blocks[n]
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def nothing_used(tables):  # type: ignore[no-untyped-def]
     """An empty pool."""
     _, points, buckets = tables.blocks.shape
     return Used(np.zeros(buckets), np.zeros(buckets), np.zeros(points), np.zeros(1))
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def insert_earliest(tables, num_running, order):  # type: ignore[no-untyped-def]
     """Keep what runs; then each request in `order` at its earliest option without overflow."""
     used = nothing_used(tables)
     choice = np.full(len(tables.cost), NEVER)
     for n in range(num_running):
-        choice[n] = 0
-        take(tables, used, n, 0)
+        if np.isfinite(tables.cost[n, 0]):
+            choice[n] = 0
+            take(tables, used, n, 0)
     for n in order:
         for a in range(len(tables.admission_bucket)):
-            if tables.cost[n, a] >= tables.cost_never[n] or not fits(tables, used, n, a):
+            if tables.cost[n, a] >= tables.cost_never[n] or overflows(tables, used, n, a):
                 continue
-            if overflow_growth(tables, used, n, a) <= 0.0:
+            if fits(tables, used, n, a):
                 choice[n] = a
                 take(tables, used, n, a)
                 break
     return choice
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def insert_cheapest(tables, value, order):  # type: ignore[no-untyped-def]
-    """Each request in `order` at the option of least `value` (N, A + 1; last column: never) plus overflow.
+    """Each request in `order` at the option of least `value` (A + 1, N; last row: never) plus overflow.
 
     `value` is the cost itself, or its cost at prices, which sees ahead to the requests still to come.
     """
@@ -97,11 +107,16 @@ def insert_cheapest(tables, value, order):  # type: ignore[no-untyped-def]
     choice = np.full(len(tables.cost), NEVER)
     points = len(tables.admission_bucket)
     for n in order:
-        least = value[n, points]
-        for a in range(points):
-            if value[n, a] >= least or not fits(tables, used, n, a):
+        first = 0  # the option of least value is tried first: mostly it fits, and nothing can beat it
+        for a in range(1, points):
+            if value[a, n] < value[first, n]:
+                first = a
+        least = value[points, n]
+        for i in range(points):
+            a = first if i == 0 else (i - 1 if i <= first else i)
+            if value[a, n] >= least or not fits(tables, used, n, a):
                 continue
-            total = value[n, a] + overflow_growth(tables, used, n, a)
+            total = value[a, n] + overflow_growth(tables, used, n, a)
             if total < least:
                 least = total
                 choice[n] = a
@@ -110,35 +125,94 @@ def insert_cheapest(tables, value, order):  # type: ignore[no-untyped-def]
     return choice
 
 
+@njit(cache=True, nogil=True)
+def insert_planned(tables, planned, order, others):  # type: ignore[no-untyped-def]
+    """Each request in `order` at its `planned` (N,) option or, where that does not fit any more, at the next that does.
+
+    Then each of `others` at its earliest option without overflow.
+    """
+    used = nothing_used(tables)
+    choice = np.full(len(tables.cost), NEVER)
+    points = len(tables.admission_bucket)
+    for n in order:
+        for a in range(planned[n], points):
+            if tables.cost[n, a] < tables.cost_never[n] and fits(tables, used, n, a):
+                choice[n] = a
+                take(tables, used, n, a)
+                break
+    for n in others:
+        for a in range(points):
+            if tables.cost[n, a] >= tables.cost_never[n] or overflows(tables, used, n, a):
+                continue
+            if fits(tables, used, n, a):
+                choice[n] = a
+                take(tables, used, n, a)
+                break
+    return choice
+
+
+@njit(cache=True, nogil=True)
+def feasible(tables, choice, tolerance):  # type: ignore[no-untyped-def]
+    """Whether a choice (N,) of existing options keeps the hard constraints to a `tolerance`."""
+    used = nothing_used(tables)
+    for n in range(len(choice)):
+        a = choice[n]
+        if not np.isfinite(tables.cost_never[n] if a == NEVER else tables.cost[n, a]):
+            return False
+        if a != NEVER:
+            take(tables, used, n, a)
+    return (
+        (used.sequences <= tables.max_sequences + tolerance).all()
+        and (used.prefill_tokens <= tables.prefill_budget_tokens + tolerance).all()
+        and used.held_blocks[0] <= tables.present_blocks[0] + tolerance
+    )
+
+
+@njit(cache=True, nogil=True)
+def total_cost(tables, choice):  # type: ignore[no-untyped-def]
+    """Weighted seconds of delay of a choice (N,), overflow included."""
+    used = np.zeros(tables.blocks.shape[2])
+    total = 0.0
+    for n in range(len(choice)):
+        a = choice[n]
+        if a == NEVER:
+            total += tables.cost_never[n]
+            continue
+        total += tables.cost[n, a]
+        for k in range(tables.admission_bucket[a], len(used)):
+            used[k] += tables.blocks[n, a, k]
+    for k in range(len(used)):
+        total += tables.overflow_price[k] * max(used[k] - tables.capacity_blocks[k], 0.0)
+    return total
+
+
 def cost_of(problem: Problem, choice: IntArray) -> float:
     """Weighted seconds of delay of a choice (N,), overflow included."""
-    tables = problem.tables
-    held = np.flatnonzero(choice != NEVER)
-    used = tables.blocks[held, choice[held]].sum(axis=0)
-    overflow = np.maximum(used - tables.capacity_blocks, 0.0)
-    delay = tables.cost[held, choice[held]].sum() + tables.cost_never[choice == NEVER].sum()
-    return float(delay + overflow @ tables.overflow_price)
+    return float(total_cost(problem.tables, choice))
 
 
 def by_key(problem: Problem) -> IntArray:
     """Waiting requests (W,) in the greedy's order."""
-    waiting = np.arange(problem.num_running, len(problem.key))
+    waiting = problem.num_running + np.flatnonzero(problem.rows[problem.num_running :] != NOBODY)
     return waiting[np.argsort(problem.key[waiting], kind="stable")]
 
 
-def greedy_choices(problem: Problem, rule_order: IntArray | None = None) -> list[IntArray]:
+def greedy_choices(problem: Problem, key_order: IntArray, rule_order: IntArray | None = None) -> list[IntArray]:
     """Choices (N,) of the greedy by key, and of the rule's admissions first if given as snapshot indices in order."""
-    key_order = by_key(problem)
     orders = [key_order]
     if rule_order is not None and len(rule_order):
         ruled = place_of(problem, rule_order)
-        orders.append(np.concatenate([ruled, key_order[~np.isin(key_order, ruled)]]))
+        others = np.ones(len(problem.rows), bool)
+        others[ruled] = False
+        orders.append(np.concatenate([ruled, key_order[others[key_order]]]))
     return [insert_earliest(problem.tables, problem.num_running, order) for order in orders]
 
 
 def place_of(problem: Problem, rows: IntArray) -> IntArray:
     """Places in the problem of those snapshot indices that it considers, in their order."""
-    order = np.argsort(problem.rows, kind="stable")
-    at = np.minimum(np.searchsorted(problem.rows, rows, sorter=order), max(len(order) - 1, 0))
-    place = order[at] if len(order) else np.zeros(len(rows), np.int64)
-    return place[problem.rows[place] == rows] if len(order) else place[:0]
+    size = max(int(problem.rows.max(initial=NOBODY)), int(rows.max(initial=NOBODY))) + 1
+    place = np.full(size + 1, NOBODY)  # one more, for empty rows
+    place[problem.rows] = np.arange(len(problem.rows))
+    place[-1] = NOBODY
+    found: IntArray = place[rows]
+    return np.asarray(found[found != NOBODY])

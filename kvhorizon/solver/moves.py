@@ -1,6 +1,7 @@
 """Local search: take requests out one or two at a time and put them back where they cost least now.
 
-Two at a time, the first gets the room that the second leaves: that is what single moves cannot find in a full pool.
+Two at a time, the first gets the room that the second leaves: that is what single moves cannot find in a full pool
+(shift, swap, and evict for admission, when the second runs).
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from kvhorizon.solver.problem import NEVER, Problem
 
 IntArray = NDArray[np.int64]
 GAIN = 1e-7  # weighted seconds; smaller ones may be rounding
+NOWHERE = -2  # no option is cheap enough
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def give_back(tables, used, n, a):  # type: ignore[no-untyped-def]
     """Undo `take`; returns the overflow cost that it saves."""
     for k in range(tables.admission_bucket[a], len(used.blocks)):
@@ -28,7 +30,7 @@ def give_back(tables, used, n, a):  # type: ignore[no-untyped-def]
     return overflow_growth(tables, used, n, a)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def remove(tables, used, choice, n):  # type: ignore[no-untyped-def]
     """Take request n out; returns what its option cost, overflow included."""
     if choice[n] == NEVER:
@@ -36,7 +38,7 @@ def remove(tables, used, choice, n):  # type: ignore[no-untyped-def]
     return tables.cost[n, choice[n]] + give_back(tables, used, n, choice[n])
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def put(tables, used, choice, n, a):  # type: ignore[no-untyped-def]
     """Let request n, taken out before, have option a."""
     choice[n] = a
@@ -44,10 +46,12 @@ def put(tables, used, choice, n, a):  # type: ignore[no-untyped-def]
         take(tables, used, n, a)
 
 
-@njit(cache=True)
-def cheapest(tables, used, n):  # type: ignore[no-untyped-def]
-    """(option, cost with overflow) of least cost that fits."""
-    best, least = NEVER, tables.cost_never[n]
+@njit(cache=True, nogil=True)
+def cheapest(tables, used, n, limit):  # type: ignore[no-untyped-def]
+    """(option, cost with overflow) of least cost below `limit` that fits; NOWHERE where there is none."""
+    best, least = NOWHERE, limit
+    if tables.cost_never[n] < least:
+        best, least = NEVER, tables.cost_never[n]
     for a in range(len(tables.admission_bucket)):
         if tables.cost[n, a] >= least or not fits(tables, used, n, a):
             continue
@@ -57,59 +61,69 @@ def cheapest(tables, used, n):  # type: ignore[no-untyped-def]
     return best, least
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def move_singles(tables, used, choice, order):  # type: ignore[no-untyped-def]
     """Reinsert each request of `order` once; returns the gain."""
     gain = 0.0
     for n in order:
         before, old = choice[n], remove(tables, used, choice, n)
-        a, new = cheapest(tables, used, n)
-        put(tables, used, choice, n, a if new < old - GAIN else before)
-        gain += max(old - new, 0.0)
+        a, new = cheapest(tables, used, n, old - GAIN)
+        put(tables, used, choice, n, before if a == NOWHERE else a)
+        if a != NOWHERE:
+            gain += old - new
     return gain
 
 
-@njit(cache=True)
-def move_pairs(tables, used, choice, order):  # type: ignore[no-untyped-def]
-    """For each two requests of `order`, reinsert the first without the second, then the second; returns the gain."""
+@njit(cache=True, nogil=True)
+def least_cost(tables, n):  # type: ignore[no-untyped-def]
+    """What request n costs at least, wherever it goes."""
+    least = tables.cost_never[n]
+    for a in range(len(tables.admission_bucket)):
+        least = min(least, tables.cost[n, a])
+    return least
+
+
+@njit(cache=True, nogil=True)
+def move_pairs(tables, used, choice, near):  # type: ignore[no-untyped-def]
+    """For each two of `near`, reinsert the first without the second, then the second; returns the gain."""
     gain = 0.0
-    for first in order:
-        for second in order:
-            if first == second or choice[first] == 0 or choice[second] == NEVER:
+    for second in near:
+        floor = least_cost(tables, second)
+        for first in near:
+            if first == second or choice[second] == NEVER or choice[first] == 0:
                 continue
             before = choice[first], choice[second]
             old = remove(tables, used, choice, second)
             old += remove(tables, used, choice, first)
-            a, new = cheapest(tables, used, first)
-            put(tables, used, choice, first, a)
-            b, rest = cheapest(tables, used, second)
-            if new + rest < old - GAIN:
-                put(tables, used, choice, second, b)
-                gain += old - new - rest
-                continue
-            if a != NEVER:
-                give_back(tables, used, first, a)
+            a, new = cheapest(tables, used, first, old - floor - GAIN)
+            if a != NOWHERE:
+                put(tables, used, choice, first, a)
+                b, rest = cheapest(tables, used, second, old - new - GAIN)
+                if b != NOWHERE:
+                    put(tables, used, choice, second, b)
+                    gain += old - new - rest
+                    continue
+                if a != NEVER:
+                    give_back(tables, used, first, a)
             put(tables, used, choice, first, before[0])
             put(tables, used, choice, second, before[1])
     return gain
 
 
-@njit(cache=True)
-def search(tables, choice, order, near, sweeps):  # type: ignore[no-untyped-def]
-    """Improve `choice` in place by sweeps of single moves over `order` and pair moves over `near`."""
+@njit(cache=True, nogil=True)
+def sweep(tables, choice, order, near):  # type: ignore[no-untyped-def]
+    """Improve `choice` in place: single moves over `order`, pair moves over `near`²; returns the gain."""
     used = nothing_used(tables)
     for n in range(len(choice)):
         if choice[n] != NEVER:
             take(tables, used, n, choice[n])
-    for _ in range(sweeps):
-        gain = move_singles(tables, used, choice, order)
-        gain += move_pairs(tables, used, choice, near)
-        if gain <= GAIN:
-            break
+    gain = move_singles(tables, used, choice, order)
+    return gain + move_pairs(tables, used, choice, near)
 
 
-def local_search(problem: Problem, choice: IntArray, order: IntArray, pairs: int, sweeps: int) -> IntArray:
-    """A choice (N,) no worse than the feasible `choice`; `order` (N,) puts the requests worth pairing first."""
-    result = choice.copy()
-    search(problem.tables, result, order, order[:pairs], sweeps)
-    return result
+def local_search(problem: Problem, choice: IntArray, order: IntArray, near: IntArray) -> float:
+    """One sweep that improves the feasible `choice` in place; returns the gain [weighted seconds].
+
+    `order` (n,) are the requests to move alone, `near` (m,) those to move in pairs.
+    """
+    return float(sweep(problem.tables, choice, order, near))

@@ -1,8 +1,8 @@
 """From a snapshot to a plan within a budget: the greedy at once, then the program, as far as the budget goes.
 
 Two greedies are the incumbent: the rules' own admissions, and insertion by the same key. The program improves them
-(`improve`), and its prices of a block are kept for the next plan. The plan is the program's if prices and repair ended
-within the budget, else the greedy's.
+(`improve`); its prices and its choice are kept for the next plan, and between plans `refine` improves the prices. The
+plan is the program's if prices and repair ended within the budget, else the greedy's.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ from numpy.typing import NDArray
 
 from kvhorizon.models.resolve import resolve_curves
 from kvhorizon.models.survival import Curves
-from kvhorizon.solver.budget import Budget, Spending
+from kvhorizon.solver.budget import FINISH, Budget, Pace, Spending
+from kvhorizon.solver.build import Builder
+from kvhorizon.solver.core import Core
 from kvhorizon.solver.dual import Prices, no_prices
 from kvhorizon.solver.greedy import GREEDY, Greedy, Knob
-from kvhorizon.solver.improve import Improved, Search, improve
-from kvhorizon.solver.insert import cost_of, greedy_choices
-from kvhorizon.solver.problem import NEVER, Problem, build
+from kvhorizon.solver.improve import Improved, Improver, Search, Warm, improve
+from kvhorizon.solver.insert import by_key, cost_of, greedy_choices, insert_planned
+from kvhorizon.solver.problem import NEVER, NOBODY, Problem
 from kvhorizon.solver.rule_plan import admissions, victims
 from kvhorizon.solver.settings import Settings
-from kvhorizon.state import Plan, Snapshot, Source
+from kvhorizon.state import HandleArray, Plan, Snapshot, Source
 
 __all__ = ["Budget", "Planner", "PlannerSettings", "Settings"]
 
@@ -54,54 +56,131 @@ class Solved(NamedTuple):
     improved: Improved
 
 
+class Kept(NamedTuple):
+    """What a plan leaves to the next: little changes between two."""
+
+    problem: Problem
+    prices: Prices
+    choice: IntArray  # (N,)
+    scale: FloatArray | None  # of the dual's rows; None: not known
+    now_s: float  # engine time
+    epoch: int
+
+    @property
+    def handle(self) -> HandleArray:
+        """(N,) Whose each row was."""
+        return self.problem.handle
+
+
 class Planner:
-    """Makes plans for one engine; keeps the last prices, since little changes between two plans."""
+    """Makes plans for one engine, one after the other."""
 
     def __init__(self, settings: PlannerSettings, clock: Callable[[], float]) -> None:
         self._settings = settings
         self._clock = clock
-        self._prices: Prices | None = None
-        self._priced_s = 0.0  # engine time of the prices
-        self._epoch = 0  # engine epoch of the prices
+        self._builder = Builder(settings.program)
+        self._core = Core()
+        self._pace = Pace()
+        self._kept: Kept | None = None
 
     def plan(self, snapshot: Snapshot, budget: Budget, publish: Callable[[Plan], None] | None = None) -> Plan:
         """A feasible plan for `snapshot`, the best found within `budget`; `publish` gets the greedy's before that."""
         return self.solve(snapshot, budget, publish).plan
 
     def solve(self, snapshot: Snapshot, budget: Budget, publish: Callable[[Plan], None] | None = None) -> Solved:
-        """As `plan`, with what is needed to explain it."""
+        """As `plan`, with what is needed to explain it; the problem is good until the next plan."""
         began_s = self._clock()
-        spending = Spending(budget, self._clock)
+        spending = Spending(budget, self._clock, self._pace)
         curves = resolve_curves(snapshot)
-        problem = build(snapshot, self._settings.program, curves)
-        incumbent = self._greedy(problem, snapshot, curves)
-        order = victims(snapshot, self._settings.rule, curves)
+        problem = self._builder.build(snapshot, curves)
+        key_order = by_key(problem)
+        planned = self._planned(snapshot, problem)
+        if planned is None or publish is not None or not spending.by_clock:
+            choices = self._greedy(problem, key_order, snapshot, curves)
+        else:
+            choices = []
+        choices += [] if planned is None else [planned]
+        incumbent = min(choices, key=lambda choice: cost_of(problem, choice))
         if publish is not None:
             first = Improved(incumbent, cost_of(problem, incumbent), None, False, 0)
-            publish(self._plan_of(snapshot, problem, first, order, self._clock() - began_s))
-        improved = improve(problem, incumbent, spending, self._warm(snapshot, problem), self._settings.search)
+            publish(self._plan_of(snapshot, curves, problem, key_order, first, self._clock() - began_s))
+        improved = improve(
+            problem,
+            incumbent,
+            planned is not None,
+            spending,
+            self._warm(snapshot, problem),
+            self._settings.search,
+            self._core,
+        )
         if improved.duals is not None:
-            self._prices, self._priced_s = improved.duals.prices, snapshot.now_s
-            self._epoch = snapshot.facts.engine_epoch
-        plan = self._plan_of(snapshot, problem, improved, order, self._clock() - began_s)
+            self._keep(problem, improved.duals.prices, improved.choice, snapshot)
+        ended_s = self._clock()
+        plan = self._plan_of(snapshot, curves, problem, key_order, improved, ended_s - began_s)
+        if spending.by_clock:
+            self._pace.measured(FINISH, self._clock() - ended_s)
         return Solved(plan, problem, improved)
 
-    def _warm(self, snapshot: Snapshot, problem: Problem) -> Prices:
-        elapsed_s = snapshot.now_s - self._priced_s
-        if self._prices is None or self._epoch != snapshot.facts.engine_epoch or elapsed_s < 0.0:
-            return no_prices(problem)
-        return self._prices.moved(problem, elapsed_s / max(snapshot.step_s, 1e-6))
+    def _keep(self, problem: Problem, prices: Prices, choice: IntArray, snapshot: Snapshot) -> None:
+        scale = self._kept.scale if self._kept else None
+        self._kept = Kept(problem, prices, choice, scale, snapshot.now_s, snapshot.facts.engine_epoch)
 
-    def _greedy(self, problem: Problem, snapshot: Snapshot, curves: Curves) -> IntArray:
-        choices = greedy_choices(problem, admissions(snapshot, self._settings.rule, curves))
-        return min(choices, key=lambda choice: cost_of(problem, choice))
+    def refine(self, seconds: float) -> None:
+        """Improve the last plan's prices and choice for the next one, while nothing else is to do."""
+        if self._kept is None:
+            return
+        problem, search = self._kept.problem, self._settings.search
+        spending = Spending(Budget(seconds=seconds), self._clock, self._pace)
+        under_way = Improver(problem, self._kept.choice, spending, Warm(self._kept.prices, None), search)
+        if under_way.price(search.refining, "repair") and spending.allows("repair"):
+            spending.timed("repair", under_way.repair)
+            under_way.sweeps()
+        if under_way.duals is not None:
+            self._kept = self._kept._replace(
+                prices=under_way.duals.prices, choice=under_way.best, scale=under_way.scale
+            )
+
+    def _known(self, snapshot: Snapshot) -> Kept | None:
+        kept = self._kept
+        if kept is None or kept.epoch != snapshot.facts.engine_epoch or snapshot.now_s < kept.now_s:
+            return None
+        return kept
+
+    def _warm(self, snapshot: Snapshot, problem: Problem) -> Warm:
+        kept = self._known(snapshot)
+        return Warm(no_prices(problem), None) if kept is None else Warm(kept.prices.recut(problem), kept.scale)
+
+    def _planned(self, snapshot: Snapshot, problem: Problem) -> IntArray | None:
+        """What the last plan wanted, as far as it still fits: rows stay where they are."""
+        kept = self._known(snapshot)
+        if kept is None:
+            return None
+        wanted, running = np.full(problem.shape[0], NEVER), problem.num_running
+        wanted[:running] = np.where(problem.rows[:running] == NOBODY, NEVER, 0)
+        both = slice(running, min(len(kept.choice), len(wanted)))
+        same = np.zeros(len(wanted), bool)
+        same[both] = problem.handle[both] == kept.handle[both]
+        wanted[both] = np.where(same[both], kept.choice[both], NEVER)
+        order = np.flatnonzero(wanted != NEVER)
+        order = order[np.argsort(wanted[order].astype(np.int16), kind="stable")]
+        new = np.flatnonzero(~same & (wanted == NEVER) & (problem.rows != NOBODY))
+        return np.asarray(insert_planned(problem.tables, wanted, order, new))
+
+    def _greedy(self, problem: Problem, key_order: IntArray, snapshot: Snapshot, curves: Curves) -> list[IntArray]:
+        return greedy_choices(problem, key_order, admissions(snapshot, self._settings.rule, curves))
 
     def _plan_of(
-        self, snapshot: Snapshot, problem: Problem, improved: Improved, rule_victims: IntArray, solve_s: float
+        self,
+        snapshot: Snapshot,
+        curves: Curves,
+        problem: Problem,
+        key_order: IntArray,
+        improved: Improved,
+        solve_s: float,
     ) -> Plan:
         choice, running, handles = improved.choice, problem.num_running, snapshot.requests.handle
-        waiting = running + np.flatnonzero(choice[running:] != NEVER)
-        admitted = waiting[np.lexsort((problem.key[waiting], choice[waiting]))]
+        waiting = key_order[choice[key_order] != NEVER]
+        admitted = waiting[np.argsort(choice[waiting].astype(np.int16), kind="stable")]
         prices = improved.duals.prices.blocks if improved.duals else np.zeros(problem.shape[2])
         return Plan(
             engine_epoch=snapshot.facts.engine_epoch,
@@ -109,8 +188,8 @@ class Planner:
             source=Source.PROGRAM if improved.by_program else Source.GREEDY,
             admissions=problem.handle[admitted],
             admit_at_steps=problem.point_steps[choice[admitted]],
-            evictions=problem.handle[np.flatnonzero(choice[:running] != 0)],
-            victims=handles[victim_order(problem, prices, rule_victims)],
+            evictions=problem.handle[np.flatnonzero((choice[:running] != 0) & (problem.rows[:running] != NOBODY))],
+            victims=handles[self._victims(snapshot, curves, problem, prices)],
             bucket_steps=problem.bucket_steps[:-1],
             block_prices=prices,
             reserve_blocks=int(self._settings.rule.reserve_unplanned_share * snapshot.facts.total_blocks),
@@ -120,13 +199,12 @@ class Planner:
             solve_s=solve_s,
         )
 
+    def _victims(self, snapshot: Snapshot, curves: Curves, problem: Problem, prices: FloatArray) -> IntArray:
+        """Running requests (R,), the first to give up first: most memory freed, at its price, per second lost.
 
-def victim_order(problem: Problem, prices: FloatArray, rule_victims: IntArray) -> IntArray:
-    """Running requests (R,), the first to give up first: those that free most memory, at its price, per second lost.
-
-    `rule_victims` (R,) is the rules' order by memory over all time to come; it stands where memory has no price.
-    """
-    worth = problem.tables.blocks[: problem.num_running, 0] @ prices
-    if not worth.any():
-        return rule_victims
-    return np.argsort(-worth / np.maximum(problem.eviction_loss, 1e-12), kind="stable")
+        Where memory has no price the rules' order stands, by memory over all time to come.
+        """
+        worth = problem.running_blocks @ prices
+        if not worth.any():
+            return victims(snapshot, self._settings.rule, curves)
+        return np.argsort(-worth / np.maximum(problem.eviction_loss, 1e-12), kind="stable")

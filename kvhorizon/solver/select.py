@@ -82,6 +82,8 @@ def rank_waiting(columns, rule, room, desk, num_waiting):  # type: ignore[no-unt
         total_work += work
         if rule.budgeted:
             desk.keys[i] = work
+        elif rule.patient:
+            desk.keys[i] = work**rule.size_power / (rule.aging_s + room.now_s - columns.arrival_s[n])
         else:
             desk.keys[i] = work / aging(room.now_s - columns.arrival_s[n], remaining + columns.generated[n], rule)
     mean_work = total_work / max(num_waiting, 1)
@@ -139,8 +141,7 @@ def leaves_reserve(columns, curves, rule, desk, n, oldest, occupied, pool, half_
     spare = pool - occupied - context
     if spare < rule.reserve_min_share * pool:
         return False, ready
-    planned = desk.rank[n] > 0
-    if planned:
+    if desk.rank[n] > 0 and columns.remaining[n] <= rule.sure_outputs * average:
         return True, ready
     cap = reserve_cap(rule, oldest, columns.remaining[n], average) * pool
     if spare >= cap:
@@ -169,7 +170,9 @@ def choose_admissions(columns, curves, rule, running, num_running, room, desk, n
     oldest_waits = False  # the oldest request did not fit: memory is being kept for it
     ready = False
     best = best_place(desk, num_waiting)
-    first = oldest_place(columns, desk, num_waiting) if rule.budgeted else -1
+    first = oldest_place(columns, desk, num_waiting) if rule.budgeted or rule.patient else -1
+    if rule.patient and first >= 0 and columns.preemptions[desk.waiting[first]] > 0:
+        first = -1  # what was preempted comes back only when there is room for it to stay
     while budget > 0 and chosen < room.seats and failures <= rule.tries:
         if best >= 0 and desk.keys[best] == TRIED:
             best = best_place(desk, num_waiting)
@@ -195,8 +198,9 @@ def choose_admissions(columns, curves, rule, running, num_running, room, desk, n
         if fits and num_running + chosen > 0:
             occupied = float((room.total_blocks - free) * room.block_size)
             profile = (running, num_running, chosen, ready)
+            entitled = place == oldest or (rule.patient and place == first)
             fits, ready = leaves_reserve(
-                columns, curves, rule, desk, n, place == oldest, occupied, pool, half_block, average, profile
+                columns, curves, rule, desk, n, entitled, occupied, pool, half_block, average, profile
             )
         desk.keys[place] = TRIED
         if not fits:

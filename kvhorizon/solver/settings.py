@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kvhorizon.errors import InputError
+from kvhorizon.solver.greedy import PLANNED, Knob
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,8 @@ class Settings:
     oldest: int = 16  # and these in any case
     aging_s: float = 2.0  # a delay weighs 1 + age / (aging_s + aging_share · predicted output)
     aging_share: float = 0.2  # seconds per token
+    size_power: float = 0.5  # order of insertion: KV·time^size_power / (order_age_s + age)
+    order_age_s: float = 1.0
     postponed: float = 0.5  # surcharge on the delay of not starting now
     never: float = 1.5  # delay of "not within the horizon", in horizons
     progress: float = 1.0  # surcharge on evicting, times the share of output already done
@@ -32,7 +35,7 @@ class Settings:
     def __post_init__(self) -> None:
         if not 1 <= self.points <= self.buckets:
             raise InputError("points", self.points, f"must be within 1 ... buckets={self.buckets}")
-        for name in ("first_bucket_steps", "horizon_outputs", "aging_s", "never", "price_factor"):
+        for name in ("first_bucket_steps", "horizon_outputs", "aging_s", "order_age_s", "never", "price_factor"):
             if not 0.0 < getattr(self, name) < float("inf"):
                 raise InputError(name, getattr(self, name), "must be > 0")
         for name in (
@@ -41,6 +44,7 @@ class Settings:
             "candidates",
             "oldest",
             "aging_share",
+            "size_power",
             "postponed",
             "progress",
             "max_evictions",
@@ -50,3 +54,9 @@ class Settings:
         for name in ("reserve_share", "evict_occupancy"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise InputError(name, getattr(self, name), "must be within 0 ... 1")
+
+
+def settings_of(knob: Knob) -> Settings:
+    """The model beside the step's rule of `knob`: both put waiting requests into the same order."""
+    rule = PLANNED[knob]
+    return Settings(size_power=rule.size_power, order_age_s=rule.aging_s)

@@ -57,6 +57,10 @@ class Client:
         request = pb.ExplainRequest(snapshot=encode_snapshot(snapshot), handle=handles or ())
         return self._call(self._stub.Explain, request, timeout_s)
 
+    def explain_session(self, engine_id: str, handles: list[int] | None = None) -> Any:
+        """What the newest plan of that engine's session means for each request named: an `ExplainReply` message."""
+        return self._call(self._stub.Explain, pb.ExplainRequest(engine_id=engine_id, handle=handles or ()), None)
+
     def ready(self, timeout_s: float | None = None) -> bool:
         """Whether the service is there and serving, within the deadline."""
         stub: Any = health_pb2_grpc.HealthStub(self._channel)

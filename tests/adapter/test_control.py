@@ -85,4 +85,4 @@ def test_a_hold_is_explained() -> None:
     assert shown(control) == []
     (held,) = control.log.of("a")
     assert (held.what, held.by) == ("held", "local")
-    assert "needs 94 blocks of 2 free" in held.why
+    assert "94 blocks of 2 free" in held.why

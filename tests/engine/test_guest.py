@@ -43,7 +43,7 @@ def test_control_serves_everybody(asynchronous: bool, policy: str, caching: bool
 HOOKS = ["before_schedule", "after_schedule", "added", "preempted", "released"]
 INSIDE = {
     "before_schedule": ("control", "act"),
-    "after_schedule": ("guest", "_take"),
+    "after_schedule": ("admitted", "take"),
     "added": ("intake", "add"),
     "preempted": ("rows", "wait"),
     "released": ("rows", "release"),
@@ -60,7 +60,7 @@ def test_a_guest_that_fails_is_as_none(hook: str, monkeypatch: pytest.MonkeyPatc
     plain = drive(Setup(guest=False)).run(workload(60, seed=1))
     ours = drive(Setup())
     guest = ours.scheduler.kvhorizon
-    owner = {"guest": guest, "control": guest.control, "rows": guest.rows, "intake": guest.intake}[INSIDE[hook][0]]
+    owner = getattr(guest, INSIDE[hook][0])
     monkeypatch.setattr(owner, INSIDE[hook][1], broken)
     monkeypatch.setattr(guest.control, "act" if hook != "before_schedule" else "advise", lambda *_: None)
     requests = workload(60, seed=1)

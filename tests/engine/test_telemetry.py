@@ -19,10 +19,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 pytest.importorskip("vllm", reason="vLLM is not installed: `make engine` sets it up")
 
+from test_guest_session import run_until
+
 from experiments._guest_driver import Drive, Setup, check_whole, drive, workload
 from kvhorizon.adapter.telemetry import recorder
 from kvhorizon.adapter.telemetry.observer import Observer
-from kvhorizon.cli.explain import find, sentence
+from kvhorizon.cli.explain import find, planned, sentence
 from kvhorizon.errors import InputError
 from kvhorizon.recording.read import read_recording
 from kvhorizon.wire.local import ask, local_addresses
@@ -90,7 +92,8 @@ def test_metrics_are_what_was_counted(mode: str, asynchronous: bool) -> None:
     assert found["kvhorizon_request_recompute_tokens_sum", ()] == cost.recompute_tokens
     assert total(found, "kvhorizon_steps_total") == len(made.steps)
     assert total(found, "kvhorizon_admissions_total") == len(requests)
-    assert total(found, "kvhorizon_forecast_outcomes_total") == len(requests)
+    assert found["kvhorizon_forecasts_scored_total", ()] == guest.forecaster.health.finished
+    assert found["kvhorizon_forecast_coverage", ("0.8",)] == guest.forecaster.health.coverage80
     assert found["kvhorizon_mode", (mode,)] == 1.0
     assert found["kvhorizon_pool_blocks", ()] == 159
     by = {labels[0] for name, labels in found if name == "kvhorizon_preemptions_total"}
@@ -176,7 +179,7 @@ def test_broken_telemetry_changes_nothing(hook: str, monkeypatch: pytest.MonkeyP
     guest = made.scheduler.kvhorizon
     observer: Observer = guest.telemetry.observer
     inside = {
-        "scheduled": (observer, "_join"),
+        "scheduled": (observer, "_see_first_tokens"),
         "preempting": (guest.control.log, "note"),
         "released": (observer, "ended"),
     }
@@ -213,6 +216,26 @@ def test_requests_are_explained(capsys: pytest.CaptureFixture[str]) -> None:
     guest.stop()
     with pytest.raises(InputError, match="must answer"):
         find(waiting.request_id, [address])
+
+
+def test_the_solvers_plan_is_explained() -> None:
+    """On the real clock, with a solver child: what its newest plan says of the request that waits longest."""
+    port = free_port()
+    made = drive(Setup(blocks=400, seats=24, step_s=None, settings={"mode": "control", "http_port": port}))
+    requests = workload(100, seed=3, output=(2000, 4000))
+    for request in requests:
+        made.scheduler.add_request(request)
+    counts = made.scheduler.kvhorizon.plans.counts
+    run_until(made, lambda: counts["program"] + counts["greedy"] >= 2, limit_s=600.0)
+    found = find(made.scheduler.waiting[0].request_id, [f"http://127.0.0.1:{port}"])
+    assert found["handle"]
+    deadline_s = time.monotonic() + 60.0  # the solver is nice, and the machine may be busy
+    while (said := planned(found, None)) is None:
+        assert time.monotonic() < deadline_s
+    assert said.startswith(("admit", "wait"))
+    for request in requests:
+        made.abort(request.request_id)
+    made.scheduler.shutdown()
 
 
 def test_vllms_own_evictions_are_explained() -> None:

@@ -93,7 +93,7 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
         process = subprocess.Popen(command, env=environment, stdout=file, stderr=file, start_new_session=True)
     url = f"http://127.0.0.1:{port}"
     try:
-        wait_for(lambda: process.poll() is not None or answers(url), limit_s=400.0)
+        wait_for(lambda: process.poll() is not None or answers(url), limit_s=900.0)
         assert process.poll() is None, log.read_text()[-3000:]
         threads = [threading.Thread(target=complete, args=(url, number)) for number in range(REQUESTS)]
         for thread in threads:

@@ -33,6 +33,9 @@ class StubPlanner:
         plan = admit_all(snapshot, float(self.seen))
         return replace(plan, victims=plan.victims + np.uint64(1000)) if snapshot.now_s == GARBAGE_S else plan
 
+    def refine(self, seconds):
+        pass
+
 
 def admit_all(snapshot, price=1.0):
     running, waiting = np.split(snapshot.requests.handle, [snapshot.num_running])

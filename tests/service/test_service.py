@@ -238,6 +238,30 @@ def test_explanations_say_what_the_plan_does(client):
         client.explain(sample_snapshot(), [77])
 
 
+def test_the_newest_plan_of_a_session_is_explained(client):
+    """Without planning anew; it goes with the session."""
+    snapshot = sample_snapshot()
+    with client.session() as session:
+        plan = session.plan(snapshot)
+        reply = client.explain_session(snapshot.facts.engine_id, [7])
+        assert reply.plan.based_on_revision == plan.based_on_revision
+        assert list(reply.plan.block_prices) == plan.block_prices.tolist()
+        assert reply.explanations[0].decision == pb.DECISION_ADMIT_NOW
+        with pytest.raises(SolverRefused, match="handle=77, must be a live request"):
+            client.explain_session(snapshot.facts.engine_id, [77])
+        with pytest.raises(SolverRefused, match="engine_id='other', must have a session"):
+            client.explain_session("other")
+
+    def gone():
+        try:
+            client.explain_session(snapshot.facts.engine_id)
+        except SolverRefused:
+            return True
+        return False
+
+    assert eventually(gone)
+
+
 def test_health_and_reflection_name_the_service(server, client):
     assert client.ready()
     stub = reflection_pb2_grpc.ServerReflectionStub(connect(server.address))

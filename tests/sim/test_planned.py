@@ -12,11 +12,13 @@ from kvhorizon.sim.in_process import InProcess
 from kvhorizon.sim.policies import parse_policy
 from kvhorizon.sim.replay import replay
 from kvhorizon.sim.setup import Setup
+from kvhorizon.solver.greedy import Knob
 from kvhorizon.state import Plan, Snapshot
 from kvhorizon.wire.child import SolverChild
 from kvhorizon.wire.resilient import ResilientSolver
 
 WORK = 100
+PATIENCE_S = 120.0  # with a plan: what is compared must not depend on how busy the machine is
 
 
 class KilledAfter:
@@ -37,11 +39,13 @@ def setup() -> Setup:
     return Setup(random_trace(5, 300, 120 * 16, 30.0), facts(400, 16, 64, 512), forecast="noisy:0.6")
 
 
-def test_over_grpc_as_in_process(setup: Setup) -> None:
+@pytest.mark.parametrize("knob", [Knob.BALANCED, Knob.MEANS])
+def test_over_grpc_as_in_process(setup: Setup, knob: Knob) -> None:
     """The same plans, so the same run, to the last bit."""
-    near = replay(setup, parse_policy("kvhorizon"), InProcess(work=WORK))
-    with ResilientSolver(lambda: SolverChild(["--work", str(WORK)])) as solver:
-        far = replay(setup, parse_policy("kvhorizon"), solver)
+    policy = parse_policy(f"kvhorizon/{knob}")
+    near = replay(setup, policy, InProcess(knob, WORK))
+    with ResilientSolver(lambda: SolverChild(["--work", str(WORK), "--knob", knob]), PATIENCE_S) as solver:
+        far = replay(setup, policy, solver)
     assert near.plans == far.plans
     assert near.plans["program"] > 10
     assert near.plans["local"] == 0
@@ -63,6 +67,14 @@ def test_without_a_solver_the_greedy_decides(setup: Setup) -> None:
     assert alone.plans["program"] == 0 < alone.plans["local"]
     assert alone.preemptions.sum() <= 1.5 * greedy.preemptions.sum() + 10
     assert np.isfinite(alone.finish_s).all()
+
+
+def test_plans_are_worth_asking_for(setup: Setup) -> None:
+    """Beside the same rule at the step, the program gets first tokens out sooner."""
+    planned = replay(setup, parse_policy("kvhorizon"), InProcess(work=WORK))
+    alone = replay(setup, parse_policy("kvhorizon:edge-only"))
+    waits = [(run.first_token_s - setup.trace.arrival_s).mean() for run in (planned, alone)]
+    assert waits[0] < waits[1]
 
 
 def test_plans_take_effect_after_their_delay(setup: Setup) -> None:

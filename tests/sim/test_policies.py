@@ -1,5 +1,7 @@
 """Policies by name."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from engines import facts, trace
@@ -9,7 +11,8 @@ from kvhorizon.sim.policies import DEFAULT_POLICIES, POLICIES, parse_policy
 from kvhorizon.sim.rivals.named import VICTIMS
 from kvhorizon.sim.setup import Setup
 from kvhorizon.sim.steer import UNSTEERED
-from kvhorizon.solver.greedy import GREEDY, Knob
+from kvhorizon.solver.greedy import GREEDY, PLANNED, Knob
+from kvhorizon.solver.settings import settings_of
 
 
 def test_the_default_ones_are_known() -> None:
@@ -23,10 +26,27 @@ def test_only_the_engine_itself_is_unsteered() -> None:
 
 
 def test_knobs_reach_the_rule() -> None:
-    assert parse_policy("kvhorizon/means").guest.rule == GREEDY[Knob.MEANS]
+    assert parse_policy("kvhorizon:greedy/means").guest.rule == GREEDY[Knob.MEANS]
+    for name in ("kvhorizon/means", "kvhorizon:edge-only/means"):
+        assert parse_policy(name).guest.rule == PLANNED[Knob.MEANS]
+    assert parse_policy("kvhorizon/means").planner == Knob.MEANS
+    assert parse_policy("kvhorizon:edge-only/means").planner is None
     rival = parse_policy("admission:ours/strict").guest.rival
     assert rival is not None
     assert rival.ours == GREEDY[Knob.STRICT]
+
+
+def test_ablations_change_one_thing() -> None:
+    def changed(name: str) -> dict[str, object]:
+        program = parse_policy(name).program
+        assert program is not None
+        full = dataclasses.asdict(settings_of(Knob.MEANS))
+        return {key: value for key, value in dataclasses.asdict(program).items() if value != full[key]}
+
+    assert changed("kvhorizon:no-evict/means") == {"max_evictions": 0}
+    assert changed("kvhorizon:point/means") == {"z": 0.0}
+    assert changed("kvhorizon:z=2.5/means") == {"z": 2.5}
+    assert parse_policy("kvhorizon/means").program is None
 
 
 def test_the_victim_ablation_runs_with_the_watermark() -> None:
@@ -47,6 +67,9 @@ def test_the_victim_ablation_runs_with_the_watermark() -> None:
         ("admission", "must be admission:ours[/KNOB] or admission:reserve"),
         ("admission:reserve/means", "only parts of ours take a '/KNOB'"),
         ("ltr:often", "ltr or ltr:preemptive"),
+        ("kvhorizon:bold", "must be kvhorizon[:greedy | :edge-only | :no-evict | :point | :z=F][/KNOB]"),
+        ("kvhorizon:z=-1", "kvhorizon:z=F needs 0 <= F <= 10"),
+        ("kvhorizon:z=nan", "kvhorizon:z=F needs 0 <= F <= 10"),
         ("kvhorizon/fair", "one of means, balanced, strict"),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from kvhorizon.models.survival import lognormal_curve
-from kvhorizon.solver.problem import Problem, Tables
+from kvhorizon.solver.problem import Problem, Tables, turn
 from kvhorizon.state import EngineFacts, ForecastKind, Requests, Snapshot, StepCost
 
 COST = StepCost(
@@ -99,4 +99,14 @@ def random_problem(seed: int, running: int, waiting: int, points: int = 3, bucke
     key = np.where(runs, 0.0, rng.random(count))
     handles = np.arange(count, dtype=np.uint64) + np.uint64(100)
     loss = np.where(runs, rng.uniform(0.1, 5.0, count), 0.0)[:running]
-    return Problem(tables, 8.0 * np.arange(buckets + 1), running, np.arange(count), handles, key, loss)
+    return Problem(
+        tables,
+        8.0 * np.arange(buckets + 1),
+        running,
+        np.arange(count),
+        handles,
+        key,
+        loss,
+        blocks[:running, 0],
+        turn(tables),
+    )

@@ -5,10 +5,11 @@ import pytest
 from problems import random_problem
 
 from kvhorizon.solver.budget import Budget, Spending
+from kvhorizon.solver.core import Core
 from kvhorizon.solver.dual import ascend, no_prices
-from kvhorizon.solver.improve import Search, improve
-from kvhorizon.solver.insert import greedy_choices
-from kvhorizon.solver.problem import Problem, Tables
+from kvhorizon.solver.improve import Improved, Search, Warm, improve
+from kvhorizon.solver.insert import by_key, greedy_choices
+from kvhorizon.solver.problem import Problem, Tables, turn
 from kvhorizon.solver.reference import solve_cpsat, solve_pulp
 from kvhorizon.solver.verify import objective, violations
 
@@ -33,7 +34,16 @@ def hand_problem(price: float = 100.0) -> Problem:
         admission_bucket=np.zeros(1, np.int64),
     )
     handles = np.arange(3, dtype=np.uint64)
-    return Problem(tables, np.array([0.0, 1.0]), 0, np.arange(3), handles, np.arange(3.0), np.zeros(0))
+    nobody = np.zeros((0, 1))
+    return Problem(
+        tables, np.array([0.0, 1.0]), 0, np.arange(3), handles, np.arange(3.0), np.zeros(0), nobody, turn(tables)
+    )
+
+
+def improved(problem: Problem, incumbent) -> Improved:
+    """What the program makes of an incumbent with all the work it wants."""
+    spending = Spending(Budget(work=1000), lambda: 0.0)
+    return improve(problem, incumbent, False, spending, Warm(no_prices(problem), None), Search(), Core())
 
 
 @pytest.mark.parametrize("solve", [solve_pulp, solve_cpsat])
@@ -50,8 +60,8 @@ def test_cheap_overflow_is_bought() -> None:
 
 def test_the_planner_finds_the_knapsack() -> None:
     problem = hand_problem()
-    greedy = greedy_choices(problem)[0]
-    found = improve(problem, greedy, Spending(Budget(work=1000), lambda: 0.0), no_prices(problem), Search())
+    greedy = greedy_choices(problem, by_key(problem))[0]
+    found = improved(problem, greedy)
     assert found.choice.tolist() == [-1, 0, 0]
 
 
@@ -70,9 +80,9 @@ def test_bound_optimum_plan(seed: int) -> None:
     """bound ≤ optimum ≤ plan ≤ greedy, on problems of 5 to 20 requests."""
     problem = random_problem(100 + seed, seed % 8, 5 + seed % 9)
     _, optimum = solve_pulp(problem)
-    greedy = min(greedy_choices(problem), key=lambda choice: objective(problem, choice))
+    greedy = min(greedy_choices(problem, by_key(problem)), key=lambda choice: objective(problem, choice))
     assert violations(problem, greedy) == []
-    found = improve(problem, greedy, Spending(Budget(work=1000), lambda: 0.0), no_prices(problem), Search())
+    found = improved(problem, greedy)
     slack = 1e-6 * abs(optimum) + 1e-9
     assert violations(problem, found.choice) == []
     assert found.bound <= optimum + slack

@@ -20,7 +20,7 @@ from kvhorizon.models.survival import (
     survive_each,
 )
 from kvhorizon.solver.columns import Columns, Room
-from kvhorizon.solver.greedy import GREEDY, HORIZONS, Greedy, Knob, aging, kv_time, reserve_cap
+from kvhorizon.solver.greedy import GREEDY, HORIZONS, PLANNED, Greedy, Knob, aging, kv_time, reserve_cap
 from kvhorizon.solver.select import choose_admissions, new_desk, refresh_remaining
 
 TOTAL = 2000
@@ -103,6 +103,8 @@ class Plainly:
         for n in waiting:
             if rank[n] > 0:
                 found[n] = -1e30 + 1e20 * rank[n]
+            elif rule.patient:
+                found[n] = work[n] ** rule.size_power / (rule.aging_s + self.room.now_s - columns.arrival_s[n])
             elif not rule.budgeted:
                 age_s = self.room.now_s - columns.arrival_s[n]
                 found[n] = work[n] / aging(age_s, remaining[n] + columns.generated[n], rule)
@@ -117,6 +119,7 @@ class Plainly:
         lent = float(sum(int(columns.blocks[n]) for n in self.running if columns.overtaker[n]) * room.block_size)
         chosen: list[tuple[int, bool]] = []
         failures, oldest_waits = 0, False
+        first = min(waiting, key=lambda n: (columns.arrival_s[n], waiting.index(n))) if rule.patient else None
         while budget > 0 and len(chosen) < room.seats and failures <= rule.tries:
             taken = {n for n, _ in chosen}
             pick = min(keys, key=lambda n: (keys[n], waiting.index(n)), default=None)
@@ -134,7 +137,7 @@ class Plainly:
                 break
             keys.pop(pick, None)
             wanted = -(-self.context(pick) // room.block_size)
-            if wanted > free or not self.leaves_reserve(pick, pick == oldest, rank, free, average, chosen):
+            if wanted > free or not self.leaves_reserve(pick, pick in (oldest, first), rank, free, average, chosen):
                 failures += 1
                 oldest_waits = oldest_waits or pick == oldest
                 continue
@@ -153,12 +156,17 @@ class Plainly:
         spare = self.pool - occupied - self.context(n)
         if spare < self.rule.reserve_min_share * self.pool:
             return False
-        if rank[n] > 0 or spare >= reserve_cap(self.rule, oldest, self.columns.remaining[n], average) * self.pool:
+        remaining = float(self.columns.remaining[n])
+        sure = rank[n] > 0 and remaining <= self.rule.sure_outputs * average
+        if sure or spare >= reserve_cap(self.rule, oldest, remaining, average) * self.pool:
             return True
         return spare >= self.excess(n, self.running + [one for one, _ in chosen], occupied)
 
 
-@pytest.mark.parametrize("knob", list(Knob))
+RULES = [*GREEDY.values(), *PLANNED.values()]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=[*Knob, *(f"planned {knob}" for knob in Knob)])
 @settings(deadline=None, max_examples=60)
 @given(
     seed=st.integers(0, 10_000),
@@ -168,7 +176,7 @@ class Plainly:
     planned=st.integers(0, 12),
 )
 def test_the_choice_is_the_rule_read_plainly(
-    knob: Knob, seed: int, free: int, running: int, block_size: int, planned: int
+    rule: Greedy, seed: int, free: int, running: int, block_size: int, planned: int
 ) -> None:
     columns, curves, rng = state(seed)
     room = Room(free, 3, TOTAL, block_size, int(rng.integers(1, 20)), int(rng.integers(1, 4000)), 110.0)
@@ -177,9 +185,9 @@ def test_the_choice_is_the_rule_read_plainly(
     desk.rank[waiting[:planned]] = np.arange(1, 1 + len(waiting[:planned]))
     desk.waiting[: len(waiting)] = waiting
     batch = np.arange(running, dtype=np.int32)
-    count = choose_admissions(columns, curves, GREEDY[knob], batch, running, room, desk, len(waiting))
+    count = choose_admissions(columns, curves, rule, batch, running, room, desk, len(waiting))
     found = list(zip(desk.chosen[:count].tolist(), desk.overtakes[:count].astype(bool).tolist(), strict=True))
-    plainly = Plainly(columns, curves, GREEDY[knob], batch.tolist(), room)
+    plainly = Plainly(columns, curves, rule, batch.tolist(), room)
     assert found == plainly.choose(waiting.tolist(), desk.rank)
 
 

@@ -23,7 +23,6 @@ _COUNTS = (0, 1, 2, 3, 5, 10, 20, 50)
 _TOKENS = (0, 128, 512, 2048, 8192, 32768, 131072, 524288)
 _FLOPS = (0, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17)
 _SECONDS = (0, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)
-_RATIOS = (0.0625, 0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0, 8.0, 16.0)
 
 
 def _counter(name: str, text: str, *labels: str) -> Metric:
@@ -94,7 +93,7 @@ CATALOGUE = (
         "outcome",
     ),
     _counter("kvhorizon_snapshots_replaced", "Snapshots that a newer one overtook before they were sent"),
-    _counter("kvhorizon_session_failures", "Of the planning thread: start (no solver), plan", "kind"),
+    _counter("kvhorizon_session_failures", "Of the threads beside the step: start (no solver), plan, learn", "kind"),
     _counter("kvhorizon_exceptions", "Errors of the guest, caught; vLLM went on alone", "part", "hook"),
     _counter("kvhorizon_hints", "Clients' hints of output length: used, ignored", "use"),
     _counter(
@@ -102,22 +101,18 @@ CATALOGUE = (
         "Advise mode: admissions on which vLLM agreed, and where each would have admitted another",
         "outcome",
     ),
-    _counter(
-        "kvhorizon_forecast_outcomes",
-        "Requests by where their output ended in the forecast made at admission: below_p10, p10_p50, "
-        "p50_p90, above_p90",
-        "band",
+    _counter("kvhorizon_forecasts_scored", "Requests whose length was compared with the forecast made on arrival"),
+    _gauge(
+        "kvhorizon_forecast_coverage",
+        "Share of the last thousand of them inside the central band that should hold `share`",
+        "share",
     ),
-    _histogram("kvhorizon_forecast_ratio", "Output tokens / median forecast at admission [-]", _RATIOS),
-    _counter(
-        "kvhorizon_overflow_promised",
-        "Sum of forecast probabilities that the running requests alone outgrow the pool within 256 steps",
-    ),
-    _counter(
-        "kvhorizon_overflow_seen",
-        "How many of those forecasts were followed by an eviction within the 256 steps",
-    ),
-    _counter("kvhorizon_overflow_forecasts", "Forecasts of overflow whose 256 steps have passed"),
+    _gauge("kvhorizon_forecast_pinball_tokens", "Their mean pinball loss [tokens]"),
+    _gauge("kvhorizon_forecast_drift", "1 while forecasts rest on little, since lengths have changed just now"),
+    _gauge("kvhorizon_hint_sources", "Sources whose hints of output length are trusted"),
+    _counter("kvhorizon_overflow_batches", "Batches of running requests watched to the end of their horizon"),
+    _gauge("kvhorizon_overflow_promised", "Mean probability that such a batch outgrows what was kept for it"),
+    _gauge("kvhorizon_overflow_seen", "Share of the last thousand batches that did"),
     _counter("kvhorizon_recorded_requests", "Requests written to the recording, or lost", "outcome"),
     _gauge("kvhorizon_mode", "1 for the mode in force, else 0", "mode"),
     _gauge("kvhorizon_retired", "1 for a part of the guest that retired after errors in a row", "part"),

@@ -12,18 +12,24 @@ if TYPE_CHECKING:
 NEWEST = 200  # lines where no request is named
 
 
-def explain(guest: Guest, request_id: str, wall_s: float) -> dict[str, Any] | None:
+def explain(guest: Guest, request_id: str, wall_s: float, engine_id: str) -> dict[str, Any] | None:
     """All that is known of a request, as plain data; None where that is nothing.
 
-    Its name may lack what vLLM appends to it. Times are times of day; `wall_s` is the present.
+    Its name may lack what vLLM appends to it. Times are times of day; `wall_s` is the present. `handle`, `engine_id`
+    and the `solver` of our own are what the service's Explain call wants.
     """
     log, offset_s = guest.control.log, wall_s - guest.now()
     name = _full_name(guest, request_id)
     if name is None:
         return None
     state, text = _now(guest, name)
+    slot = guest.rows.slot_of.get(name)
+    child = getattr(guest.session.solver, "child", None) if guest.session is not None else None
     return {
         "request": name,
+        "handle": None if slot is None else int(guest.rows.extra.handle[slot]),
+        "engine_id": engine_id,
+        "solver": None if child is None or not child.alive else child.address,
         "state": state,
         "now": text,
         "decisions": [one._asdict() | {"at_s": one.at_s + offset_s} for one in log.of(name)],

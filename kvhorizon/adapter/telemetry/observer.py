@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec
 from kvhorizon.adapter.accounting import Finished
 from kvhorizon.adapter.decisions import Decision
 from kvhorizon.adapter.guard import Guard
+from kvhorizon.adapter.hints import MAX_CHARACTERS, TENANT
 from kvhorizon.adapter.modes import Mode
-from kvhorizon.adapter.telemetry.coverage import Joined
 
 if TYPE_CHECKING:
     from kvhorizon.adapter.guest import Guest
@@ -61,7 +61,7 @@ def guarded(hook: Callable[Concatenate[Observer, P], None]) -> Callable[Concaten
 
 
 class Observer:
-    """Of one guest. `ended` and `joined` are emptied by the thread; the counters only grow."""
+    """Of one guest. `ended` is emptied by the thread; the counters only grow."""
 
     def __init__(
         self,
@@ -72,7 +72,6 @@ class Observer:
     ) -> None:
         self.guard = Guard("telemetry")
         self.ended: deque[Ended] = deque(maxlen=QUEUE_LIMIT)
-        self.joined: deque[Joined] = deque(maxlen=QUEUE_LIMIT)  # requests scheduled for the first time
         self.admissions: Counter[str] = Counter()  # first ones, by who decided the step
         self.preemptions: Counter[str] = Counter()  # by who chose the victim
         self.recompute_measured_s = 0.0  # of steps, by the share of their tokens that were computed again
@@ -104,7 +103,9 @@ class Observer:
             self._see_first_tokens()
         native, self._native = guest.ladder["native"] > self._native, guest.ladder["native"]
         if output.scheduled_new_reqs:
-            self._join([new.req_id for new in output.scheduled_new_reqs])
+            requests = guest.engine.scheduler.requests
+            for new in output.scheduled_new_reqs:
+                self._awaited[new.req_id] = requests[new.req_id]
             by = "vllm" if native or guest.mode is not Mode.CONTROL else guest.control.source
             self.admissions[by] += len(output.scheduled_new_reqs)
 
@@ -145,22 +146,12 @@ class Observer:
                 now_s,
                 request.max_tokens,
                 request.priority,
-                str(extra.get("tenant", ""))[:256],
+                str(extra.get(TENANT, ""))[:MAX_CHARACTERS],
                 _REASONS.get(status, status.removeprefix("FINISHED_").lower()),
                 self._guest.mode.value,
                 hashes,
             )
         )
-
-    def _join(self, names: list[str]) -> None:
-        rows, requests = self._guest.rows, self._guest.engine.scheduler.requests
-        extra, survival = rows.extra, rows.tables.survival
-        for name in names:
-            self._awaited[name] = requests[name]
-            slot = rows.slot_of.get(name)
-            if slot is not None:
-                curve, scale = int(extra.curve[slot]), float(extra.scale[slot])
-                self.joined.append(Joined(name, survival, curve, scale, int(rows.columns.limit[slot])))
 
     def _see_first_tokens(self) -> None:
         now_s = self._wall()

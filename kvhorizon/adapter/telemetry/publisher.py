@@ -10,9 +10,8 @@ from prometheus_client import CollectorRegistry
 
 from kvhorizon.adapter.modes import Mode
 from kvhorizon.adapter.telemetry.catalogue import build
-from kvhorizon.adapter.telemetry.coverage import Coverage
 from kvhorizon.adapter.telemetry.observer import Ended, Observer
-from kvhorizon.adapter.telemetry.pressure import OverflowWatch, promise
+from kvhorizon.adapter.telemetry.pressure import promised_blocks
 
 if TYPE_CHECKING:
     from kvhorizon.adapter.guest import Guest
@@ -25,22 +24,22 @@ class Publisher:
 
     def __init__(self, guest: Guest, observer: Observer, model_name: str, engine: int) -> None:
         self.registry = CollectorRegistry()
-        self.watch = OverflowWatch()
         self._guest, self._observer = guest, observer
         self._labels = {"model_name": model_name, "engine": str(engine)}
         self._families = build(self.registry)
         self._children: dict[tuple[str, tuple[str, ...]], Any] = {}
         self._last: dict[tuple[str, tuple[str, ...]], float] = {}  # of counters
-        self._coverage = Coverage()
         self._lock = threading.Lock()
 
     def publish(self) -> list[Ended]:
         """Bring every metric up to date."""
         with self._lock:
-            self._requests(ended := self._drain())
+            ended = [self._observer.ended.popleft() for _ in range(len(self._observer.ended))]
+            self._requests(ended)
             self._costs()
             self._decisions()
             self._planning()
+            self._forecasts()
             self._trouble()
             self._state()
             return ended
@@ -51,12 +50,6 @@ class Publisher:
             self._grow("kvhorizon_recorded_requests", written, outcome="written")
             self._grow("kvhorizon_recorded_requests", lost, outcome="lost")
 
-    def _drain(self) -> list[Ended]:
-        observer = self._observer
-        for _ in range(len(observer.joined)):
-            self._coverage.admitted(observer.joined.popleft())
-        return [observer.ended.popleft() for _ in range(len(observer.ended))]
-
     def _requests(self, ended: list[Ended]) -> None:
         for one in ended:
             tally = one.cost.tally
@@ -65,11 +58,6 @@ class Publisher:
             self._child("kvhorizon_request_recompute_tokens").observe(tally.recompute_tokens)
             self._child("kvhorizon_request_wasted_flops").observe(tally.wasted_flops)
             self._child("kvhorizon_request_recompute_seconds").observe(tally.recompute_s)
-            whole = one.finish in ("stop", "length")
-            judged = self._coverage.ended(one.cost.request_id, one.cost.output_tokens, whole)
-            if judged is not None:
-                self._child("kvhorizon_forecast_outcomes", band=judged.band).inc()
-                self._child("kvhorizon_forecast_ratio").observe(judged.ratio)
 
     def _costs(self) -> None:
         accounting = self._guest.accounting
@@ -95,6 +83,7 @@ class Publisher:
         guest = self._guest
         session, plan = guest.session, guest.plans.plan
         self._grow_all("kvhorizon_plans", "kind", guest.plans.counts)
+        self._grow("kvhorizon_session_failures", guest.learner.errors, kind="learn")
         planned = 0
         if session is not None:
             self._grow("kvhorizon_snapshots_replaced", session.replaced)
@@ -128,13 +117,20 @@ class Publisher:
         self._set("kvhorizon_pool_blocks", engine.total_blocks)
         self._set("kvhorizon_free_blocks", engine.free_blocks)
         self._set("kvhorizon_step_seconds", guest.step_s)
-        promised = promise(engine, guest.rows)
-        for steps, blocks in promised.blocks.items():
+        for steps, blocks in promised_blocks(engine, guest.rows).items():
             self._set("kvhorizon_promised_blocks", blocks, steps=str(steps))
-        self.watch.look(guest, promised.overflow)
-        self._grow("kvhorizon_overflow_promised", self.watch.promised)
-        self._grow("kvhorizon_overflow_seen", self.watch.seen)
-        self._grow("kvhorizon_overflow_forecasts", self.watch.judged)
+
+    def _forecasts(self) -> None:
+        health = self._guest.forecaster.health
+        self._grow("kvhorizon_forecasts_scored", health.finished)
+        for share, coverage in (("0.5", health.coverage50), ("0.8", health.coverage80), ("0.95", health.coverage95)):
+            self._set("kvhorizon_forecast_coverage", coverage, share=share)
+        self._set("kvhorizon_forecast_pinball_tokens", health.pinball)
+        self._set("kvhorizon_forecast_drift", float(health.drift_active))
+        self._set("kvhorizon_hint_sources", health.hint_sources)
+        self._grow("kvhorizon_overflow_batches", health.batches)
+        self._set("kvhorizon_overflow_promised", health.overflow_promised)
+        self._set("kvhorizon_overflow_seen", health.overflow_seen)
 
     def _child(self, name: str, **labels: str) -> Any:
         key = (name, tuple(labels.values()))

@@ -45,7 +45,7 @@ class Telemetry:
         self.recorder = make_recorder(settings, engine, described(config, facts))
         self.http = self._listen_http(settings, engine)
         self.local = self._listen_locally(str(config.instance_id), engine)
-        self._guest = guest
+        self._guest, self._engine_id = guest, facts.engine_id
         self._work = threading.Lock()  # over the recorder
         self._stopping = threading.Event()
         listeners = [listener for listener in (self.http, self.local) if listener is not None]
@@ -108,7 +108,7 @@ class Telemetry:
         return CONTENT_TYPE_LATEST, generate_latest(Shown(self.publisher.registry))
 
     def _explain(self, query: Mapping[str, str]) -> Answer | None:
-        found = explain.explain(self._guest, query.get("request", ""), time.time())
+        found = explain.explain(self._guest, query.get("request", ""), time.time(), self._engine_id)
         return None if found is None else as_json(found)
 
     def _decisions(self, _query: Mapping[str, str]) -> Answer:

@@ -8,8 +8,7 @@
 * CAPPED_RESERVE: our own reserve, for use with another order and other victims.
 """
 
-from numba import njit
-
+from kvhorizon.models.compiled import inside
 from kvhorizon.sim.arrays import FREE, HEAD, NOW, PREEMPTED, RUNNING, STEPS
 from kvhorizon.sim.blocks import blocks_for
 from kvhorizon.sim.look import owed_blocks
@@ -33,13 +32,13 @@ DECAY_STEPS = 600  # SGLANG_NEW_TOKEN_RATIO_DECAY_STEPS
 RETRACT_STEPS = 20  # SGLANG_RETRACT_DECODE_STEPS
 
 
-@njit(cache=True)
+@inside
 def largest_blocks(engine, n):  # type: ignore[no-untyped-def]
     """Blocks of request n if it gives all the output it may."""
     return blocks_for(engine.columns.prompt[n] + engine.columns.limit[n], engine.limits.block_size)
 
 
-@njit(cache=True)
+@inside
 def largest_outputs_fit(engine, n):  # type: ignore[no-untyped-def]
     """Σ of the largest footprints, with request n, against the pool."""
     reserved = largest_blocks(engine, n)
@@ -48,13 +47,13 @@ def largest_outputs_fit(engine, n):  # type: ignore[no-untyped-def]
     return reserved <= engine.limits.total_blocks
 
 
-@njit(cache=True)
+@inside
 def output_to_reserve(engine, n):  # type: ignore[no-untyped-def]
     """min(largest output − generated, 4096) of request n [tokens]."""
     return min(max(engine.columns.limit[n] - engine.columns.generated[n], 0), CLIP_TOKENS)
 
 
-@njit(cache=True)
+@inside
 def decayed_ratio(ratio, steps, conservativeness):  # type: ignore[no-untyped-def]
     """The ratio after so many decode steps without a retraction: linear from 0.7 to 0.098 in 600 of them."""
     initial = min(INITIAL_RATIO * conservativeness, 1.0)
@@ -62,13 +61,13 @@ def decayed_ratio(ratio, steps, conservativeness):  # type: ignore[no-untyped-de
     return max(ratio - steps * (initial - least) / DECAY_STEPS, least)
 
 
-@njit(cache=True)
+@inside
 def retracted_ratio(generated, max_new, requests):  # type: ignore[no-untyped-def]
     """The ratio after a retraction, from the sums over those that stayed."""
     return min(1.0, (generated + RETRACT_STEPS * requests) / (max_new + 1.0))
 
 
-@njit(cache=True)
+@inside
 def update_ratio(engine, rules):  # type: ignore[no-untyped-def]
     """Bring the new-token ratio up to this step: initial when the engine was idle, else bumped or decayed."""
     state, count, columns = rules.notes.state, engine.counters, engine.columns
@@ -84,7 +83,7 @@ def update_ratio(engine, rules):  # type: ignore[no-untyped-def]
         state[RATIO] = decayed_ratio(state[RATIO], count[STEPS] - state[LAST_STEP], rules.conservativeness)
 
 
-@njit(cache=True)
+@inside
 def ratio_fits(engine, rules, n):  # type: ignore[no-untyped-def]
     """Free tokens, less the ratio of what running requests may still give, against the whole of request n's."""
     state, size = rules.notes.state, engine.limits.block_size
@@ -100,7 +99,7 @@ def ratio_fits(engine, rules, n):  # type: ignore[no-untyped-def]
     return True
 
 
-@njit(cache=True)
+@inside
 def reserve_fits(engine, curves, rules, desk, n):  # type: ignore[no-untyped-def]
     """Our own test of the forecast's excess between the least and the greatest reserve."""
     columns, limits, count, state = engine.columns, engine.limits, engine.counters, rules.notes.state
@@ -117,7 +116,7 @@ def reserve_fits(engine, curves, rules, desk, n):  # type: ignore[no-untyped-def
     return fits
 
 
-@njit(cache=True)
+@inside
 def admissible(engine, curves, rules, desk, n):  # type: ignore[no-untyped-def]
     """Whether the policy lets request n join a batch that runs; what it admits it counts in."""
     if rules.admission == RESERVE_MAX:

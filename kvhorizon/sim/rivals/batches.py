@@ -18,8 +18,8 @@ What it leaves open, and how it is closed here:
 """
 
 import numpy as np
-from numba import njit
 
+from kvhorizon.models.compiled import inside, making_arrays
 from kvhorizon.sim.arrays import ARRIVED, PREEMPTED
 from kvhorizon.sim.rivals.notes import EVENTS
 from kvhorizon.sim.step import known_tokens
@@ -29,13 +29,13 @@ MOST_BATCHES = 4
 BATCH = 1e9  # keys of one batch lie so far above those of the batch before it
 
 
-@njit(cache=True)
+@inside
 def batch_metric(output_sum, size):  # type: ignore[no-untyped-def]
     """F of a batch [tokens]."""
     return output_sum / (size * size)
 
 
-@njit(cache=True)
+@inside
 def best_prefix(order, prompt, output, pool):  # type: ignore[no-untyped-def]
     """(size, F) of the prefix of `order` with the least F among those that fit; all arrays (W,), tokens."""
     used, total = 0.0, 0.0
@@ -52,7 +52,7 @@ def best_prefix(order, prompt, output, pool):  # type: ignore[no-untyped-def]
     return best, least
 
 
-@njit(cache=True)
+@making_arrays
 def best_batch(prompt, output, pool):  # type: ignore[no-untyped-def]
     """Places of the batch with the least F found; prompt and output (W,), W >= 1."""
     size = prompt + output
@@ -67,7 +67,7 @@ def best_batch(prompt, output, pool):  # type: ignore[no-untyped-def]
     return chosen
 
 
-@njit(cache=True)
+@making_arrays
 def batch_keys(prompt, output, pool):  # type: ignore[no-untyped-def]
     """Key of each of W requests: its batch, then its output."""
     keys = MOST_BATCHES * BATCH + output
@@ -84,7 +84,7 @@ def batch_keys(prompt, output, pool):  # type: ignore[no-untyped-def]
     return keys
 
 
-@njit(cache=True)
+@making_arrays
 def form_batches(engine, rules, desk, size):  # type: ignore[no-untyped-def]
     """Key the `size` waiting requests of the desk, where the batches formed before no longer hold."""
     notes, count, limits = rules.notes, engine.counters, engine.limits

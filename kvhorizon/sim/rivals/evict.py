@@ -7,8 +7,7 @@ Limited preemption: a request that has given a share `preemptible` of the output
 (TRAIL, Shahout et al., arXiv 2410.01035).
 """
 
-from numba import njit
-
+from kvhorizon.models.compiled import inside
 from kvhorizon.models.survival import mean_remaining
 from kvhorizon.sim.arrays import FREE, NOW, RUNNING, STEPS, WAITING
 from kvhorizon.sim.blocks import blocks_for, would_free
@@ -19,7 +18,7 @@ from kvhorizon.sim.step import blocks_wanted, known_tokens, next_chunk, preempt
 from kvhorizon.solver.select import best_place
 
 
-@njit(cache=True)
+@inside
 def running_key(engine, curves, rules, n):  # type: ignore[no-untyped-def]
     """Where running request n would stand in the order; −inf if it is not to be evicted."""
     columns = engine.columns
@@ -33,7 +32,7 @@ def running_key(engine, curves, rules, n):  # type: ignore[no-untyped-def]
     return mean_remaining(curves, n, generated, columns.limit[n])
 
 
-@njit(cache=True)
+@inside
 def evict(engine, rules, place):  # type: ignore[no-untyped-def]
     """Preempt the request at `place` of the running list, keeping the others' order."""
     n = preempt(engine, place)
@@ -41,7 +40,7 @@ def evict(engine, rules, place):  # type: ignore[no-untyped-def]
     return n
 
 
-@njit(cache=True)
+@inside
 def worst_running(engine, curves, rules, above):  # type: ignore[no-untyped-def]
     """(place of the running request with the greatest key > `above` or −1, blocks that all such hold)."""
     worst = -1
@@ -58,7 +57,7 @@ def worst_running(engine, curves, rules, above):  # type: ignore[no-untyped-def]
     return worst, blocks
 
 
-@njit(cache=True)
+@inside
 def make_room(engine, curves, rules, key, wanted, claimed, seats):  # type: ignore[no-untyped-def]
     """Evict requests that rank below `key` until `wanted` blocks and a seat are free besides those claimed."""
     columns, count = engine.columns, engine.counters
@@ -74,7 +73,7 @@ def make_room(engine, curves, rules, key, wanted, claimed, seats):  # type: igno
         columns.remaining[n] = mean_remaining(curves, n, columns.generated[n], columns.limit[n])
 
 
-@njit(cache=True)
+@inside
 def token_budget_left(engine):  # type: ignore[no-untyped-def]
     """Tokens of this step that the running requests will not take."""
     budget = engine.limits.max_tokens
@@ -84,7 +83,7 @@ def token_budget_left(engine):  # type: ignore[no-untyped-def]
     return budget
 
 
-@njit(cache=True)
+@inside
 def evict_for_better(engine, curves, rules, desk):  # type: ignore[no-untyped-def]
     """Make room for the best of the queue, one after the other, while running requests rank below them."""
     count, limits = engine.counters, engine.limits

@@ -1,7 +1,6 @@
 """The loop that all rivals share: the least key among those untried, the test, the admission, so many failures."""
 
-from numba import njit
-
+from kvhorizon.models.compiled import inside
 from kvhorizon.sim.arrays import HEAD, NOBODY, NOW, PREEMPTED, RUNNING, STEPS
 from kvhorizon.sim.rivals.admission import admissible, update_ratio
 from kvhorizon.sim.rivals.codes import NEW_TOKEN_RATIO, SHORTEST_TOTAL
@@ -11,7 +10,7 @@ from kvhorizon.sim.step import admit, fits_now
 from kvhorizon.solver.select import TRIED, best_place
 
 
-@njit(cache=True)
+@inside
 def observe(engine, rules):  # type: ignore[no-untyped-def]
     """Before each step: whom the engine preempted in the last one, whose promotion is over, the new-token ratio."""
     notes, count, lists = rules.notes, engine.counters, engine.lists
@@ -31,7 +30,7 @@ def observe(engine, rules):  # type: ignore[no-untyped-def]
             n = engine.live.newer[n]
 
 
-@njit(cache=True)
+@inside
 def begin_pass(engine, rules, desk, size):  # type: ignore[no-untyped-def]
     """Forget what the last look at the queue assumed."""
     state = rules.notes.state
@@ -43,7 +42,7 @@ def begin_pass(engine, rules, desk, size):  # type: ignore[no-untyped-def]
     state[AVERAGE] = total / max(size, 1)
 
 
-@njit(cache=True)
+@inside
 def admit_by_rival(engine, curves, rules, desk, budget):  # type: ignore[no-untyped-def]
     """Let requests in by the policy's order and test; returns how many entered.
 

@@ -3,8 +3,9 @@
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from kvhorizon.models.compiled import inside
 
 # Places in `Notes.state` (float64).
 RATIO, LAST_STEP, LAST_PREEMPTED, PASS_TOKENS, READY, PEAK_SIZE, AVERAGE, EVENTS, STATES = range(9)
@@ -40,7 +41,7 @@ def new_notes(requests: int, seats: int) -> Notes:
     )
 
 
-@njit(cache=True)
+@inside
 def note_wait(notes, n, preemptions, now_s, step):  # type: ignore[no-untyped-def]
     """Request n began to wait at `step`, having been preempted for the `preemptions`-th time."""
     notes.seen_preemptions[n] = preemptions

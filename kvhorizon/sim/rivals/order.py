@@ -11,8 +11,8 @@
 """
 
 import numpy as np
-from numba import njit
 
+from kvhorizon.models.compiled import inside
 from kvhorizon.models.survival import mean_remaining
 from kvhorizon.sim.arrays import STEPS
 from kvhorizon.sim.look import collect_waiting
@@ -25,14 +25,14 @@ PROMOTED = -1e12  # below any length
 HIDDEN = np.inf
 
 
-@njit(cache=True)
+@inside
 def predicted_total(engine, curves, rules, n):  # type: ignore[no-untyped-def]
     """Predicted output as it was at arrival [tokens]; a promoted request ranks below all lengths."""
     total = mean_remaining(curves, n, 0, engine.columns.limit[n])
     return total + PROMOTED if rules.notes.promoted[n] else total
 
 
-@njit(cache=True)
+@inside
 def promote_starving(engine, rules, n):  # type: ignore[no-untyped-def]
     """Promote request n if it has waited for `rules.starvation` steps."""
     notes, step = rules.notes, engine.counters[STEPS]
@@ -42,7 +42,7 @@ def promote_starving(engine, rules, n):  # type: ignore[no-untyped-def]
         notes.promoted[n] = 1
 
 
-@njit(cache=True)
+@inside
 def order_key(engine, curves, rules, n, place):  # type: ignore[no-untyped-def]
     """Key of waiting request n, at `place` of the engine's queue."""
     if rules.order == RETRACTED_LAST:
@@ -59,7 +59,7 @@ def order_key(engine, curves, rules, n, place):  # type: ignore[no-untyped-def]
     return float(place)
 
 
-@njit(cache=True)
+@inside
 def rank_queue(engine, curves, rules, desk):  # type: ignore[no-untyped-def]
     """Fill `desk.waiting` and `desk.keys`; returns how many wait.
 

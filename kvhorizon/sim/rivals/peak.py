@@ -12,8 +12,8 @@ of predictions it is A_min's (Chen, Ye & Zhou, arXiv 2508.14544).
 import math
 
 import numpy as np
-from numba import njit
 
+from kvhorizon.models.compiled import compiled, inside, making_arrays
 from kvhorizon.models.survival import (
     EXACT,
     GRID_OCTAVES_BELOW_ONE,
@@ -30,7 +30,7 @@ from kvhorizon.sim.step import known_tokens
 UNLIMITED = 1 << 40
 
 
-@njit(cache=True)
+@compiled
 def uniform(n, step):  # type: ignore[no-untyped-def]
     """A number in (0, 1) that looks random in both arguments (the finalizer of SplitMix64), so that replays repeat."""
     x = np.uint64(n) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(step) * np.uint64(0xD1B54A32D192ED03)
@@ -40,7 +40,7 @@ def uniform(n, step):  # type: ignore[no-untyped-def]
     return (float(x >> np.uint64(11)) + 0.5) / 9007199254740992.0
 
 
-@njit(cache=True)
+@inside
 def quantile_remaining(curves, n, generated, u, limit):  # type: ignore[no-untyped-def]
     """Output to come [tokens] that request n exceeds with chance 1 − u, given what it has generated."""
     c = curves.curve[n]
@@ -59,7 +59,7 @@ def quantile_remaining(curves, n, generated, u, limit):  # type: ignore[no-untyp
     return max(1.0, min(math.ceil(length) - generated, float(limit - generated)))
 
 
-@njit(cache=True)
+@inside
 def output_bound(engine, curves, rules, n):  # type: ignore[no-untyped-def]
     """A_min's lower bound of request n's output [tokens]: as predicted when first seen, raised by what it has given."""
     columns, bound = engine.columns, rules.notes.bound
@@ -68,7 +68,7 @@ def output_bound(engine, curves, rules, n):  # type: ignore[no-untyped-def]
     return max(bound[n], float(columns.generated[n]))
 
 
-@njit(cache=True)
+@inside
 def assumed_remaining(engine, curves, rules, n):  # type: ignore[no-untyped-def]
     """Output to come as the policy assumes it [tokens]: drawn anew at each look, its lower bound, or the mean."""
     columns = engine.columns
@@ -80,7 +80,7 @@ def assumed_remaining(engine, curves, rules, n):  # type: ignore[no-untyped-def]
     return mean_remaining(curves, n, generated, limit)
 
 
-@njit(cache=True)
+@inside
 def insert(context, remaining, size, held, to_come):  # type: ignore[no-untyped-def]
     """Put a request in its place among `size`; returns the place."""
     place = size
@@ -91,14 +91,14 @@ def insert(context, remaining, size, held, to_come):  # type: ignore[no-untyped-
     return place
 
 
-@njit(cache=True)
+@inside
 def take_out(context, remaining, size, place):  # type: ignore[no-untyped-def]
     """Undo `insert`: `size` counts the one that goes."""
     for i in range(place, size - 1):
         context[i], remaining[i] = context[i + 1], remaining[i + 1]
 
 
-@njit(cache=True)
+@inside
 def future_peak(context, remaining, size):  # type: ignore[no-untyped-def]
     """The peak [tokens] of the first `size` entries, sorted by remaining descending."""
     peak = 0.0
@@ -109,7 +109,7 @@ def future_peak(context, remaining, size):  # type: ignore[no-untyped-def]
     return peak
 
 
-@njit(cache=True)
+@making_arrays
 def build_peak(engine, curves, rules):  # type: ignore[no-untyped-def]
     """Sort the running batch, once for each look at the queue."""
     notes, lists = rules.notes, engine.lists
@@ -127,7 +127,7 @@ def build_peak(engine, curves, rules):  # type: ignore[no-untyped-def]
     notes.state[READY] = 1.0
 
 
-@njit(cache=True)
+@inside
 def peak_fits(engine, curves, rules, n):  # type: ignore[no-untyped-def]
     """Whether the peak with request n stays within the pool less the reserved share; if so, n is counted in."""
     notes, limits = rules.notes, engine.limits

@@ -12,8 +12,7 @@
 
 import math
 
-from numba import njit
-
+from kvhorizon.models.compiled import inside
 from kvhorizon.models.survival import mean_remaining, survive
 from kvhorizon.sim.rivals.codes import (
     COST_AWARE,
@@ -33,19 +32,19 @@ QUARTER = 0.25  # with g given and no more than g / 4 to come, 80 % are given
 FAR_BELOW = 1e12  # scores are made positive by it
 
 
-@njit(cache=True)
+@inside
 def cost_aware(blocks, tokens, generated, limit):  # type: ignore[no-untyped-def]
     """B / max(1, T) · (1 − O / max(1, M)) [blocks per token]."""
     return blocks / max(1, tokens) * (1.0 - generated / max(1, limit))
 
 
-@njit(cache=True)
+@inside
 def recompute_flops(cost, tokens):  # type: ignore[no-untyped-def]
     """FLOPs of prefilling `tokens` tokens."""
     return cost.flops_per_token * tokens + cost.flops_per_pair * 0.5 * tokens * (tokens + 1)
 
 
-@njit(cache=True)
+@inside
 def thrifty(context, remaining, unfinished):  # type: ignore[no-untyped-def]
     """R^½ · P⁴ / c^(5/4), with P the chance that less than 80 % of the output is given; exponents from seeds 100, 101.
 
@@ -55,7 +54,7 @@ def thrifty(context, remaining, unfinished):  # type: ignore[no-untyped-def]
     return math.sqrt(remaining) * unfinished**4 / max(context, 1.0) ** 1.25
 
 
-@njit(cache=True)
+@inside
 def rival_score(engine, curves, rules, cost, n, place):  # type: ignore[no-untyped-def]
     """Score of running request n at `place` of the running list; always above −1."""
     columns = engine.columns

@@ -261,12 +261,14 @@ class Plan(_message.Message):
     def __init__(self, engine_epoch: _Optional[int] = ..., based_on_revision: _Optional[int] = ..., source: _Optional[_Union[Source, str]] = ..., admissions: _Optional[_Iterable[int]] = ..., admit_at_steps: _Optional[_Iterable[float]] = ..., evictions: _Optional[_Iterable[int]] = ..., victims: _Optional[_Iterable[int]] = ..., bucket_steps: _Optional[_Iterable[float]] = ..., block_prices: _Optional[_Iterable[float]] = ..., reserve_blocks: _Optional[int] = ..., objective: _Optional[float] = ..., bound: _Optional[float] = ..., work_units: _Optional[int] = ..., solve_s: _Optional[float] = ..., resync: _Optional[_Union[Resync, _Mapping]] = ...) -> None: ...
 
 class ExplainRequest(_message.Message):
-    __slots__ = ("snapshot", "handle")
+    __slots__ = ("snapshot", "handle", "engine_id")
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     HANDLE_FIELD_NUMBER: _ClassVar[int]
+    ENGINE_ID_FIELD_NUMBER: _ClassVar[int]
     snapshot: Snapshot
     handle: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, snapshot: _Optional[_Union[Snapshot, _Mapping]] = ..., handle: _Optional[_Iterable[int]] = ...) -> None: ...
+    engine_id: str
+    def __init__(self, snapshot: _Optional[_Union[Snapshot, _Mapping]] = ..., handle: _Optional[_Iterable[int]] = ..., engine_id: _Optional[str] = ...) -> None: ...
 
 class Explanation(_message.Message):
     __slots__ = ("handle", "decision", "rank", "admit_at_steps", "blocks", "block_price", "text")

@@ -71,7 +71,7 @@ class PlannerServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Explain(self, request, context):
-        """A plan for one full snapshot, with what it means for each request.
+        """A plan for one full snapshot, with what it means for each request; or the newest plan of a session, explained.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -1,0 +1,46 @@
+"""Whom the engine has admitted in a step, and how that compares with what was chosen."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from kvhorizon.adapter.control import Control
+from kvhorizon.adapter.modes import Mode
+
+
+class Admitted:
+    """Of one engine. `advice` counts `agreed`, `held_instead` and `admitted_instead` under `advise`."""
+
+    def __init__(self, control: Control) -> None:
+        self.advice: Counter[str] = Counter()
+        self._control = control
+
+    def take(self, running: list[Any], now_s: float, mode: Mode) -> list[int]:
+        """Slots of the newly admitted, in the engine's order: it appends them. Their rows run from now on."""
+        control, rows = self._control, self._control.rows
+        taken = []
+        for request in reversed(running):
+            slot = rows.slot_of[request.request_id]
+            if not rows.extra.waits[slot]:
+                if rows.streaming:
+                    continue
+                break
+            taken.append(slot)
+        if mode is Mode.ADVISE:
+            self._compare(set(taken), set(control.choice.slots))
+        if not taken:
+            return taken
+        control.joined()
+        choice = control.choice
+        overtakes = dict(zip(choice.slots, choice.overtakes, strict=True)) if mode is Mode.CONTROL else {}
+        for slot in taken:
+            control.rule.left(rows.tokens(slot))
+            rows.take(slot, now_s)
+            rows.columns.overtaker[slot] = overtakes.get(slot, False)
+        return taken[::-1]
+
+    def _compare(self, taken: set[int], advised: set[int]) -> None:
+        self.advice["agreed"] += len(taken & advised)
+        self.advice["held_instead"] += len(taken - advised)
+        self.advice["admitted_instead"] += len(advised - taken)

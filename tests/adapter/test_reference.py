@@ -1,0 +1,43 @@
+"""The documentation against the code: metrics and settings."""
+
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, generate_latest
+
+from kvhorizon.adapter.settings import PREFIX, GuestSettings
+from kvhorizon.adapter.telemetry.catalogue import CATALOGUE, ENGINE_LABELS, build, reference
+from kvhorizon.recording.schema import Row
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+SAID_ELSEWHERE = {"canary_window_s", "budget", "tls_key", "tls_ca"}  # beside others, or of no use to users
+
+
+def test_the_table_of_metrics_is_made_from_the_code() -> None:
+    """To renew it, put `reference()` between the two marks."""
+    text = (DOCS / "adapter.md").read_text()
+    table = text.split("catalogue -->\n")[1].split("\n<!-- end of metrics")[0]
+    assert table == reference()
+
+
+def test_all_that_is_in_the_table_is_exported() -> None:
+    registry = CollectorRegistry()
+    families = build(registry)
+    for metric in CATALOGUE:
+        families[metric.name].labels(*("x" for _ in (*ENGINE_LABELS, *metric.labels)))
+    text = generate_latest(registry).decode()
+    for line in reference().splitlines()[2:]:
+        name, kind = (cell.strip().strip("`") for cell in line.split("|")[1:3])
+        assert f"# TYPE {name} {kind}\n" in text
+    assert len(families) == len(CATALOGUE) == len({metric.name for metric in CATALOGUE})
+
+
+def test_settings_are_documented() -> None:
+    text = (DOCS / "adapter.md").read_text()
+    for name in set(GuestSettings.model_fields) - SAID_ELSEWHERE:
+        assert f"`{PREFIX}{name.upper()}`" in text, name
+
+
+def test_columns_of_a_recording_are_documented() -> None:
+    text = (DOCS / "recording.md").read_text()
+    for name in Row._fields:
+        assert f"`{name}`" in text, name

@@ -1,0 +1,96 @@
+"""The order of waiting requests: one blend of size and age, the same in the plan and at the step."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from problems import random_snapshot
+
+from kvhorizon.models.resolve import resolve_curves
+from kvhorizon.models.survival import EXACT, Curves
+from kvhorizon.solver.columns import Columns, Room
+from kvhorizon.solver.costs import outlook_of
+from kvhorizon.solver.greedy import PLANNED, Greedy, Knob
+from kvhorizon.solver.rule_plan import columns_of, room_of
+from kvhorizon.solver.select import choose_admissions, new_desk, rank_waiting, refresh_remaining
+from kvhorizon.solver.settings import Settings, settings_of
+from kvhorizon.state import Snapshot
+
+BLOCK = 16
+
+
+def even(snapshot: Snapshot) -> Snapshot:
+    """The same engine with requests of equal weight: the step knows of no weights."""
+    requests = dataclasses.replace(snapshot.requests, weight=np.ones(len(snapshot.requests)))
+    return dataclasses.replace(snapshot, requests=requests)
+
+
+def step_order(snapshot: Snapshot, rule: Greedy) -> np.ndarray:
+    """Waiting requests (W,) in the order in which a step would try them."""
+    curves, columns = resolve_curves(snapshot), columns_of(snapshot)
+    size, running = len(snapshot.requests), snapshot.num_running
+    desk = new_desk(size, 1)
+    desk.waiting[: size - running] = np.arange(running, size)
+    refresh_remaining(columns, curves, desk.waiting, size - running)
+    rank_waiting(columns, rule, room_of(snapshot), desk, size - running)
+    return running + np.argsort(desk.keys[: size - running], kind="stable")
+
+
+@pytest.mark.parametrize("knob", list(Knob))
+@pytest.mark.parametrize("seed", range(5))
+def test_plan_and_step_agree(knob: Knob, seed: int) -> None:
+    snapshot = even(random_snapshot(seed, 8, 40))
+    key = outlook_of(snapshot, resolve_curves(snapshot), settings_of(knob)).key[8:]
+    np.testing.assert_array_equal(step_order(snapshot, PLANNED[knob]), 8 + np.argsort(key, kind="stable"))
+
+
+def test_without_regard_to_size_it_is_arrival_order() -> None:
+    snapshot = even(random_snapshot(3, 8, 40))
+    key = outlook_of(snapshot, resolve_curves(snapshot), Settings(size_power=0.0)).key[8:]
+    np.testing.assert_array_equal(np.argsort(key, kind="stable"), np.argsort(snapshot.requests.arrival_s[8:]))
+
+
+@pytest.mark.parametrize("knob", list(Knob))
+def test_equals_go_by_arrival(knob: Knob) -> None:
+    """Two requests of the same size, the younger first in the queue: the older one's key is less."""
+    snapshot = even(random_snapshot(0, 0, 2))
+    same = {
+        name: np.repeat(getattr(snapshot.requests, name)[:1], 2)
+        for name in ("prompt_tokens", "generated_tokens", "forecast_kind", "forecast_scale", "forecast_log_sigma")
+    }
+    requests = dataclasses.replace(snapshot.requests, arrival_s=np.array([99.0, 98.0]), **same)
+    assert step_order(dataclasses.replace(snapshot, requests=requests), PLANNED[knob]).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(("planned", "admitted"), [(False, 0), (True, 1)])
+def test_a_short_planned_request_may_fill_what_a_long_one_may_not(planned: bool, admitted: int) -> None:
+    """100 blocks, 93 of them held by 31 running requests that grow on; two wait that need one block each.
+
+    Six blocks are left after an admission: more than the least reserve of two, less than the 31 blocks that the running
+    ones take within 16 steps, of which 7 are asked for at most. That is enough for the short one (8 tokens to come) if
+    it is planned, never for the long one (800).
+    """
+    runs = 31
+    lengths = np.concatenate([np.full(runs, 500.0), [8.0, 800.0]])
+    held = np.concatenate([np.full(runs, 3), [0, 0]]).astype(np.int32)
+    generated = np.concatenate([np.ones(runs), [0, 0]]).astype(np.int32)
+    prompt = np.concatenate([np.full(runs, 3 * BLOCK - 1), [BLOCK - 1, BLOCK - 1]]).astype(np.int32)
+    columns = Columns(
+        arrival_s=np.arange(runs + 2.0),
+        prompt=prompt,
+        generated=generated,
+        computed=prompt * generated,
+        blocks=held,
+        limit=np.full(runs + 2, 4000, np.int32),
+        preemptions=np.zeros(runs + 2, np.int32),
+        overtaker=np.zeros(runs + 2, np.uint8),
+        remaining=lengths - generated,
+    )
+    curves = Curves(np.ones((1, 512)), np.ones((1, 512)), np.full(runs + 2, EXACT, np.int32), lengths)
+    desk = new_desk(runs + 2, 4)
+    desk.waiting[:2] = [runs, runs + 1]
+    desk.rank[runs:] = [2, 1] if planned else [0, 0]
+    room = Room(7, 0, 100, BLOCK, 4, 1000, 100.0)
+    rule = PLANNED[Knob.BALANCED]._replace(reserve_oldest_share=0.07, reserve_cap_share=0.07)
+    count = choose_admissions(columns, curves, rule, np.arange(runs, dtype=np.int32), runs, room, desk, 2)
+    assert desk.chosen[:count].tolist() == [runs] * admitted

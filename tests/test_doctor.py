@@ -1,0 +1,65 @@
+"""`kvhorizon doctor` says what would not work, and in what it exits."""
+
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from kvhorizon.cli import checks
+
+
+@pytest.fixture
+def quiet(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    monkeypatch.setenv("KVHORIZON_LOCAL_ONLY", "true")
+    return monkeypatch
+
+
+def states(found: list[checks.Finding]) -> dict[str, str]:
+    return {finding.what: finding.state for finding in found}
+
+
+def install(monkeypatch: pytest.MonkeyPatch, name: str, release: str) -> None:
+    real = metadata.version
+    monkeypatch.setattr(checks, "version", lambda asked: release if asked == name else real(asked))
+
+
+@pytest.mark.parametrize(("release", "state"), [("0.32.0", "ok"), ("0.12.1", "note")])
+def test_the_release_decides_what_the_guest_may_do(quiet: pytest.MonkeyPatch, release: str, state: str) -> None:
+    install(quiet, "vllm", release)
+    assert states(checks.examine())["engine"] == state
+
+
+def test_a_wrong_setting_is_told_and_nothing_is_started(quiet: pytest.MonkeyPatch) -> None:
+    quiet.setenv("KVHORIZON_MODE", "contrl")
+    found = checks.examine()
+    assert states(found)["settings"] == "fails"
+    assert "solver" not in states(found)
+
+
+def test_a_folder_that_cannot_be_written_fails(quiet: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    quiet.setenv("KVHORIZON_STATE", str(blocked / "inside"))
+    quiet.setenv("KVHORIZON_RECORD", str(tmp_path / "records"))
+    found = states(checks.examine())
+    assert (found["state"], found["record"]) == ("fails", "ok")
+
+
+def test_a_service_that_is_not_there_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("KVHORIZON_SOLVER", f"unix:{tmp_path}/nobody.sock")
+    monkeypatch.setattr(checks, "ANSWER_S", 0.5)
+    assert states(checks.examine())["solver"] == "fails"
+
+
+def test_the_command_ends_in_1_where_something_fails(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "kvhorizon", "doctor"],
+        env={"PATH": "", "KVHORIZON_MODE": "nothing", "PYTHONPATH": ":".join(sys.path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "mode='nothing'" in done.stdout
+    assert "Traceback" not in done.stderr
