@@ -172,6 +172,8 @@ def _work_off(under_way: Improver, planned: bool, budget: Spending, search: Sear
     if under_way.price(rounds, *(["prove"] if planned else ["repair"])) == 0:
         budget.refused("rounds", "repair")
         return
+    if budget.by_clock:
+        under_way.price(search.between, "repair", "sweep")
     if not budget.allows("repair"):
         budget.refused("repair")
         budget.timed("prove", under_way.prove)
