@@ -37,7 +37,7 @@ FAMILIES = ("chat", "mixed")
 BUDGETS_MS = (5, 10)
 OFF_TICK_S = 0.005
 EVICTABLE = 16  # running requests that a plan may evict
-WARM_TICKS, TICKS, CHECKED = 8, 64, 4  # before measuring; measured; of which every so manieth is checked
+WARM_TICKS, TICKS, CHECKED = 24, 64, 4  # before measuring; measured; of which every so manieth is checked
 LIMITS = {  # % p50, p90
     (5, 64): ("<=0.5", "<=2.5"),
     (5, 512): ("<=0.5", "<=2"),

@@ -101,6 +101,13 @@ class Improver:
             done += count
         return done
 
+    def price_once(self) -> bool:
+        """One round though it may end late, by less than a millisecond; whether the budget had not ended before."""
+        if self._budget.late or self._budget.take(1) == 0:
+            return False
+        self._ascent.run(1, self.least)
+        return True
+
     def prove(self) -> None:
         """Take down the best prices and the bound."""
         self.duals = self._ascent.bound()
@@ -171,7 +178,11 @@ def _work_off(under_way: Improver, planned: bool, budget: Spending, search: Sear
     rounds = search.chunk if budget.by_clock else search.rounds
     if under_way.price(rounds, *(["prove"] if planned else ["repair"])) == 0:
         budget.refused("rounds", "repair")
+        if planned and under_way.price_once():
+            under_way.prove()
         return
+    if budget.by_clock:
+        under_way.price(search.between, "repair", "sweep")
     if not budget.allows("repair"):
         budget.refused("repair")
         budget.timed("prove", under_way.prove)
