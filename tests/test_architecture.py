@@ -93,3 +93,8 @@ def test_heavy_packages_stay_in_their_file(package: str, where: set[str]) -> Non
 def test_every_part_is_named() -> None:
     parts = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in sources()}
     assert parts <= set(ALLOWED)
+
+
+def test_test_files_have_names_of_their_own() -> None:
+    names = [path.name for path in (ROOT / "tests").rglob("*.py") if path.name not in ("__init__.py", "conftest.py")]
+    assert sorted(names) == sorted(set(names))

@@ -120,6 +120,8 @@ class Plainly:
         chosen: list[tuple[int, bool]] = []
         failures, oldest_waits = 0, False
         first = min(waiting, key=lambda n: (columns.arrival_s[n], waiting.index(n))) if rule.patient else None
+        if first is not None and columns.preemptions[first] > 0:
+            first = None
         while budget > 0 and len(chosen) < room.seats and failures <= rule.tries:
             taken = {n for n, _ in chosen}
             pick = min(keys, key=lambda n: (keys[n], waiting.index(n)), default=None)
