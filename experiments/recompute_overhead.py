@@ -23,7 +23,7 @@ from kvhorizon.sim.policies import parse_policy
 SEED = 0
 WORKLOADS = {"mixed": 600, "chat": 1000, "reasoning": 300, "azure23_conv": 1500, "servegen_r1": 300}
 LOADS = (0.6, 0.8, 1.0, 1.2, 1.5)
-POLICIES = ("fcfs", "watermark:0.02", "sjf", "srpt", "mc-sf")
+POLICIES = ("fcfs", "watermark:0.02", "sjf", "srpt", "mc-sf", "kvhorizon:greedy")
 SHARES = ("recompute_fraction", "gpu_share", "token_share", "preemption_frequency")
 HURTS, HARMLESS = 0.02, 0.005  # of mean latency
 

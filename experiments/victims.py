@@ -20,7 +20,7 @@ from experiments._harness import Figures, Options, Targets, main, target
 from experiments._plots import OURS, THEIRS, canvas, save
 
 SEED = 0
-SEEDS = (0,)
+SEEDS = (0, 1)
 LIFO = "victims:lifo"
 RULES = ("least-computed", "flops-per-mb", "remaining-time", "ours", "thrifty")
 NAMED = ("preemptions", "wasted_flops", "recompute_gpu_s", "throughput", "ttft_mean", "e2e_mean", "e2e_p99")

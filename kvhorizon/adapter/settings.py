@@ -30,7 +30,7 @@ class GuestSettings(BaseModel):
     knob: Knob = Field(Knob.BALANCED, description="of the rules: means, balanced or strict")
     solver: str | None = Field(None, description="host:port or unix:/path of a shared service; none: a child process")
     local_only: bool = Field(False, description="no solver at all: the rules beside the engine decide")
-    budget: str = Field("0.05", description="seconds per plan of the child")
+    budget: str = Field("0.01", description="seconds per plan of the child, whose work an engine on few cores feels")
     state: Path | None = Field(None, description="a folder in which what was learned survives restarts")
     evict: bool = Field(True, description="carry out evictions that a plan asks for")
     tls_cert: Path | None = None

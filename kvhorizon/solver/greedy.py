@@ -11,8 +11,9 @@ Notation: c context [tokens], R predicted output to come [tokens], age time sinc
 * Reordering budget (`budgeted`): requests admitted before an older one may hold at most a share of the pool; the oldest
   request otherwise goes first, and memory that it waits for is only partly lent out.
 
-Beside a plan (`PLANNED`) the step has the plan's order, v^p / (a + age): with p = 0 it is arrival order, and where
-sizes hardly differ it is that for any p. A planned request that is short beside the queue's mean needs only the least
+A plan's order is v^p / (a + age): with p = 0 it is arrival order, and where sizes hardly differ it is that for any p.
+Beside a plan (`PLANNED`) what it names goes first, within the budget of reordering where the rule has one; `means` has
+none and takes the plan's order for all. A planned request that is short beside the queue's mean needs only the least
 reserve; the others keep the forecast's.
 """
 
@@ -89,9 +90,11 @@ GREEDY: dict[Knob, Greedy] = {
     ),
 }
 
+# Beside a plan, what it names goes first; `balanced` and `strict` keep their budget of reordering, which bounds the tail.
 PLANNED: dict[Knob, Greedy] = {
-    knob: Greedy(budgeted=False, patient=True, aging_s=1.0, size_power=power, reserve_oldest_share=oldest)
-    for knob, power, oldest in ((Knob.MEANS, 1.0, 0.035), (Knob.BALANCED, 0.5, 0.02), (Knob.STRICT, 0.5, 0.02))
+    Knob.MEANS: Greedy(budgeted=False, patient=True, aging_s=1.0, size_power=0.5, reserve_oldest_share=0.02),
+    Knob.BALANCED: GREEDY[Knob.BALANCED]._replace(aging_s=1.0, size_power=0.5),
+    Knob.STRICT: GREEDY[Knob.STRICT]._replace(aging_s=1.0, size_power=0.5),
 }
 
 

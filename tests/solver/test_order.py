@@ -10,7 +10,7 @@ from kvhorizon.models.resolve import resolve_curves
 from kvhorizon.models.survival import EXACT, Curves
 from kvhorizon.solver.columns import Columns, Room
 from kvhorizon.solver.costs import outlook_of
-from kvhorizon.solver.greedy import PLANNED, Greedy, Knob
+from kvhorizon.solver.greedy import GREEDY, PLANNED, Greedy, Knob
 from kvhorizon.solver.rule_plan import columns_of, room_of
 from kvhorizon.solver.select import choose_admissions, new_desk, rank_waiting, refresh_remaining
 from kvhorizon.solver.settings import Settings, settings_of
@@ -36,12 +36,22 @@ def step_order(snapshot: Snapshot, rule: Greedy) -> np.ndarray:
     return running + np.argsort(desk.keys[: size - running], kind="stable")
 
 
-@pytest.mark.parametrize("knob", list(Knob))
+PATIENT = [knob for knob in Knob if PLANNED[knob].patient]  # who takes the plan's order for all
+
+
+@pytest.mark.parametrize("knob", PATIENT)
 @pytest.mark.parametrize("seed", range(5))
 def test_plan_and_step_agree(knob: Knob, seed: int) -> None:
     snapshot = even(random_snapshot(seed, 8, 40))
     key = outlook_of(snapshot, resolve_curves(snapshot), settings_of(knob)).key[8:]
     np.testing.assert_array_equal(step_order(snapshot, PLANNED[knob]), 8 + np.argsort(key, kind="stable"))
+
+
+@pytest.mark.parametrize("knob", [Knob.BALANCED, Knob.STRICT])
+def test_beside_a_plan_the_budget_of_reordering_stays(knob: Knob) -> None:
+    beside, alone = PLANNED[knob], GREEDY[knob]
+    assert beside.budgeted
+    assert (beside.overtake_share, beside.backfill_share) == (alone.overtake_share, alone.backfill_share)
 
 
 def test_without_regard_to_size_it_is_arrival_order() -> None:
@@ -50,7 +60,7 @@ def test_without_regard_to_size_it_is_arrival_order() -> None:
     np.testing.assert_array_equal(np.argsort(key, kind="stable"), np.argsort(snapshot.requests.arrival_s[8:]))
 
 
-@pytest.mark.parametrize("knob", list(Knob))
+@pytest.mark.parametrize("knob", PATIENT)
 def test_equals_go_by_arrival(knob: Knob) -> None:
     """Two requests of the same size, the younger first in the queue: the older one's key is less."""
     snapshot = even(random_snapshot(0, 0, 2))
@@ -91,6 +101,6 @@ def test_a_short_planned_request_may_fill_what_a_long_one_may_not(planned: bool,
     desk.waiting[:2] = [runs, runs + 1]
     desk.rank[runs:] = [2, 1] if planned else [0, 0]
     room = Room(7, 0, 100, BLOCK, 4, 1000, 100.0)
-    rule = PLANNED[Knob.BALANCED]._replace(reserve_oldest_share=0.07, reserve_cap_share=0.07)
+    rule = PLANNED[Knob.MEANS]._replace(reserve_oldest_share=0.07, reserve_cap_share=0.07)
     count = choose_admissions(columns, curves, rule, np.arange(runs, dtype=np.int32), runs, room, desk, 2)
     assert desk.chosen[:count].tolist() == [runs] * admitted
