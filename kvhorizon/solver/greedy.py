@@ -90,7 +90,7 @@ GREEDY: dict[Knob, Greedy] = {
     ),
 }
 
-# Beside a plan, what it names goes first; `balanced` and `strict` keep their budget of reordering, which bounds the tail.
+# What a plan names goes first; `balanced` and `strict` keep their budget of reordering, which bounds the tail.
 PLANNED: dict[Knob, Greedy] = {
     Knob.MEANS: Greedy(budgeted=False, patient=True, aging_s=1.0, size_power=0.5, reserve_oldest_share=0.02),
     Knob.BALANCED: GREEDY[Knob.BALANCED]._replace(aging_s=1.0, size_power=0.5),
