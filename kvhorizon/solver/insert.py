@@ -78,6 +78,18 @@ def nothing_used(tables):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
+def take_earliest(tables, used, n):  # type: ignore[no-untyped-def]
+    """Take the earliest option of request n that fits without overflow; returns it, or NEVER."""
+    for a in range(len(tables.admission_bucket)):
+        if tables.cost[n, a] >= tables.cost_never[n] or overflows(tables, used, n, a):
+            continue
+        if fits(tables, used, n, a):
+            take(tables, used, n, a)
+            return a
+    return NEVER
+
+
+@njit(cache=True, nogil=True)
 def insert_earliest(tables, num_running, order):  # type: ignore[no-untyped-def]
     """Keep what runs; then each request in `order` at its earliest option without overflow."""
     used = nothing_used(tables)
@@ -87,13 +99,7 @@ def insert_earliest(tables, num_running, order):  # type: ignore[no-untyped-def]
             choice[n] = 0
             take(tables, used, n, 0)
     for n in order:
-        for a in range(len(tables.admission_bucket)):
-            if tables.cost[n, a] >= tables.cost_never[n] or overflows(tables, used, n, a):
-                continue
-            if fits(tables, used, n, a):
-                choice[n] = a
-                take(tables, used, n, a)
-                break
+        choice[n] = take_earliest(tables, used, n)
     return choice
 
 
@@ -141,13 +147,7 @@ def insert_planned(tables, planned, order, others):  # type: ignore[no-untyped-d
                 take(tables, used, n, a)
                 break
     for n in others:
-        for a in range(points):
-            if tables.cost[n, a] >= tables.cost_never[n] or overflows(tables, used, n, a):
-                continue
-            if fits(tables, used, n, a):
-                choice[n] = a
-                take(tables, used, n, a)
-                break
+        choice[n] = take_earliest(tables, used, n)
     return choice
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import enum
+import time
 from collections import deque
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -73,3 +75,11 @@ def scheduler(total: int = 100, free: int = 100, seats: int = 8, **more: Any) ->
         "max_model_len": 4096,
     }
     return SimpleNamespace(**{**fields, **more})
+
+
+def wait_for(reached: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Return once `reached`; fails if that takes more than `seconds`."""
+    deadline_s = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.005)

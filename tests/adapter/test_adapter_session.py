@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from fakes import wait_for
+
 from kvhorizon.adapter.guard import Guard
 from kvhorizon.adapter.session import PlanSession
 from kvhorizon.adapter.shared import SharedSolver
@@ -29,13 +31,6 @@ class Solver:
 
     def stop(self) -> None:
         self.stopped.set()
-
-
-def wait_for(reached: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + 20.0
-    while not reached():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.005)
 
 
 def test_the_newest_plan_is_kept_and_errors_cost_one_plan() -> None:

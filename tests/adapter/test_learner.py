@@ -1,17 +1,17 @@
 """Learning goes on beside the step, and nothing that happens there reaches it."""
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fakes import Status, request, scheduler
+from fakes import Status, request, scheduler, wait_for
 
 from kvhorizon.adapter.engine import Engine
 from kvhorizon.adapter.forecast import Ended, Forecaster
 from kvhorizon.adapter.learner import SAVE_S, WATCH_S, Learner, running_now, state_folder
 from kvhorizon.adapter.rows import Rows
+
+COMPILING_S = 120.0  # what the thread calls may have to be compiled first
 
 
 def build(state: Path | None = None) -> tuple[Learner, Forecaster, Any, Rows]:
@@ -26,18 +26,11 @@ def end(forecaster: Forecaster, count: int, tokens: int = 50) -> None:
         forecaster.finished(Ended(handle, 0, 0, 0.0, tokens, False, False))
 
 
-def wait_for(reached: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + 120.0
-    while not reached():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.005)
-
-
 def test_a_poke_is_enough_and_stopping_ends_the_thread() -> None:
     learner, forecaster, _, _ = build()
     end(forecaster, 100)
     learner.poke(1.0)
-    wait_for(lambda: forecaster.tables.version > 0)
+    wait_for(lambda: forecaster.tables.version > 0, COMPILING_S)
     thread = learner._thread
     learner.stop()
     assert thread is not None

@@ -4,21 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from kvhorizon.models.survival import lognormal_curve
+from experiments._ticks import COST, CURVES
 from kvhorizon.solver.problem import Problem, Tables, turn
-from kvhorizon.state import EngineFacts, ForecastKind, Requests, Snapshot, StepCost
-
-COST = StepCost(
-    fixed_s=1e-3,
-    weights_s=9.7e-3,
-    linear_s_per_token=6.65e-5,
-    attention_s_per_pair=2.9e-9,
-    kv_read_s_per_token=8e-8,
-    sequence_s=1e-5,
-    flops_per_token=1.5e10,
-    flops_per_pair=524288.0,
-)
-CURVES = np.stack([lognormal_curve(0.6), lognormal_curve(1.2)])  # (2, G)
+from kvhorizon.state import EngineFacts, ForecastKind, Requests, Snapshot
 
 
 def random_snapshot(
