@@ -53,6 +53,11 @@ def price(shape: ModelShape | None, gpu: Gpu, tp: int) -> StepCost:
         return UNKNOWN_COST
 
 
+def data_parallel_rank(config: Any) -> int:
+    """Which of the engines that serve one model together this is, from 0."""
+    return int(getattr(config.parallel_config, "data_parallel_rank", 0) or 0)
+
+
 def engine_facts(engine: Engine, cost: StepCost, config: Any) -> EngineFacts:
     """The facts that open a session; the epoch is new with each engine."""
     return EngineFacts(
@@ -62,6 +67,6 @@ def engine_facts(engine: Engine, cost: StepCost, config: Any) -> EngineFacts:
         max_num_batched_tokens=engine.token_budget,
         max_model_len=engine.max_model_len,
         cost=cost,
-        engine_id=f"vllm-{os.getpid()}-{getattr(config.parallel_config, 'data_parallel_rank', 0)}",
+        engine_id=f"vllm-{os.getpid()}-{data_parallel_rank(config)}",
         engine_epoch=time.time_ns() // 1000,
     )

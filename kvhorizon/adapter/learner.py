@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from kvhorizon.adapter.engine import Engine
+from kvhorizon.adapter.facts import data_parallel_rank
 from kvhorizon.adapter.forecast import Ended, Forecaster, Running
 from kvhorizon.adapter.peaks import GAP_LOOKS, LEAST_REQUESTS
 from kvhorizon.adapter.rows import Rows
@@ -135,8 +136,7 @@ def state_folder(root: Path | None, config: Any) -> Path | None:
         return None
     model = str(config.model_config.model)
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", model.rstrip("/").rsplit("/", 1)[-1])
-    rank = int(getattr(config.parallel_config, "data_parallel_rank", 0) or 0)
-    return root / f"{name}-{zlib.crc32(model.encode()):08x}-{rank}"
+    return root / f"{name}-{zlib.crc32(model.encode()):08x}-{data_parallel_rank(config)}"
 
 
 def warm_up_forecasts() -> None:

@@ -77,8 +77,7 @@ def _short(value: float | None) -> str:
 def find(question: Question, goals_text: str, over: str, work: int, folder: Path) -> Table:
     """The best value of `over` under each policy; writes find.json. Raises InputError."""
     goals = parse_goals(goals_text)
-    prepare(question)
-    what = sought(question, over)
+    what = sought(prepare(question).setup, over)
 
     def ask(one: Question) -> dict[str, Any]:
         return answer_all([one], work, kept_in=folder / KEPT)[0]

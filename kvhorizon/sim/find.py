@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 from kvhorizon.errors import InputError
 from kvhorizon.sim.goals import Goal
-from kvhorizon.sim.whatif import Question, prepare
+from kvhorizon.sim.setup import Setup
+from kvhorizon.sim.whatif import Question
 
 
 class Sought(NamedTuple):
@@ -41,13 +42,12 @@ OVER = {
 }
 
 
-def sought(question: Question, over: str) -> Sought:
-    """The bounds for this question: a pool from its largest request up to 16 times what the GPU gives."""
+def sought(setup: Setup, over: str) -> Sought:
+    """The bounds for this engine and trace: a pool from its largest request up to 16 times what the GPU gives."""
     if over not in OVER:
         raise InputError("over", over, f"must be one of {', '.join(OVER)}")
     if over == "load":
         return OVER[over]
-    setup = prepare(dataclasses.replace(question, policies=("fcfs",))).setup
     largest = int((setup.trace.prompt_tokens + setup.trace.output_tokens).max())
     least = -(-largest // setup.facts.block_size) + 1
     return OVER[over]._replace(low=float(least), high=float(max(16 * setup.facts.total_blocks, 2 * least)))

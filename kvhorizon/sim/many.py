@@ -25,10 +25,14 @@ def answer(question: Question, work: int) -> Results:
     return what_if(prepared, {knob: InProcess(knob, work) for knob in prepared.planners}).results
 
 
-def key_of(question: Question, work: int) -> str:
+def digest_of(trace: str) -> str:
+    """Of a trace file's content, hexadecimal; empty for what is no file."""
+    file = Path(trace)
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
+
+
+def key_of(question: Question, content: str, work: int) -> str:
     """What an answer depends on, as a hexadecimal digest: the arguments, a file's content, and our version."""
-    file = Path(question.trace)
-    content = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
     told = json.dumps([dataclasses.asdict(question), content, work, __version__], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()
 
@@ -75,7 +79,8 @@ def answer_all(
     """
     if not 1 <= workers <= 256:
         raise InputError("workers", workers, "must be within 1 ... 256")
-    keys = [key_of(question, work) for question in questions]
+    contents = {trace: digest_of(trace) for trace in {question.trace for question in questions}}
+    keys = [key_of(question, contents[question.trace], work) for question in questions]
     kept = load(kept_in) if kept_in else {}
     missing = [i for i, key in enumerate(keys) if key not in kept]
     for place, results in _each([questions[i] for i in missing], work, workers):

@@ -11,7 +11,7 @@ from kvhorizon.sim.axes import parse_axis, points
 from kvhorizon.sim.find import search, sought
 from kvhorizon.sim.goals import parse_goals
 from kvhorizon.sim.many import answer_all
-from kvhorizon.sim.whatif import Question
+from kvhorizon.sim.whatif import Question, prepare
 
 SMALL = Question("synthetic:chat", gpu="l4-24gb", kv_blocks=700, load=1.2, limit=120, policies=("fcfs",))
 
@@ -77,7 +77,7 @@ def test_answers_are_the_same_in_a_pool_and_are_kept(tmp_path: Path) -> None:
 
 def test_the_largest_load_is_between_one_that_holds_and_one_that_does_not() -> None:
     goals = parse_goals("ttft_p99<=20s")
-    found = search(SMALL, "fcfs", goals, sought(SMALL, "load"), lambda one: answer_all([one], 100)[0])
+    found = search(SMALL, "fcfs", goals, sought(prepare(SMALL).setup, "load"), lambda one: answer_all([one], 100)[0])
     held, failed = (sorted(v for v, met in found.tried if met is side) for side in (True, False))
     assert found.value == held[-1]
     assert failed
@@ -86,14 +86,14 @@ def test_the_largest_load_is_between_one_that_holds_and_one_that_does_not() -> N
 
 def test_the_smallest_pool_holds_and_none_is_told() -> None:
     goals = parse_goals("preemption_frequency<=0.01")
-    what = sought(SMALL, "kv_blocks")
+    what = sought(prepare(SMALL).setup, "kv_blocks")
     found = search(SMALL, "fcfs", goals, what, lambda one: answer_all([one], 100)[0])
     assert found.value is not None
     assert (found.value, True) in found.tried
     never = search(SMALL, "fcfs", parse_goals("ttft_p99<=0s"), what, lambda one: answer_all([one], 100)[0])
     assert never.value is None
     with pytest.raises(InputError, match="over"):
-        sought(SMALL, "tp")
+        sought(prepare(SMALL).setup, "tp")
 
 
 def test_an_answer_for_other_arguments_is_not_taken(tmp_path: Path) -> None:

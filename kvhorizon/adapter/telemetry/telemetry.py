@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Metric, generate_latest
 from prometheus_client.registry import Collector
 
+from kvhorizon.adapter.facts import data_parallel_rank
 from kvhorizon.adapter.settings import GuestSettings
 from kvhorizon.adapter.telemetry import explain
 from kvhorizon.adapter.telemetry.listen import Answer, Listener, Route, as_json, listen_locally, listen_tcp
@@ -37,7 +38,7 @@ class Telemetry:
 
     def __init__(self, guest: Guest, settings: GuestSettings, config: Any, facts: EngineFacts) -> None:
         """Raises InputError where a port or folder that the settings ask for cannot be had."""
-        engine = int(getattr(config.parallel_config, "data_parallel_rank", 0) or 0)
+        engine = data_parallel_rank(config)
         self.observer = Observer(guest, wants_hashes=settings.record is not None and settings.record_prefixes)
         guest.accounting.on_finished = self.observer.released
         self.publisher = Publisher(guest, self.observer, model_name(config), engine)
