@@ -131,6 +131,7 @@ class Planner:
             return
         problem, search = self._kept.problem, self._settings.search
         spending = Spending(Budget(seconds=seconds), self._clock, self._pace)
+        self._builder.frame.work_ahead(spending)
         under_way = Improver(problem, self._kept.choice, spending, Warm(self._kept.prices, None), search)
         if under_way.price(search.refining, "repair") and spending.allows("repair"):
             spending.timed("repair", under_way.repair)
