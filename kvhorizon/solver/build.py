@@ -106,7 +106,10 @@ class Builder:
             sequences=arena.rows.sequences[:size],
             prefill_tokens=spread_out(prefill, slot, size),
             held_blocks=spread_out(held_blocks(snapshot, rows), slot, size),
-            capacity_blocks=pool - settings.z * self._spread / 2.0 - running_blocks[~may_leave].sum(axis=0),
+            capacity_blocks=pool
+            + shared_blocks(snapshot) * held.sequences.sum(axis=0) / max(running, 1)
+            - settings.z * self._spread / 2.0
+            - running_blocks[~may_leave].sum(axis=0),
             max_sequences=max(snapshot.facts.max_num_seqs, running) - held.sequences[~may_leave].sum(axis=0),
             prefill_budget_tokens=budget,
             present_blocks=np.array([snapshot.free_blocks + requests.blocks_held[leaving].sum()], np.float64),
@@ -132,14 +135,14 @@ class Builder:
         """The rows as they are, or empty ones where the horizon, the engine or its forecasts have changed."""
         settings, remaining = self._settings, outlook.remaining
         total = remaining[: snapshot.num_running].sum() + remaining[waiting].sum()
-        steps = settings.horizon_outputs * float(total) / max(snapshot.num_running + len(waiting), 1)
+        facts, gained = snapshot.facts, snapshot.habits.tokens_per_step
+        steps = settings.horizon_outputs * float(total) / (gained * max(snapshot.num_running + len(waiting), 1))
         steps = max(steps, 1.0)
-        facts = snapshot.facts
-        made_for = (facts, snapshot.curves_version)
+        made_for = (facts, snapshot.curves_version, gained)
         drift = max(steps / max(self._horizon_steps, 1e-9), self._horizon_steps / steps)
         if self._arena is not None and drift <= HORIZON_DRIFT and made_for == self._made_for:
             return self._arena
-        grid = grid_of(bucket_edges(steps, settings), admission_buckets(settings))
+        grid = grid_of(bucket_edges(steps, settings), admission_buckets(settings), gained, facts.window_tokens)
         reserved = min(settings.max_evictions, facts.max_num_seqs)
         if self._arena is None or self._arena.reserved != reserved:
             self._arena = Arena(reserved, grid)
@@ -202,15 +205,26 @@ def considered(snapshot: Snapshot, outlook: Outlook, settings: Settings) -> IntA
 def foreseen_pool(snapshot: Snapshot, settings: Settings) -> float:
     """Blocks that the program may plan for: the pool less the reserve and less what no running request holds."""
     total = snapshot.facts.total_blocks
-    ours = int(snapshot.requests.blocks_held[: snapshot.num_running].sum())  # shared prefixes may count twice
-    foreign = max(total - snapshot.free_blocks - ours, 0)
-    return total * (1.0 - settings.reserve_share) - foreign
+    return total * (1.0 - settings.reserve_share) - max(-_counted_twice(snapshot), 0)
+
+
+def shared_blocks(snapshot: Snapshot) -> int:
+    """Blocks that running requests hold together, beyond the one time that each of them is there."""
+    return max(_counted_twice(snapshot), 0)
+
+
+def _counted_twice(snapshot: Snapshot) -> int:
+    """What the running requests hold, one by one, less what is in use; below 0: others hold blocks, too."""
+    ours = int(snapshot.requests.blocks_held[: snapshot.num_running].sum())
+    return ours - (snapshot.facts.total_blocks - snapshot.free_blocks)
 
 
 def held_blocks(snapshot: Snapshot, rows: IntArray) -> FloatArray:
     """(n,) Blocks that each request holds if it runs now: those it has, or those that its context needs."""
     requests = snapshot.requests
     context = requests.prompt_tokens[rows] + requests.generated_tokens[rows]
+    if snapshot.facts.window_tokens:
+        context = np.minimum(context, snapshot.facts.window_tokens)
     runs = rows < snapshot.num_running
     return np.where(runs, requests.blocks_held[rows], -(-context // snapshot.facts.block_size)).astype(np.float64)
 
