@@ -1,7 +1,8 @@
-"""The greedy's tuned front: settings of rules N′ and B drawn by a seed, with and without reload.
+"""The greedy's tuned front: settings of rules N′, L and B drawn by a seed, with and without reload.
 
 A setting is a `Greedy` with a name that tells its parameters; the draw is the grid's, shuffled, and repeats. N′ is the
-rule without a budget of reordering (`means`), B the one with it (`balanced`, `strict`).
+rule without a budget of reordering (`means`), L the same with a late lane, B the one with the budget (`balanced`,
+`strict`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from kvhorizon.sim.steer import Guest
 from kvhorizon.solver.greedy import GREEDY, Greedy, Knob
 
 SEED = 100
-PER_RULE = 78  # settings drawn per rule, each with and without reload: 312 besides the shipped ones
+PER_RULE = 78  # settings drawn per rule, each with and without reload: 468 besides the shipped ones
 N_GRID = {
     "reserve_cap_share": (0.02, 0.03, 0.05, 0.07, 0.10),
     "size_scaled": (False, True),
@@ -25,6 +26,15 @@ N_GRID = {
     "aging_s": (0.5, 2.0, 8.0, 30.0),
     "aging_share": (0.05, 0.2, 0.8),
     "tries": (4, 16),
+}
+L_GRID = {
+    "reserve_cap_share": (0.03, 0.05, 0.07),
+    "size_scaled": (False, True),
+    "z": (1.0, 2.0),
+    "aging_s": (0.5, 2.0, 8.0),
+    "late_after_s": (0.0, 2.0, 5.0, 15.0),
+    "late_steps": (0.0, 0.3, 1.0),
+    "late_again": (1.0, 3.0),
 }
 B_GRID = {
     "reserve_cap_share": (0.03, 0.05, 0.07),
@@ -38,6 +48,18 @@ B_GRID = {
 }
 
 
+SHIPPED = {  # what a grid's values are set in
+    "N": GREEDY[Knob.MEANS],
+    "L": GREEDY[Knob.MEANS]._replace(late_virtual=True, late_after_s=5.0, late_steps=0.3),
+    "B": GREEDY[Knob.BALANCED],
+}
+
+
+def kind_of(rule: Greedy) -> str:
+    """The name that the rule goes by."""
+    return "B" if rule.budgeted else "L" if rule.late_virtual else "N"
+
+
 class Setting(NamedTuple):
     """One point of the front."""
 
@@ -47,22 +69,17 @@ class Setting(NamedTuple):
     @property
     def parameters(self) -> dict[str, float | bool]:
         """What differs from the rule's shipped form."""
-        return {k: v for k, v in self.rule._asdict().items() if v != getattr(shipped(self.rule.budgeted), k)}
+        return {k: v for k, v in self.rule._asdict().items() if v != getattr(SHIPPED[kind_of(self.rule)], k)}
 
     @property
     def name(self) -> str:
-        rule = "B" if self.rule.budgeted else "N"
+        rule = kind_of(self.rule)
         inside = ",".join(f"{key}={value}" for key, value in self.parameters.items())
         return f"{rule}({inside})" + ("+reload" if self.reload else "")
 
     @property
     def policy(self) -> Policy:
         return Policy(self.name, guest=Guest(True, self.rule))
-
-
-def shipped(budgeted: bool) -> Greedy:
-    """What the grid's values are set in."""
-    return GREEDY[Knob.BALANCED if budgeted else Knob.MEANS]
 
 
 def _drawn(base: Greedy, grid: dict[str, tuple[float, ...]]) -> list[Greedy]:
@@ -73,7 +90,8 @@ def _drawn(base: Greedy, grid: dict[str, tuple[float, ...]]) -> list[Greedy]:
 
 def settings() -> list[Setting]:
     """All settings, the shipped ones first."""
-    rules = [*GREEDY.values(), *_drawn(shipped(False), N_GRID), *_drawn(shipped(True), B_GRID)]
+    drawn = [_drawn(SHIPPED[kind], grid) for kind, grid in (("N", N_GRID), ("L", L_GRID), ("B", B_GRID))]
+    rules = [*GREEDY.values(), SHIPPED["L"], *itertools.chain(*drawn)]
     return [Setting(rule, reload) for rule in dict.fromkeys(rules) for reload in (False, True)]
 
 

@@ -82,7 +82,7 @@ def scores(chosen: Sequence[Setting], rows: list[Row], columns: Sequence[str]) -
 
 def best_of(chosen: Sequence[Setting], columns: Sequence[dict[str, Any]]) -> list[Setting]:
     """Settings on one of the fronts, with and without reload apart, and the shipped ones."""
-    kept = [s for s in chosen if not s.parameters or s.rule in {q.rule for q in settings()[:6]}]
+    kept = [s for s in chosen if not s.parameters or s.rule in {q.rule for q in settings()[:8]}]
     for reload in (False, True):
         places = [i for i, setting in enumerate(chosen) if setting.reload is reload]
         for pair in MEANS_AND_TAILS:

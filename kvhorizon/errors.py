@@ -1,5 +1,7 @@
 """The one error for bad input: field, value and rule in one line."""
 
+from __future__ import annotations
+
 
 class InputError(ValueError):
     """Bad input at an edge (config, wire, trace, CLI argument).
@@ -13,3 +15,6 @@ class InputError(ValueError):
         self.field = field
         self.value = value
         self.rule = rule
+
+    def __reduce__(self) -> tuple[type[InputError], tuple[str, object, str]]:
+        return InputError, (self.field, self.value, self.rule)  # so that it comes whole out of another process

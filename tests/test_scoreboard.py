@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from experiments._cells import Cell, build, loaded
-from experiments._front import not_dominated, settings
+from experiments._front import kind_of, not_dominated, settings
 from experiments._ratios import aggregate, ratios, summary
 from experiments._runs import Job, gather, key_of
 from experiments.scoreboard import job_of, seeds_of, wanted
@@ -92,7 +92,8 @@ def test_the_front_has_three_hundred_settings_that_repeat() -> None:
     assert len(drawn) >= 300
     assert len({setting.name for setting in drawn}) == len(drawn)
     assert drawn == settings()
-    assert {setting.rule.budgeted for setting in drawn} == {setting.reload for setting in drawn} == {False, True}
+    assert {kind_of(setting.rule) for setting in drawn} == {"N", "L", "B"}
+    assert {setting.reload for setting in drawn} == {False, True}
 
 
 def test_dominated_points_are_left_out() -> None:

@@ -94,6 +94,8 @@ class Rule:
             seats=min(engine.seats, len(rows.desk.chosen)),
             token_budget=engine.token_budget - demand.total_tokens,
             now_s=now_s,
+            late_after_s=self.greedy.late_after_s,
+            late_per_token_s=0.0,
         )
         desk = rows.desk
         desk.waiting[: len(candidates)] = candidates

@@ -24,7 +24,7 @@ def warm_up(rule: Rule, engine: Engine, facts: EngineFacts) -> None:
     tokens, blocks = np.zeros(1, np.int64), np.zeros(1, np.int64)
     totals = share(rows.columns, rows.extra.pending, running, 0, engine.sizes, tokens, blocks)
     rows.desk.waiting[0] = 1
-    room = Room(30, 0, 100, 16, 1, 64, 1.0)
+    room = Room(30, 0, 100, 16, 1, 64, 1.0, 1.0, 0.0)
     decide(rows.columns, rows.curves, rule.greedy, running, room, rows.desk, 1, np.zeros(1, np.int32))
     score_running(rows.columns, rows.curves, rule.greedy, rule.losing, running, 1.0, 0.0, np.zeros(1))
     take_snapshot(rows, Demand(running, tokens, blocks, *totals), facts, 0, 0.0, 0.02, 1, Habits())

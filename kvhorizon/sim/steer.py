@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 from kvhorizon.models.compiled import inside
 from kvhorizon.models.survival import mean_remaining
-from kvhorizon.sim.arrays import FREE, NOW, RUNNING
+from kvhorizon.sim.arrays import FREE, NOW, RUNNING, STEP
 from kvhorizon.sim.blocks import blocks_for, would_free
+from kvhorizon.sim.lane import look_on
 from kvhorizon.sim.look import collect_waiting, owed_blocks
 from kvhorizon.sim.rivals.codes import LAST, OURS
 from kvhorizon.sim.rivals.evict import evict_for_better
@@ -131,6 +132,8 @@ def admit_by_ours(engine, curves, rule, desk, budget):  # type: ignore[no-untype
         seats,
         budget,
         engine.clock[NOW],
+        rule.late_after_s + look_on(engine, curves, desk, rule),
+        rule.late_steps * engine.clock[STEP],
     )
     running, num_running = engine.lists.running, engine.counters[RUNNING]
     chosen = choose_admissions(engine.columns, curves, rule, running, num_running, room, desk, num_waiting)

@@ -33,3 +33,5 @@ class Room(NamedTuple):
     seats: int  # sequences that may still join
     token_budget: int
     now_s: float
+    late_after_s: float  # a request is late once it has waited so long, inf: never
+    late_per_token_s: float  # and so much longer per token of predicted output

@@ -11,6 +11,10 @@ Notation: c context [tokens], R predicted output to come [tokens], age time sinc
 * Reordering budget (`budgeted`): requests admitted before an older one may hold at most a share of the pool; the oldest
   request otherwise goes first, and memory that it waits for is only partly lent out.
 
+* Late lane: a request that has waited longer than a bound goes before all that have not, among themselves by
+  χ·v^¾ (χ = 3 if it was preempted), and keeps only the least reserve. The bound is in seconds or, in the simulator's
+  rule L, what first-come-first-served would have made it wait (`sim.lane`).
+
 A plan's order is v^p / (a + age): with p = 0 it is arrival order, and where sizes hardly differ it is that for any p.
 Beside a plan (`PLANNED`) what it names goes first, within the budget of reordering where the rule has one; `means` has
 none and takes the plan's order for all. A planned request that is short beside the queue's mean needs only the least
@@ -68,6 +72,10 @@ class Greedy(NamedTuple):
     patient: bool = False  # the order beside a plan
     size_power: float = 1.0  # p of that order
     sure_outputs: float = 1.0  # planned requests with at most so many mean R need no more than the least reserve
+    late_after_s: float = math.inf  # unbudgeted: a request that has waited so long is late
+    late_steps: float = 0.0  # and so many steps longer per token of predicted output
+    late_virtual: bool = False  # and beyond the wait of virtual first-come-first-served
+    late_again: float = 3.0  # χ: a request that was preempted is less urgent
 
 
 GREEDY: dict[Knob, Greedy] = {
@@ -108,6 +116,12 @@ def kv_time(context, remaining):  # type: ignore[no-untyped-def]
 def aging(age_s, predicted_output, rule):  # type: ignore[no-untyped-def]
     """Weight of a request's delay [-]: 1 + age / (a + b·predicted output)."""
     return 1.0 + age_s / (rule.aging_s + rule.aging_share * predicted_output)
+
+
+@njit(cache=True)
+def late_work(work, preemptions, rule):  # type: ignore[no-untyped-def]
+    """Order among the late, the least first: χ·v^¾."""
+    return (rule.late_again if preemptions > 0 else 1.0) * max(work, 1.0) ** 0.75
 
 
 @njit(cache=True)

@@ -32,7 +32,7 @@ def columns_of(snapshot: Snapshot) -> Columns:
     )
 
 
-def room_of(snapshot: Snapshot) -> Room:
+def room_of(snapshot: Snapshot, rule: Greedy) -> Room:
     """What the snapshot's engine has left for admissions, if its running requests take one step's tokens first."""
     facts, requests = snapshot.facts, snapshot.requests
     running = slice(0, snapshot.num_running)
@@ -47,13 +47,15 @@ def room_of(snapshot: Snapshot) -> Room:
         seats=facts.max_num_seqs - snapshot.num_running,
         token_budget=facts.max_num_batched_tokens - (int(step_tokens[-1]) if snapshot.num_running else 0),
         now_s=snapshot.now_s,
+        late_after_s=rule.late_after_s,
+        late_per_token_s=rule.late_steps * snapshot.step_s,
     )
 
 
 def admissions(snapshot: Snapshot, rule: Greedy, curves: Curves) -> IntArray:
     """Indices (a,) of the waiting requests that the rule admits now, in order."""
     size = len(snapshot.requests)
-    room = room_of(snapshot)
+    room = room_of(snapshot, rule)
     if room.seats <= 0 or size == snapshot.num_running:
         return np.zeros(0, np.int64)
     desk = new_desk(size, room.seats)

@@ -10,10 +10,13 @@ from numba import njit
 from numpy.typing import NDArray
 
 from kvhorizon.models.survival import mean_remaining, survive_each
-from kvhorizon.solver.greedy import HORIZONS, aging, kv_time, own_horizon_excess, reserve_cap
+from kvhorizon.solver.greedy import HORIZONS, aging, kv_time, late_work, own_horizon_excess, reserve_cap
 
 TRIED = np.inf
-FIRST = -1e30  # keys of planned requests lie below all others
+PLANNED_FIRST, LATE_FIRST = 0.0, -1.0  # below these lie the keys of planned requests, and of late ones
+LATE_SCALE = 1e12
+# Places in `Desk.lane`.
+VIRTUAL_WAIT, BACKLOG, FRONTIER, FULL, STEPS_SEEN, LANE_PLACES = range(6)
 
 
 class Desk(NamedTuple):
@@ -27,6 +30,7 @@ class Desk(NamedTuple):
     variance: NDArray[np.float64]  # (H,)
     survival: NDArray[np.float64]  # (H,)
     rank: NDArray[np.int32]  # (N,) place in the present plan from 1; 0 if it names the request not
+    lane: NDArray[np.float64]  # (LANE_PLACES,) of virtual first-come-first-served, where someone keeps it
 
 
 def new_desk(requests: int, seats: int) -> Desk:
@@ -41,6 +45,7 @@ def new_desk(requests: int, seats: int) -> Desk:
         variance=np.zeros(horizons),
         survival=np.zeros(horizons),
         rank=np.zeros(requests, np.int32),
+        lane=np.zeros(LANE_PLACES),
     )
 
 
@@ -70,6 +75,14 @@ def build_profile(columns, curves, running, num_running, chosen, half_block, des
 
 
 @njit(cache=True)
+def is_late(columns, rule, room, n):  # type: ignore[no-untyped-def]
+    """Whether waiting request n goes by the late lane; a budget of reordering has none."""
+    if rule.budgeted or room.late_after_s == np.inf:
+        return False
+    return room.now_s - columns.arrival_s[n] > room.late_after_s + room.late_per_token_s * columns.remaining[n]
+
+
+@njit(cache=True)
 def rank_waiting(columns, rule, room, desk, num_waiting):  # type: ignore[no-untyped-def]
     """Fill the order keys; returns (mean R, mean v) of the queue."""
     total_remaining = 0.0
@@ -88,8 +101,12 @@ def rank_waiting(columns, rule, room, desk, num_waiting):  # type: ignore[no-unt
             desk.keys[i] = work / aging(room.now_s - columns.arrival_s[n], remaining + columns.generated[n], rule)
     mean_work = total_work / max(num_waiting, 1)
     for i in range(num_waiting):
-        if desk.rank[desk.waiting[i]] > 0:
-            desk.keys[i] = FIRST + 1e20 * desk.rank[desk.waiting[i]]
+        n = desk.waiting[i]
+        if is_late(columns, rule, room, n):
+            work = kv_time(columns.prompt[n] + columns.generated[n], columns.remaining[n])
+            desk.keys[i] = LATE_FIRST - LATE_SCALE / late_work(work, columns.preemptions[n], rule)
+        elif desk.rank[n] > 0:
+            desk.keys[i] = PLANNED_FIRST - 1.0 / desk.rank[n]
         elif rule.budgeted and desk.keys[i] > mean_work:
             desk.keys[i] = TRIED  # too large to overtake; still admitted when it is the oldest
     return total_remaining / max(num_waiting, 1)
@@ -131,8 +148,10 @@ def overtaking_tokens(columns, running, num_running, block_size):  # type: ignor
 
 
 @njit(cache=True)
-def leaves_reserve(columns, curves, rule, desk, n, oldest, occupied, pool, half_block, average, profile):  # type: ignore[no-untyped-def]
-    """Whether request n fits besides the reserve; `profile` holds (running, num_running, chosen) for lazy building.
+def leaves_reserve(columns, curves, rule, desk, n, sure, oldest, occupied, pool, half_block, average, profile):  # type: ignore[no-untyped-def]
+    """Whether request n fits besides the reserve, the least one if `sure`.
+
+    `profile` holds (running, num_running, chosen, ready) for lazy building.
 
     The forecast is only consulted between the least and the greatest reserve; outside it cannot matter.
     """
@@ -141,7 +160,7 @@ def leaves_reserve(columns, curves, rule, desk, n, oldest, occupied, pool, half_
     spare = pool - occupied - context
     if spare < rule.reserve_min_share * pool:
         return False, ready
-    if desk.rank[n] > 0 and columns.remaining[n] <= rule.sure_outputs * average:
+    if sure:
         return True, ready
     cap = reserve_cap(rule, oldest, columns.remaining[n], average) * pool
     if spare >= cap:
@@ -198,9 +217,11 @@ def choose_admissions(columns, curves, rule, running, num_running, room, desk, n
         if fits and num_running + chosen > 0:
             occupied = float((room.total_blocks - free) * room.block_size)
             profile = (running, num_running, chosen, ready)
+            late = desk.keys[place] < LATE_FIRST
+            sure = late or (desk.rank[n] > 0 and columns.remaining[n] <= rule.sure_outputs * average)
             entitled = place == oldest or (rule.patient and place == first)
             fits, ready = leaves_reserve(
-                columns, curves, rule, desk, n, entitled, occupied, pool, half_block, average, profile
+                columns, curves, rule, desk, n, sure, entitled, occupied, pool, half_block, average, profile
             )
         desk.keys[place] = TRIED
         if not fits:

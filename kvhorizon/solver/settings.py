@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kvhorizon.errors import InputError
-from kvhorizon.solver.greedy import PLANNED, Knob
+from kvhorizon.solver.greedy import PLANNED, Greedy, Knob
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,5 +58,9 @@ class Settings:
 
 def settings_of(knob: Knob) -> Settings:
     """The model beside the step's rule of `knob`: both put waiting requests into the same order."""
-    rule = PLANNED[knob]
+    return settings_beside(PLANNED[knob])
+
+
+def settings_beside(rule: Greedy) -> Settings:
+    """The model beside a step's rule."""
     return Settings(size_power=rule.size_power, order_age_s=rule.aging_s)

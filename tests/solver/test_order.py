@@ -32,7 +32,7 @@ def step_order(snapshot: Snapshot, rule: Greedy) -> np.ndarray:
     desk = new_desk(size, 1)
     desk.waiting[: size - running] = np.arange(running, size)
     refresh_remaining(columns, curves, desk.waiting, size - running)
-    rank_waiting(columns, rule, room_of(snapshot), desk, size - running)
+    rank_waiting(columns, rule, room_of(snapshot, rule), desk, size - running)
     return running + np.argsort(desk.keys[: size - running], kind="stable")
 
 
@@ -100,7 +100,7 @@ def test_a_short_planned_request_may_fill_what_a_long_one_may_not(planned: bool,
     desk = new_desk(runs + 2, 4)
     desk.waiting[:2] = [runs, runs + 1]
     desk.rank[runs:] = [2, 1] if planned else [0, 0]
-    room = Room(7, 0, 100, BLOCK, 4, 1000, 100.0)
+    room = Room(7, 0, 100, BLOCK, 4, 1000, 100.0, np.inf, 0.0)
     rule = PLANNED[Knob.MEANS]._replace(reserve_oldest_share=0.07, reserve_cap_share=0.07)
     count = choose_admissions(columns, curves, rule, np.arange(runs, dtype=np.int32), runs, room, desk, 2)
     assert desk.chosen[:count].tolist() == [runs] * admitted

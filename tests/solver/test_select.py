@@ -181,7 +181,7 @@ def test_the_choice_is_the_rule_read_plainly(
     rule: Greedy, seed: int, free: int, running: int, block_size: int, planned: int
 ) -> None:
     columns, curves, rng = state(seed)
-    room = Room(free, 3, TOTAL, block_size, int(rng.integers(1, 20)), int(rng.integers(1, 4000)), 110.0)
+    room = Room(free, 3, TOTAL, block_size, int(rng.integers(1, 20)), int(rng.integers(1, 4000)), 110.0, np.inf, 0.0)
     waiting = (RUNNING + rng.permutation(100)[: rng.integers(1, 100)]).astype(np.int32)
     desk = new_desk(160, 32)
     desk.rank[waiting[:planned]] = np.arange(1, 1 + len(waiting[:planned]))
@@ -216,7 +216,7 @@ def test_half_a_block_is_kept_per_request() -> None:
         desk.waiting[0] = RUNNING
         blocks = -(-tokens // block_size)
         own = -(-int(columns.prompt[RUNNING] + columns.generated[RUNNING]) // block_size)
-        room = Room(own + 40, 0, blocks + own + 40, block_size, 1, 4000, 110.0)
+        room = Room(own + 40, 0, blocks + own + 40, block_size, 1, 4000, 110.0, np.inf, 0.0)
         rule = GREEDY[Knob.MEANS]._replace(reserve_min_share=0.0, reserve_cap_share=1.0, size_scaled=False, z=0.0)
         choose_admissions(columns, sure, rule, batch, RUNNING, room, desk, 1)
         assert desk.mean[0] == pytest.approx(tokens + RUNNING * (HORIZONS[0] + block_size / 2))

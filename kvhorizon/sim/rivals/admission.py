@@ -108,7 +108,9 @@ def reserve_fits(engine, curves, rules, desk, n):  # type: ignore[no-untyped-def
     pool = float(limits.total_blocks * limits.block_size)
     half, average = 0.5 * limits.block_size, state[AVERAGE]
     profile = (engine.lists.running, count[RUNNING], 0, state[READY] > 0.0)
-    fits, ready = leaves_reserve(columns, curves, rules.ours, desk, n, False, occupied, pool, half, average, profile)
+    fits, ready = leaves_reserve(
+        columns, curves, rules.ours, desk, n, False, False, occupied, pool, half, average, profile
+    )
     if ready:
         state[READY] = 1.0
         if fits:

@@ -1,0 +1,73 @@
+"""The late lane: whoever has waited longer than the bound goes first, and needs only the least reserve."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from problems import random_snapshot
+
+from kvhorizon.models.resolve import resolve_curves
+from kvhorizon.solver.greedy import GREEDY, Greedy, Knob, kv_time
+from kvhorizon.solver.rule_plan import admissions, columns_of, room_of
+from kvhorizon.solver.select import is_late, new_desk, rank_waiting, refresh_remaining
+from kvhorizon.state import Snapshot
+
+RUNNING, WAITING = 8, 40
+MEANS = GREEDY[Knob.MEANS]
+
+
+def order_and_lateness(
+    snapshot: Snapshot, rule: Greedy, ranks: dict[int, int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Waiting requests (W,) in the order in which they would be tried, who is late, and χ·v^¾ of each."""
+    curves, columns, room = resolve_curves(snapshot), columns_of(snapshot), room_of(snapshot, rule)
+    desk = new_desk(RUNNING + WAITING, 1)
+    waiting = np.arange(RUNNING, RUNNING + WAITING)
+    desk.waiting[:WAITING] = waiting
+    for n, rank in ranks.items():
+        desk.rank[n] = rank
+    refresh_remaining(columns, curves, desk.waiting, WAITING)
+    rank_waiting(columns, rule, room, desk, WAITING)
+    late = np.array([is_late(columns, rule, room, n) for n in waiting])
+    work = kv_time(columns.prompt[waiting] + columns.generated[waiting], columns.remaining[waiting])
+    urgency = np.where(columns.preemptions[waiting] > 0, rule.late_again, 1.0) * np.maximum(work, 1.0) ** 0.75
+    return np.argsort(desk.keys[:WAITING], kind="stable"), late, urgency
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_late_go_first_then_the_planned_then_the_rest(seed: int) -> None:
+    snapshot = random_snapshot(seed, RUNNING, WAITING)
+    ages = snapshot.now_s - snapshot.requests.arrival_s[RUNNING:]
+    rule = MEANS._replace(late_after_s=float(np.quantile(ages, 0.7)))
+    planned = {RUNNING + 3: 2, RUNNING + 17: 1}
+    order, late, urgency = order_and_lateness(snapshot, rule, planned)
+    np.testing.assert_array_equal(late, ages > rule.late_after_s)
+    assert 0 < late.sum() < WAITING
+    first = order[: late.sum()]
+    assert late[first].all()
+    assert (np.diff(urgency[first]) >= 0.0).all()
+    sooner = [place for place in (17, 3) if not late[place]]
+    np.testing.assert_array_equal(order[late.sum() :][: len(sooner)], sooner)
+
+
+@pytest.mark.parametrize("rule", [MEANS, GREEDY[Knob.BALANCED]._replace(late_after_s=0.0)])
+def test_without_a_bound_or_with_a_budget_nobody_is_late(rule: Greedy) -> None:
+    assert not order_and_lateness(random_snapshot(1, RUNNING, WAITING), rule, {})[1].any()
+
+
+def test_the_late_need_only_the_least_reserve() -> None:
+    """A pool with room for one prompt and little else: nobody may enter, unless late."""
+    snapshot = random_snapshot(2, RUNNING, WAITING)
+    requests = snapshot.requests
+    oldest = RUNNING + int(np.argmin(requests.arrival_s[RUNNING:]))
+    wanted = math.ceil((requests.prompt_tokens[oldest] + requests.generated_tokens[oldest]) / snapshot.facts.block_size)
+    least = math.ceil(MEANS.reserve_min_share * snapshot.facts.total_blocks)
+    tight = dataclasses.replace(snapshot, free_blocks=wanted + least + 1)
+    careful = MEANS._replace(reserve_cap_share=0.9, size_scaled=False, tries=1000, z=50.0)
+    only_oldest = careful._replace(
+        late_after_s=snapshot.now_s - float(np.sort(requests.arrival_s[RUNNING:])[:2].mean())
+    )
+    curves = resolve_curves(snapshot)
+    assert oldest not in admissions(tight, careful, curves)
+    assert admissions(tight, only_oldest, curves)[0] == oldest
