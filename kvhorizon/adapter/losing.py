@@ -2,18 +2,17 @@
 
     reload_s · k · c  +  (1 − k) · recompute(c)          of a context of c tokens
 
-k is the share of evicted tokens that survived until their resume, in the prefix cache or in host memory, learned from
-the exact counts: (restored + s·k₀) / (restored + recomputed + s), with k₀ believed at first and worth s tokens, and a
-token of M tokens ago weighing e⁻¹. A prefix cache gives back for nothing; vLLM's KV offloading at the speed of the bus.
-The rules beside the engine and, as `Habits`, the planner price evictions by it.
+k is the share of evicted tokens that survived until their resume, learned from the exact counts (`models.kept`). A
+prefix cache gives back for nothing, vLLM's KV offloading at the speed of the bus. The rules beside the engine and, as
+`Habits`, the planner price evictions by it.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from kvhorizon.adapter.accounting import Tally
+from kvhorizon.models.kept import Kept
 from kvhorizon.models.shape import ModelShape
 from kvhorizon.models.step_time import undoing
 from kvhorizon.state import Habits, StepCost
@@ -21,9 +20,6 @@ from kvhorizon.state import Habits, StepCost
 OFFLOADERS = ("OffloadingConnector", "SimpleCPUOffloadConnector", "LMCacheConnectorV1", "LMCacheMPConnector")
 HOST_BYTES_S = 25e9  # of PCIe 4.0 with 16 lanes: 31.5 GB/s less protocol and gaps between blocks
 UNKNOWN_KV_BYTES = 131072.0  # per token, of an 8B model with grouped heads
-BELIEVED_SHARE = 0.9  # k₀ with offloading; 0 without
-BELIEF_TOKENS = 16_384.0  # s
-MEMORY_TOKENS = 1_048_576.0  # M
 
 
 class Losing:
@@ -32,22 +28,16 @@ class Losing:
     def __init__(self, cost: StepCost, reload_s_per_token: float, offloads: bool) -> None:
         self.offloads, self.reload_s_per_token = offloads, reload_s_per_token
         self._cost = cost
-        self._believed = BELIEVED_SHARE if offloads else 0.0
-        self._counted = (0, 0)  # restored and recomputed tokens so far
-        self._restored = self._seen = 0.0  # tokens, older ones fading
+        self._kept = Kept(offloads)
 
     def see(self, total: Tally) -> None:
         """Take in what came back and what did not since the last time."""
-        restored, again = total.restored_tokens - self._counted[0], total.recompute_tokens - self._counted[1]
-        self._counted = (total.restored_tokens, total.recompute_tokens)
-        fade = math.exp(-(restored + again) / MEMORY_TOKENS)
-        self._restored = fade * self._restored + restored
-        self._seen = fade * self._seen + restored + again
+        self._kept.see(total.restored_tokens, total.recompute_tokens)
 
     @property
     def kept(self) -> float:
         """k, the share that comes back."""
-        return (self._restored + BELIEF_TOKENS * self._believed) / (self._seen + BELIEF_TOKENS)
+        return self._kept.share
 
     def cost(self) -> StepCost:
         """Step costs with which `recompute_seconds` gives the price."""

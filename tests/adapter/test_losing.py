@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from kvhorizon.adapter.accounting import Tally
-from kvhorizon.adapter.losing import BELIEF_TOKENS, BELIEVED_SHARE, HOST_BYTES_S, losing_of
+from kvhorizon.adapter.losing import HOST_BYTES_S, losing_of
+from kvhorizon.models.kept import BELIEF_TOKENS, BELIEVED_SHARE
 from kvhorizon.models.shape import builtin
 from kvhorizon.models.step_time import recompute_seconds
 from kvhorizon.state import StepCost

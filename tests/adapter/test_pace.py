@@ -10,10 +10,11 @@ from kvhorizon.adapter.accounting import Tally
 from kvhorizon.adapter.engine import Engine
 from kvhorizon.adapter.forecast import Forecaster
 from kvhorizon.adapter.learner import running_now
-from kvhorizon.adapter.losing import BELIEF_TOKENS, MEMORY_TOKENS, Losing
+from kvhorizon.adapter.losing import Losing
 from kvhorizon.adapter.pace import LEAST_STEPS, Pace
 from kvhorizon.adapter.rows import Rows
 from kvhorizon.adapter.telemetry.pressure import SHOWN_STEPS, promised_blocks
+from kvhorizon.models.kept import BELIEF_TOKENS, MEMORY_TOKENS
 from kvhorizon.state import StepCost
 
 
