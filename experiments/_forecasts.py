@@ -9,8 +9,8 @@ import numpy as np
 from experiments._cells import LENGTHS, MEASURED
 from experiments._harness import data
 from kvhorizon.models.bins import BINS, UNIT_TOKENS, bin_of, tabulate
+from kvhorizon.models.chains import length_chain
 from kvhorizon.models.features import Recorded
-from kvhorizon.models.forecast import length_chain
 from kvhorizon.models.guarded import GuardedHistory
 from kvhorizon.models.lognormal import Window, fit_lognormal
 from kvhorizon.models.prequential import Forecaster, OnlineHistory, finish_times

@@ -13,7 +13,7 @@ from collections import deque
 import numpy as np
 from numba import njit
 
-from kvhorizon.models.forecast import length_chain
+from kvhorizon.models.chains import length_chain
 from kvhorizon.models.growth import block_profile, sample_steps, survival_profile
 from kvhorizon.models.history import UNIT_TOKENS, LengthHistory
 from kvhorizon.models.overflow import PeakScores, peak_at, score_of

@@ -63,7 +63,7 @@ def peaks(setup: Setup, policy: Policy) -> np.ndarray:
     """(S,) samples of the batch's future peak while anything runs."""
     engine, forecast = start(setup, policy)
     desk = new_desk(len(setup.trace), setup.facts.max_num_seqs)
-    guest = policy.guest.at_work(len(setup.trace), setup.facts.max_num_seqs)
+    guest = policy.guest.at_work(len(setup.trace), setup.facts.max_num_seqs, setup.facts.cost)
     every_s = SAMPLE_SHARE * max(float(setup.trace.arrival_s[-1]), 600.0)
     found, due_s, learned = [], every_s, 0
     while True:

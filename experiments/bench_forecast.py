@@ -16,8 +16,8 @@ import numpy as np
 
 from experiments._harness import Figures, Options, Targets, main, target
 from kvhorizon.models.bins import UNIT_TOKENS
+from kvhorizon.models.chains import length_chain
 from kvhorizon.models.features import FEATURES
-from kvhorizon.models.forecast import length_chain
 from kvhorizon.models.growth import block_profile, sample_steps, survival_profile
 from kvhorizon.models.guarded import GuardedHistory
 from kvhorizon.models.survival import Curves

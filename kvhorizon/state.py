@@ -57,6 +57,14 @@ class StepCost(NamedTuple):
     flops_per_pair: float = 0.0  # attention, per (query token, context token) pair
 
 
+class Habits(NamedTuple):
+    """What an engine was seen to do; moves slowly. The defaults are those of an engine of which nothing is known."""
+
+    tokens_per_step: float = 1.0  # that a decode gains per step, γ > 0: more by speculative decoding
+    kept_share: float = 0.0  # of an evicted context's tokens, those that its resume need not compute again, in [0, 1]
+    reload_s_per_token: float = 0.0  # to bring one of these back
+
+
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
     """What does not change while an engine runs."""
@@ -70,6 +78,7 @@ class EngineFacts:
     engine_id: str = "engine"
     engine_epoch: int = 0
     contract_version: int = CONTRACT_VERSION
+    window_tokens: int = 0  # tokens whose KV a request holds at most, where every layer has a window; 0: no bound
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +121,7 @@ class Snapshot:
     requests: Requests
     curves: FloatArray = field(default_factory=lambda: np.empty((0, 0)))  # (C, G) survival on `models.survival` grid
     curves_version: int = 0
+    habits: Habits = field(default_factory=Habits)
 
 
 @dataclass(frozen=True, slots=True)

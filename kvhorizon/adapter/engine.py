@@ -1,7 +1,8 @@
 """What the guest reads of vLLM's scheduler: sizes, room, and which requests are its to admit.
 
 Blocks are counted per token position: where several groups of layers grow with the context, one block here is one of
-each group. Layers with a bounded window take a bounded share, which is left to vLLM's own check.
+each group. Layers with a bounded window take a bounded share, which is left to vLLM's own check; where no other are
+there, a request's KV stops growing at `window_tokens`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ class Engine:
         self._pool = manager.block_pool
         self.block_size = int(scheduler.block_size)
         self.groups = growing_groups(scheduler)
+        self.window_tokens = window_tokens(scheduler)
         self.total_blocks = (int(self._pool.num_gpu_blocks) - 1) // self.groups
         self.watermark_blocks = int(getattr(manager, "watermark_blocks", 0)) // self.groups
         self.by_priority = str(scheduler.policy.value) == "priority"
@@ -83,11 +85,25 @@ class Engine:
 
 
 def growing_groups(scheduler: Any) -> int:
-    """Groups of layers whose KV grows with the context, at least 1."""
-    groups = scheduler.kv_cache_config.kv_cache_groups
-    bounded = ("SlidingWindow", "ChunkedLocal", "Mamba")
-    growing = [group for group in groups if not type(group.kv_cache_spec).__name__.startswith(bounded)]
-    return max(len(growing), 1)
+    """Groups of layers whose KV grows with the context; all of them where none does without bound; at least 1."""
+    groups = [group.kv_cache_spec for group in scheduler.kv_cache_config.kv_cache_groups]
+    return sum(not _bounded(spec) for spec in groups) or max(len(groups), 1)
+
+
+def window_tokens(scheduler: Any) -> int:
+    """Tokens whose KV one request holds at most, where every group of layers has a bound; else 0.
+
+    A window may begin inside a block, so it takes one block more.
+    """
+    groups = [group.kv_cache_spec for group in scheduler.kv_cache_config.kv_cache_groups]
+    if not groups or not all(_bounded(spec) for spec in groups):
+        return 0
+    windows = [getattr(spec, "sliding_window", 0) or getattr(spec, "attention_chunk_size", 0) for spec in groups]
+    return int(max(windows)) + int(scheduler.block_size)
+
+
+def _bounded(spec: Any) -> bool:
+    return type(spec).__name__.startswith(("SlidingWindow", "ChunkedLocal", "Mamba"))
 
 
 def steerable(request: Any) -> bool:

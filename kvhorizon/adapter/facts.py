@@ -69,4 +69,5 @@ def engine_facts(engine: Engine, cost: StepCost, config: Any) -> EngineFacts:
         cost=cost,
         engine_id=f"vllm-{os.getpid()}-{data_parallel_rank(config)}",
         engine_epoch=time.time_ns() // 1000,
+        window_tokens=engine.window_tokens,
     )

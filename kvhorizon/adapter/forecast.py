@@ -6,6 +6,7 @@ notes what happened (`arrived`, `finished`) and swaps in the newest tables; lear
 
 from __future__ import annotations
 
+import math
 import threading
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from kvhorizon.adapter.forecast_health import ForecastHealth, Promises
 from kvhorizon.adapter.keys import LEVELS, chains_of, hint_chains_of, hint_sources_of, key_at
+from kvhorizon.adapter.pace import Pace
 from kvhorizon.adapter.peaks import PeakWatch
 from kvhorizon.models.bins import UNIT_TOKENS
 from kvhorizon.models.guarded import GuardedHistory
@@ -38,6 +40,7 @@ class Tables(NamedTuple):
     ratio_rows: dict[int, int]  # likewise of the hints' keys, row `HISTORY_ROWS` for others
     distrusted: frozenset[int]  # sources whose hints are worth less than the history
     z: float  # deviations of a batch's peak to keep in reserve
+    tokens_per_step: float  # that a decode gains
     version: int
 
 
@@ -63,18 +66,20 @@ class Running(NamedTuple):
     generated: IntArray
     held: IntArray  # tokens, prompts in flight as if computed
     limits: IntArray
+    steps: int = 0  # of the engine so far
 
 
 class Forecaster:
     """`arrived` and `finished` are the step's side, `learn` and `watch` the learning thread's; `tables` is the newest
     version, for both."""
 
-    def __init__(self, reserve_z: float = RESERVE_Z, block_size: int = 16) -> None:
+    def __init__(self, reserve_z: float = RESERVE_Z, block_size: int = 16, most_tokens: float = math.inf) -> None:
         self.health = ForecastHealth()
         self._history = GuardedHistory(HISTORY_ROWS)
         self._hints = Hints(RATIO_ROWS)
         self._promises = Promises(self.health)
-        self._peaks = PeakWatch(self.health, reserve_z, block_size)
+        self._peaks = PeakWatch(self.health, reserve_z, block_size, most_tokens)
+        self._pace = Pace()
         self._arrived: list[tuple[int, int, int, float, int]] = []
         self._ended: list[Ended] = []
         self._lock = threading.Lock()
@@ -112,6 +117,7 @@ class Forecaster:
         chains = hint_chains_of(running.hint_leaves[hinted])
         self._hints.watch(chains, running.hint_tokens[hinted], running.generated[hinted])
         self.health.drift_active = self._history.on_floor
+        self._pace.look(running.handles, running.generated, running.steps)
         self.tables = self._publish(self.tables.version + 1)
         self._peaks.look(running, self._curves(running.leaves, running.hint_leaves, running.hint_tokens))
 
@@ -170,6 +176,7 @@ class Forecaster:
             {key: HISTORY_ROWS + row for key, row in ratios.rows_by_key().items()},
             distrusted,
             self._peaks.z(),
+            self._pace.told,
             version,
         )
 

@@ -228,7 +228,9 @@ class Guest:
         if self.forecaster.tables is not self.rows.tables:
             self.rows.use_tables(self.forecaster.tables)
             self.rule.use_z(self.rows.tables.z)
-            self.rule.losing = self.losing.cost(self.accounting.total)
+            self.losing.see(self.accounting.total)
+            self.rule.losing = self.losing.cost()
+            self.ticker.habits = self.losing.habits(self.rows.tables.tokens_per_step)
             self.rule.changed()
         newest = self.session.newest if self.session is not None else None
         if self.plans.look(newest, self.rows, now_s):

@@ -3,7 +3,7 @@
     1  tenant (a name in `vllm_xargs`, else the cache salt) and LoRA adapter
     2  class that the client names; kind of sampling, structured output, stop strings
     3  limit of the output, in quarter octaves; 0 where only the context ends it
-    4  length of the prompt, in classes as `models.forecast.length_key` has them
+    4  length of the prompt, in classes as `models.chains.length_key` has them
 
 A request's leaf holds all four in 56 bits; the keys before it are its upper bits, and every key ends with its level in
 3 bits. Hints have a source, the tenant, and a leaf of their own: the source and the width of the range.
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvhorizon.adapter.hints import Hint, number_of_name
-from kvhorizon.models.forecast import PROMPT_CLASS_BITS
+from kvhorizon.models.chains import PROMPT_CLASS_BITS
 
 IntArray = NDArray[np.int64]
 

@@ -10,6 +10,7 @@ import logging
 import re
 import threading
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,19 @@ SAVE_S = 60.0
 
 
 class Learner:
-    """Of one engine. `state` is a folder that survives restarts; None keeps nothing."""
+    """Of one engine. `state` is a folder that survives restarts; None keeps nothing. `steps` counts the engine's."""
 
-    def __init__(self, forecaster: Forecaster, engine: Engine, rows: Rows, state: Path | None = None) -> None:
+    def __init__(
+        self,
+        forecaster: Forecaster,
+        engine: Engine,
+        rows: Rows,
+        state: Path | None = None,
+        steps: Callable[[], int] = lambda: 0,
+    ) -> None:
         self.errors = 0
         self._forecaster, self._engine, self._rows, self._state = forecaster, engine, rows, state
+        self._steps = steps
         self._due_s = self._watch_s = self._save_s = 0.0
         self._now_s = 0.0
         self._wake = threading.Event()
@@ -71,7 +80,7 @@ class Learner:
             if now_s >= self._watch_s:
                 self._watch_s = now_s + WATCH_S
                 self._forecaster.learn()
-                self._forecaster.watch(running_now(self._engine, self._rows))
+                self._forecaster.watch(running_now(self._engine, self._rows, self._steps()))
             else:
                 self._forecaster.learn()
             if now_s >= self._save_s:
@@ -108,8 +117,8 @@ class Learner:
                 logger.warning("kvhorizon cannot keep what it learned: %s", error)
 
 
-def running_now(engine: Engine, rows: Rows) -> Running:
-    """What the engine runs, read beside its thread: a request that ends meanwhile is left out."""
+def running_now(engine: Engine, rows: Rows, steps: int = 0) -> Running:
+    """What the engine runs after so many `steps`, read beside its thread: a request that ends meanwhile is left out."""
     found = []
     for request in list(engine.scheduler.running):
         slot = rows.slot_of.get(request.request_id)
@@ -127,6 +136,7 @@ def running_now(engine: Engine, rows: Rows) -> Running:
         generated,
         prompts + generated,
         limits[slots].astype(np.int64),
+        steps,
     )
 
 

@@ -2,9 +2,9 @@
 
     reload_s · k · c  +  (1 − k) · recompute(c)          of a context of c tokens
 
-k is the share of evicted tokens that came back from the prefix cache or from host memory so far, learned from the exact
-counts: (restored + s·k₀) / (restored + recomputed + s), with k₀ believed at first and worth s tokens. A prefix cache
-gives back for nothing; vLLM's KV offloading at the speed of the bus.
+k is the share of evicted tokens that survived until their resume, learned from the exact counts (`models.kept`). A
+prefix cache gives back for nothing, vLLM's KV offloading at the speed of the bus. The rules beside the engine and, as
+`Habits`, the planner price evictions by it.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from __future__ import annotations
 from typing import Any
 
 from kvhorizon.adapter.accounting import Tally
+from kvhorizon.models.kept import Kept
 from kvhorizon.models.shape import ModelShape
-from kvhorizon.state import StepCost
+from kvhorizon.models.step_time import undoing
+from kvhorizon.state import Habits, StepCost
 
 OFFLOADERS = ("OffloadingConnector", "SimpleCPUOffloadConnector", "LMCacheConnectorV1", "LMCacheMPConnector")
 HOST_BYTES_S = 25e9  # of PCIe 4.0 with 16 lanes: 31.5 GB/s less protocol and gaps between blocks
 UNKNOWN_KV_BYTES = 131072.0  # per token, of an 8B model with grouped heads
-BELIEVED_SHARE = 0.9  # k₀ with offloading; 0 without
-BELIEF_TOKENS = 16_384.0  # s
 
 
 class Losing:
@@ -28,18 +28,24 @@ class Losing:
     def __init__(self, cost: StepCost, reload_s_per_token: float, offloads: bool) -> None:
         self.offloads, self.reload_s_per_token = offloads, reload_s_per_token
         self._cost = cost
-        self._believed = BELIEVED_SHARE if offloads else 0.0
+        self._kept = Kept(offloads)
 
-    def kept(self, total: Tally) -> float:
+    def see(self, total: Tally) -> None:
+        """Take in what came back and what did not since the last time."""
+        self._kept.see(total.restored_tokens, total.recompute_tokens)
+
+    @property
+    def kept(self) -> float:
         """k, the share that comes back."""
-        seen = total.restored_tokens + total.recompute_tokens
-        return (total.restored_tokens + BELIEF_TOKENS * self._believed) / (seen + BELIEF_TOKENS)
+        return self._kept.share
 
-    def cost(self, total: Tally) -> StepCost:
+    def cost(self) -> StepCost:
         """Step costs with which `recompute_seconds` gives the price."""
-        kept, cost = self.kept(total), self._cost
-        linear_s = (1.0 - kept) * cost.linear_s_per_token + kept * self.reload_s_per_token
-        return cost._replace(linear_s_per_token=linear_s, attention_s_per_pair=(1.0 - kept) * cost.attention_s_per_pair)
+        return undoing(self._cost, self.kept, self.reload_s_per_token)
+
+    def habits(self, tokens_per_step: float) -> Habits:
+        """What the planner is told, k to three places."""
+        return Habits(tokens_per_step, round(self.kept, 3), self.reload_s_per_token)
 
 
 def losing_of(config: Any, cost: StepCost, shape: ModelShape | None) -> Losing:

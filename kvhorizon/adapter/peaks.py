@@ -2,11 +2,13 @@
 
 A batch is the requests that run at one moment. Its peak is what they would hold at most within `HORIZON_STEPS` tokens
 of each, had none been evicted and none admitted: it is known once each has ended or got so far, however long it waited
-in between. At most `PENDING` batches are watched at a time.
+in between. Time is counted in tokens of each, so that tokens per step do not matter; prefixes that requests share are
+counted for each of them in promise and peak alike. At most `PENDING` batches are watched at a time.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from statistics import NormalDist
 from typing import TYPE_CHECKING, NamedTuple
@@ -30,7 +32,6 @@ GAP_LOOKS = 4  # between the beginnings of two batches
 PATIENCE_LOOKS = 600  # then whoever is still about counts as running throughout
 LEAST_REQUESTS = 4
 Z_MOST = 6.0
-_NO_LIMIT = float(1 << 30)
 
 
 class _Batch(NamedTuple):
@@ -48,8 +49,11 @@ class _Batch(NamedTuple):
 class PeakWatch:
     """Told of all that ends and, now and then, of all that runs."""
 
-    def __init__(self, health: ForecastHealth, reserve_z: float, block_size: int) -> None:
+    def __init__(
+        self, health: ForecastHealth, reserve_z: float, block_size: int, most_tokens: float = math.inf
+    ) -> None:
         self._health, self._block_size = health, block_size
+        self._most_tokens = most_tokens  # whose KV one request holds
         self._chance = 1.0 - NormalDist().cdf(reserve_z)
         self._scores = PeakScores()
         self._batches: list[_Batch] = []
@@ -95,7 +99,7 @@ class PeakWatch:
         alive, mean, variance = np.zeros((3, size, len(STEPS)))
         shared = np.zeros(size)
         survival_profile(curves, np.arange(size), running.generated, running.limits, STEPS, 1.0, alive)
-        block_profile(alive, running.held, shared, STEPS, 1.0, self._block_size, _NO_LIMIT, mean, variance)
+        block_profile(alive, running.held, shared, STEPS, 1.0, self._block_size, self._most_tokens, mean, variance)
         total, deviation = mean.sum(axis=0), np.sqrt(variance.sum(axis=0))
         return _Batch(
             running.handles,
@@ -110,7 +114,8 @@ class PeakWatch:
         )
 
     def _settle(self, batch: _Batch) -> None:
-        blocks = np.ceil((batch.held[:, None] + STEPS) / self._block_size)  # (n, K)
+        tokens = np.minimum(batch.held[:, None] + STEPS, self._most_tokens)
+        blocks = np.ceil(tokens / self._block_size)  # (n, K)
         runs = batch.runs[:, None] > STEPS
         runs |= (batch.runs[:, None] == HORIZON_STEPS) & (STEPS == HORIZON_STEPS)
         peak = float((blocks * runs).sum(axis=0).max())

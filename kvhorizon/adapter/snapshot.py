@@ -7,7 +7,7 @@ from numba import njit
 
 from kvhorizon.adapter.demand import Demand
 from kvhorizon.adapter.rows import Rows
-from kvhorizon.state import EngineFacts, ForecastKind, Requests, Snapshot
+from kvhorizon.state import EngineFacts, ForecastKind, Habits, Requests, Snapshot
 
 
 @njit(cache=True)
@@ -29,7 +29,14 @@ def gather(columns, handles, curve, scale, slots, first, handle, whole, real, ov
 
 
 def take_snapshot(
-    rows: Rows, demand: Demand, facts: EngineFacts, revision: int, now_s: float, step_s: float, free_blocks: int
+    rows: Rows,
+    demand: Demand,
+    facts: EngineFacts,
+    revision: int,
+    now_s: float,
+    step_s: float,
+    free_blocks: int,
+    habits: Habits,
 ) -> Snapshot:
     """Running requests in engine order, then the waiting ones in order of becoming waiting; all columns are copies."""
     waiting = rows.waiting()
@@ -39,6 +46,8 @@ def take_snapshot(
     columns, extra = rows.columns, rows.extra
     for slots, first in ((demand.slots, 0), (waiting, len(demand.slots))):
         gather(columns, extra.handle, extra.curve, extra.scale, slots, first, handle, whole, real, overtaker)
+    if facts.window_tokens:
+        whole[3] = np.minimum(whole[3], -(-facts.window_tokens // facts.block_size))
     requests = Requests(
         handle=handle,
         arrival_s=real[0],
@@ -66,4 +75,5 @@ def take_snapshot(
         requests=requests,
         curves=rows.tables.survival,
         curves_version=rows.tables.version,
+        habits=habits,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -79,7 +80,7 @@ def build(
     facts = engine_facts(engine, cost, config)
     greedy = (GREEDY if settings.local_only else PLANNED)[settings.knob]
     warm_up_forecasts()
-    forecaster = Forecaster(greedy.z, engine.block_size)
+    forecaster = Forecaster(greedy.z, engine.block_size, engine.window_tokens or math.inf)
     rows = Rows(engine.max_active, forecaster.tables)
     rule = Rule(greedy, cost)
     warm_up(rule, engine, facts)
@@ -89,7 +90,7 @@ def build(
         Accounting(shape, cost),
         Switch(parse_mode(settings.mode), settings.canary, settings.canary_window_s, settings.kill_switch),
         forecaster,
-        Learner(forecaster, engine, rows, state_folder(settings.state, config)),
+        Learner(forecaster, engine, rows, state_folder(settings.state, config), lambda: control.step),
         losing_of(config, cost, shape),
         PlanSession(None if settings.local_only else make_solver(settings, config)),
         Ticker(facts),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kvhorizon.adapter.batch import Batch
 from kvhorizon.adapter.session import PlanSession
 from kvhorizon.adapter.snapshot import take_snapshot
-from kvhorizon.state import EngineFacts
+from kvhorizon.state import EngineFacts, Habits
 
 TICK_S = 0.1
 IDLE_TICK_S = 1.0  # even if nothing happened: forecasts move on
@@ -14,10 +14,12 @@ PATIENCE_S = 0.05  # how long a tick may wait for a step with little to do
 
 class Ticker:
     """A tick is due every `TICK_S`; it asks for a plan only while requests wait and others run, and only if something
-    has happened since, or `IDLE_TICK_S` have passed. What it costs is kept apart from what a decision costs."""
+    has happened since, or `IDLE_TICK_S` have passed. What it costs is kept apart from what a decision costs. `habits`
+    go with each snapshot."""
 
     def __init__(self, facts: EngineFacts) -> None:
         self.revision = 0
+        self.habits = Habits()
         self._facts = facts
         self._due_s = 0.0
         self._asked_s = 0.0
@@ -41,4 +43,5 @@ class Ticker:
             return
         self.revision += 1
         demand = batch.demand(scheduled=True)
-        session.offer(take_snapshot(rows, demand, self._facts, self.revision, now_s, step_s, engine.free_blocks))
+        free_blocks = engine.free_blocks
+        session.offer(take_snapshot(rows, demand, self._facts, self.revision, now_s, step_s, free_blocks, self.habits))

@@ -12,7 +12,7 @@ from kvhorizon.adapter.rule import Rule, decide, score_running
 from kvhorizon.adapter.snapshot import take_snapshot
 from kvhorizon.models.step_time import recompute_seconds
 from kvhorizon.solver.columns import Room
-from kvhorizon.state import EngineFacts
+from kvhorizon.state import EngineFacts, Habits
 
 
 def warm_up(rule: Rule, engine: Engine, facts: EngineFacts) -> None:
@@ -27,5 +27,5 @@ def warm_up(rule: Rule, engine: Engine, facts: EngineFacts) -> None:
     room = Room(30, 0, 100, 16, 1, 64, 1.0, 1.0, 0.0)
     decide(rows.columns, rows.curves, rule.greedy, running, room, rows.desk, 1, np.zeros(1, np.int32))
     score_running(rows.columns, rows.curves, rule.greedy, rule.losing, running, 1.0, 0.0, np.zeros(1))
-    take_snapshot(rows, Demand(running, tokens, blocks, *totals), facts, 0, 0.0, 0.02, 1)
+    take_snapshot(rows, Demand(running, tokens, blocks, *totals), facts, 0, 0.0, 0.02, 1, Habits())
     recompute_seconds(rule.losing, 0, 1)

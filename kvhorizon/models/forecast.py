@@ -3,6 +3,7 @@
     history        learned online from the requests that finished; knows nothing of one request but its key
     hint:SIGMA     clients' hints whose log error has standard deviation SIGMA, which the forecast has to find out
     learned:FILE   a model of `kvhorizon train`
+    learned        a model trained on the requests that have ended so far, once it beats the history
     noisy:SIGMA    a predictor whose log error has standard deviation SIGMA, combined with what was learned online
     oracle         the truth
 
@@ -12,6 +13,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from pathlib import Path
 from typing import Protocol
@@ -20,15 +22,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvhorizon.errors import InputError
+from kvhorizon.models.chains import length_chain
 from kvhorizon.models.features import Recorded
 from kvhorizon.models.guarded import GuardedHistory
 from kvhorizon.models.informed import HintForecast, KeyedForecast, learned_forecast
 from kvhorizon.models.learned import load_model
 from kvhorizon.models.lognormal import Window, fit_lognormal
 from kvhorizon.models.survival import EXACT, GRID_POINTS, Curves, lognormal_curve, residual_of
+from kvhorizon.models.trained import TrainedForecast
 
-SPECS = "must be history, oracle, noisy:SIGMA or hint:SIGMA with SIGMA > 0, or learned:FILE"
-PROMPT_CLASS_BITS = 3  # classes of prompt length: below 8, 64, 512, 4096, … tokens
+SPECS = "must be history, oracle, noisy:SIGMA or hint:SIGMA with SIGMA > 0, learned or learned:FILE"
 MATERIAL = 0.05  # change of the prior, in log length, that is worth new tables
 UPDATE_EVERY = 64  # finished requests between two looks at the prior
 PRIOR_WINDOW = 2000  # finished requests that the prior of a predictor remembers
@@ -72,6 +75,8 @@ def make_forecast(
     if kind == "learned":
         if recorded is None:
             raise InputError("forecast", spec, "needs the recorded columns of the trace, which are not at hand here")
+        if spec == kind:
+            return TrainedForecast(history_forecast(prompt_tokens, key, output_limit), recorded, output_limit, seed)
         return learned_forecast(load_model(Path(argument)), recorded, output_limit)
     if kind == "hint":
         log_sigma = _log_sigma(spec, argument)
@@ -90,6 +95,9 @@ def check_spec(spec: str) -> None:
     kind, _, argument = spec.partition(":")
     if kind in ("noisy", "hint"):
         _log_sigma(spec, argument)
+    elif spec == "learned":
+        if importlib.util.find_spec("lightgbm") is None:
+            raise InputError("forecast", spec, "needs LightGBM: pip install 'kvhorizon[train]'")
     elif kind == "learned":
         load_model(Path(argument))
     elif spec not in ("history", "oracle"):
@@ -104,18 +112,6 @@ def _log_sigma(spec: str, text: str) -> float:
     if not (math.isfinite(log_sigma) and log_sigma > 0.0):
         raise InputError("forecast", spec, SPECS)
     return log_sigma
-
-
-def length_key(tenant: IntArray, prompt_tokens: IntArray) -> IntArray:
-    """The history's key of each request (N,): its tenant and the class of its prompt length."""
-    bits = np.floor(np.log2(np.maximum(prompt_tokens, 1))).astype(np.int64)
-    return tenant.astype(np.int64) * 16 + np.minimum(bits // PROMPT_CLASS_BITS, 15)
-
-
-def length_chain(tenant: IntArray, prompt_tokens: IntArray) -> IntArray:
-    """The history's keys of each request (N, 2), the general before the special: tenant, and `length_key`."""
-    leaf = length_key(tenant, prompt_tokens)
-    return np.stack([-1 - tenant.astype(np.int64), leaf], axis=1)
 
 
 def history_forecast(prompt_tokens: IntArray, tenant: IntArray, output_limit: IntArray) -> KeyedForecast:

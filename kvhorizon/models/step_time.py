@@ -110,3 +110,13 @@ def recompute_seconds(cost, tokens_from, tokens_to):  # type: ignore[no-untyped-
         return 0.0
     pairs = tokens * (tokens_from + 0.5 * (tokens + 1))
     return cost.linear_s_per_token * tokens + cost.attention_s_per_pair * pairs
+
+
+def undoing(cost: StepCost, kept_share: float, reload_s_per_token: float) -> StepCost:
+    """Costs with which `recompute_seconds` of a whole context is the price of undoing its eviction:
+
+    reload_s_per_token · k · c  +  (1 − k) · recompute(c)          of c tokens, of which the share k comes back
+    """
+    gone = 1.0 - kept_share
+    linear_s = gone * cost.linear_s_per_token + kept_share * reload_s_per_token
+    return cost._replace(linear_s_per_token=linear_s, attention_s_per_pair=gone * cost.attention_s_per_pair)

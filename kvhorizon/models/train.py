@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvhorizon.errors import InputError
+from kvhorizon.models.chains import length_chain
 from kvhorizon.models.features import FEATURES, Recorded, features_of
-from kvhorizon.models.forecast import length_chain
 from kvhorizon.models.learned import LearnedModel, nearest
 from kvhorizon.models.prequential import OnlineHistory, Scores, score
 from kvhorizon.models.trees import Trees, from_lightgbm

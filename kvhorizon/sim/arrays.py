@@ -19,7 +19,8 @@ FloatArray = NDArray[np.float64]
 NOBODY = -1
 
 # Places in `Engine.counters` (int64).
-FREE, RUNNING, WAITING, HEAD, TAIL, ARRIVED, DONE, STEPS, SAMPLES, PREEMPTED, NEAR_END, UNDER_WAY, COUNTS = range(13)
+FREE, RUNNING, WAITING, HEAD, TAIL, ARRIVED, DONE, STEPS, SAMPLES, PREEMPTED, NEAR_END, UNDER_WAY = range(12)
+RESTORED, RECOMPUTED, COUNTS = range(12, 15)  # tokens of the evicted that came back, and that were computed again
 # Places in `Engine.clock` (float64).
 NOW, BUSY, RECOMPUTE, STEP, TOKENS, PAIRS, NEXT_SAMPLE, SAMPLE_EVERY, RELOAD, UNDER_WAY_S, CLOCKS = range(11)
 

@@ -9,7 +9,7 @@ from kvhorizon.sim.arrays import ARRIVED, DONE, NOW, PREEMPTED, RUNNING, WAITING
 from kvhorizon.sim.setup import Setup, Solver
 from kvhorizon.sim.snapshot import take_snapshot
 from kvhorizon.solver.select import Desk
-from kvhorizon.state import Plan, Source
+from kvhorizon.state import Habits, Plan, Source
 
 IDLE_TICK_S = 1.0  # ask again after so long even if nothing happened: forecasts move on
 STALE_S = 2.0  # a plan older than this is dropped
@@ -25,6 +25,7 @@ class PlanFollower:
     def __init__(self, setup: Setup, engine: Engine, forecast: Forecast, desk: Desk, solver: Solver | None) -> None:
         self.plans = {"program": 0, "greedy": 0, "local": 0, "native": 0, "stale": 0}
         self.due_s = 0.0
+        self.habits = Habits()  # of the engine, as seen so far
         self._setup, self._engine, self._forecast, self._desk, self._solver = setup, engine, forecast, desk, solver
         self._pending: Plan | None = None
         self._applied_s = -np.inf
@@ -61,7 +62,8 @@ class PlanFollower:
 
     def _ask(self) -> None:
         self._revision += 1
-        snapshot = take_snapshot(self._engine, self._forecast, self._desk, self._setup.facts, self._revision)
+        facts = self._setup.facts
+        snapshot = take_snapshot(self._engine, self._forecast, self._desk, facts, self._revision, self.habits)
         plan = self._solver.plan(snapshot) if self._solver else None
         if plan is None:
             self.plans["local"] += 1

@@ -12,6 +12,8 @@ from collections.abc import Callable
 import numpy as np
 
 from kvhorizon.models.forecast import Forecast, make_forecast
+from kvhorizon.models.kept import Kept
+from kvhorizon.models.step_time import undoing
 from kvhorizon.sim.advance import FINISHED, LEARN, advance
 from kvhorizon.sim.arrays import (
     ARRIVED,
@@ -23,6 +25,8 @@ from kvhorizon.sim.arrays import (
     PREEMPTED,
     PREEMPTION_ROWS,
     RECOMPUTE,
+    RECOMPUTED,
+    RESTORED,
     RUNNING,
     SAMPLES,
     STEPS,
@@ -41,6 +45,7 @@ from kvhorizon.sim.policies import Policy
 from kvhorizon.sim.recorded import recorded
 from kvhorizon.sim.setup import Setup, Solver
 from kvhorizon.solver.select import Desk, new_desk, refresh_remaining
+from kvhorizon.state import Habits
 
 LEARN_EVERY = 32  # finished requests between two lessons of the forecast
 
@@ -89,7 +94,7 @@ def start(setup: Setup, policy: Policy) -> tuple[Engine, Forecast]:
         output_limit=limit.astype(np.int64),
         true_output_tokens=trace.output_tokens,
         seed=setup.seed,
-        recorded=recorded(trace) if setup.forecast.startswith("learned:") else None,
+        recorded=recorded(trace) if setup.forecast.startswith("learned") else None,
     )
     return engine, forecast
 
@@ -116,12 +121,17 @@ def replay(
     """
     engine, forecast = start(setup, policy)
     desk = new_desk(len(setup.trace), setup.facts.max_num_seqs)
-    guest = policy.guest.at_work(len(setup.trace), setup.facts.max_num_seqs)
+    guest = policy.guest.at_work(len(setup.trace), setup.facts.max_num_seqs, setup.facts.cost)
+    kept = Kept(setup.reload_s_per_token > 0.0)
     follower = PlanFollower(setup, engine, forecast, desk, solver) if policy.planner else None
     total = len(setup.trace)
     report_every = max(1, total // 200)
     learned = 0
     while True:
+        kept.see(int(engine.counters[RESTORED]), int(engine.counters[RECOMPUTED]))
+        guest = guest._replace(losing=undoing(setup.facts.cost, kept.share, setup.reload_s_per_token))
+        if follower:
+            follower.habits = Habits(1.0, round(kept.share, 3), setup.reload_s_per_token)
         until_s = follower.due_s if follower else np.inf
         learn_at = learned + LEARN_EVERY if guest.steers else int(engine.counters[DONE]) + report_every
         reason = advance(engine, forecast.curves, guest, setup.facts.cost, desk, until_s, learn_at, True)

@@ -9,10 +9,12 @@ from kvhorizon.models.survival import EXACT
 from kvhorizon.sim.arrays import FREE, NOW, RUNNING, STEP, Engine
 from kvhorizon.sim.look import collect_waiting
 from kvhorizon.solver.select import Desk
-from kvhorizon.state import EngineFacts, ForecastKind, Requests, Snapshot
+from kvhorizon.state import EngineFacts, ForecastKind, Habits, Requests, Snapshot
 
 
-def take_snapshot(engine: Engine, forecast: Forecast, desk: Desk, facts: EngineFacts, revision: int) -> Snapshot:
+def take_snapshot(
+    engine: Engine, forecast: Forecast, desk: Desk, facts: EngineFacts, revision: int, habits: Habits
+) -> Snapshot:
     """Running requests in engine order, then the waiting in queue order; handles are request indices."""
     num_running = int(engine.counters[RUNNING])
     num_waiting, _ = collect_waiting(engine, desk.waiting)
@@ -47,4 +49,5 @@ def take_snapshot(engine: Engine, forecast: Forecast, desk: Desk, facts: EngineF
         requests=requests,
         curves=curves.survival,
         curves_version=forecast.version,
+        habits=habits,
     )

@@ -17,6 +17,7 @@ from kvhorizon.sim.step import admit, blocks_wanted, fits_now, known_tokens, nex
 from kvhorizon.solver.columns import Room
 from kvhorizon.solver.greedy import GREEDY, Greedy, Knob, victim_score
 from kvhorizon.solver.select import choose_admissions
+from kvhorizon.state import StepCost
 
 
 class Guest(NamedTuple):
@@ -28,10 +29,12 @@ class Guest(NamedTuple):
     steers: bool  # False: the engine is left alone
     rule: Greedy = GREEDY[Knob.BALANCED]
     rival: Rules | None = None  # someone else's rules; None: ours
+    losing: StepCost | None = None  # what undoing an eviction costs; given when at work
 
-    def at_work(self, requests: int, seats: int) -> "Guest":
+    def at_work(self, requests: int, seats: int, cost: StepCost) -> "Guest":
         """This guest with memory of its own, for one replay of so many requests."""
-        return self if self.rival is None else self._replace(rival=self.rival.with_notes(requests, seats))
+        rival = None if self.rival is None else self.rival.with_notes(requests, seats)
+        return self._replace(rival=rival, losing=cost)
 
 
 UNSTEERED = Guest(steers=False)
@@ -56,12 +59,12 @@ def score(engine, curves, rule, cost, n, oldest_age_s):  # type: ignore[no-untyp
 
 
 @inside
-def score_by(engine, curves, rule, rival, cost, n, place, oldest_age_s):  # type: ignore[no-untyped-def]
+def score_by(engine, curves, rule, rival, losing, cost, n, place, oldest_age_s):  # type: ignore[no-untyped-def]
     """The victim score of whoever steers."""
     if rival is None:
-        return score(engine, curves, rule, cost, n, oldest_age_s)
+        return score(engine, curves, rule, losing, n, oldest_age_s)
     if rival.victim == OURS:
-        return score(engine, curves, rival.ours, cost, n, oldest_age_s)
+        return score(engine, curves, rival.ours, losing, n, oldest_age_s)
     return rival_score(engine, curves, rival, cost, n, place)
 
 
@@ -83,7 +86,7 @@ def best_victim(engine, curves, guest, cost, candidates, oldest_age_s):  # type:
     greatest = -1.0
     for i in range(candidates):
         n = engine.lists.running[i]
-        value = score_by(engine, curves, guest.rule, guest.rival, cost, n, i, oldest_age_s)
+        value = score_by(engine, curves, guest.rule, guest.rival, guest.losing, cost, n, i, oldest_age_s)
         if value > greatest:
             greatest = value
             best = i

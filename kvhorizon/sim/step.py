@@ -21,7 +21,9 @@ from kvhorizon.sim.arrays import (
     PREEMPTED,
     PREEMPTION_ROWS,
     RECOMPUTE,
+    RECOMPUTED,
     RELOAD,
+    RESTORED,
     RUNNING,
     STEP,
     STEPS,
@@ -203,6 +205,7 @@ def admit(engine, n, budget):  # type: ignore[no-untyped-def]
     join(engine, engine.cache, n, found, idle, known)
     take(engine, engine.cache, n, blocks_for(start + tokens, limits.block_size) - found)
     fill(engine, engine.cache, n, start + tokens)
+    count[RESTORED] += min(start, engine.live.high_water[n])
     engine.clock[RELOAD] += limits.reload_s_per_token * (start - found * limits.block_size)
     columns.computed[n] = start
     lists.running[count[RUNNING]] = n
@@ -260,6 +263,7 @@ def run_batch(engine, cost, together, kv_together):  # type: ignore[no-untyped-d
     clock, count = engine.clock, engine.counters
     prefill, pairs, decodes, kv, again, again_pairs = batch_work(engine, together, kv_together)
     seconds = step_seconds(cost, prefill, pairs, decodes, kv, count[RUNNING])
+    count[RECOMPUTED] += again
     if again > 0:
         first = min(again, prefill)
         without = step_seconds(cost, prefill - first, max(pairs - again_pairs, 0.0), decodes, kv, count[RUNNING])

@@ -80,7 +80,10 @@ class Builder:
             sequences=arena.rows.sequences[:size],
             prefill_tokens=spread_out(prefill, slot, size),
             held_blocks=spread_out(held_blocks(snapshot, rows), slot, size),
-            capacity_blocks=pool - settings.z * frame.spread / 2.0 - running_blocks[~may_leave].sum(axis=0),
+            capacity_blocks=pool
+            + shared_blocks(snapshot) * held.sequences.sum(axis=0) / max(running, 1)
+            - settings.z * frame.spread / 2.0
+            - running_blocks[~may_leave].sum(axis=0),
             max_sequences=max(snapshot.facts.max_num_seqs, running) - held.sequences[~may_leave].sum(axis=0),
             prefill_budget_tokens=budget,
             present_blocks=np.array([snapshot.free_blocks + requests.blocks_held[leaving].sum()], np.float64),
@@ -111,10 +114,10 @@ def spread_out(values: NDArray[Any], slot: IntArray, size: int, empty: float = 0
 
 
 def horizon_steps(snapshot: Snapshot, outlook: Outlook, waiting: IntArray, settings: Settings) -> float:
-    """How far to look: some mean outputs to come."""
+    """How far to look: some mean outputs to come, at the engine's tokens per step."""
     remaining, running = outlook.remaining, snapshot.num_running
     total = float(remaining[:running].sum() + remaining[waiting].sum())
-    return settings.horizon_outputs * total / max(running + len(waiting), 1)
+    return settings.horizon_outputs * total / (snapshot.habits.tokens_per_step * max(running + len(waiting), 1))
 
 
 def only(foreseen: Foreseen, rows: IntArray) -> Foreseen:
@@ -153,15 +156,26 @@ def considered(snapshot: Snapshot, outlook: Outlook, settings: Settings) -> IntA
 def foreseen_pool(snapshot: Snapshot, settings: Settings) -> float:
     """Blocks that the program may plan for: the pool less the reserve and less what no running request holds."""
     total = snapshot.facts.total_blocks
-    ours = int(snapshot.requests.blocks_held[: snapshot.num_running].sum())  # shared prefixes may count twice
-    foreign = max(total - snapshot.free_blocks - ours, 0)
-    return total * (1.0 - settings.reserve_share) - foreign
+    return total * (1.0 - settings.reserve_share) - max(-_counted_twice(snapshot), 0)
+
+
+def shared_blocks(snapshot: Snapshot) -> int:
+    """Blocks that running requests hold together, beyond the one time that each of them is there."""
+    return max(_counted_twice(snapshot), 0)
+
+
+def _counted_twice(snapshot: Snapshot) -> int:
+    """What the running requests hold, one by one, less what is in use; below 0: others hold blocks, too."""
+    ours = int(snapshot.requests.blocks_held[: snapshot.num_running].sum())
+    return ours - (snapshot.facts.total_blocks - snapshot.free_blocks)
 
 
 def held_blocks(snapshot: Snapshot, rows: IntArray) -> FloatArray:
     """(n,) Blocks that each request holds if it runs now: those it has, or those that its context needs."""
     requests = snapshot.requests
     context = requests.prompt_tokens[rows] + requests.generated_tokens[rows]
+    if snapshot.facts.window_tokens:
+        context = np.minimum(context, snapshot.facts.window_tokens)
     runs = rows < snapshot.num_running
     return np.where(runs, requests.blocks_held[rows], -(-context // snapshot.facts.block_size)).astype(np.float64)
 

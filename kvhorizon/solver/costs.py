@@ -2,7 +2,7 @@
 
     waiting, point a      w·t_a·(1 + postponed if a > 0)        w = weight·(1 + age / (aging_s + aging_share·output))
     not in the horizon    w·T_K·never
-    running, point a ≥ 1  the same delay + loss                 loss = recompute stalls the batch, see `stall_s`
+    running, point a ≥ 1  the same delay + loss                 loss = undoing it stalls the batch, see `stall_s`
     any, while it holds   the batch's delay by reading its KV   linear in KV tokens, so the batch size has a price
     overflow              what evicting an average block costs
 
@@ -17,7 +17,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from kvhorizon.models.step_time import recompute_seconds
+from kvhorizon.models.step_time import recompute_seconds, undoing
 from kvhorizon.models.survival import Curves, mean_remaining
 from kvhorizon.solver.greedy import kv_time
 from kvhorizon.solver.settings import Settings
@@ -67,10 +67,11 @@ def _recompute(cost, context, out):  # type: ignore[no-untyped-def]
 def stall_s(snapshot: Snapshot, context: IntArray) -> FloatArray:
     """(n,) Seconds of delay that evicting a request with `context` (n,) tokens costs.
 
-    Its recompute and half a step, for each running sequence, as all of them wait meanwhile.
+    Its recompute, net of what comes back from caches, and half a step, for each running sequence, as all of them wait
+    meanwhile.
     """
-    alone = np.empty(len(context))
-    _recompute(snapshot.facts.cost, context, alone)
+    alone, habits = np.empty(len(context)), snapshot.habits
+    _recompute(undoing(snapshot.facts.cost, habits.kept_share, habits.reload_s_per_token), context, alone)
     return alone * max(snapshot.num_running, 1)
 
 

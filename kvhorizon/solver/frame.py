@@ -16,7 +16,6 @@ from kvhorizon.models.survival import Curves
 from kvhorizon.solver.arena import Arena
 from kvhorizon.solver.budget import Spending
 from kvhorizon.solver.horizon import (
-    Grid,
     Traits,
     admission_buckets,
     bucket_edges,
@@ -130,11 +129,12 @@ class Frame:
 
     def _cut(self, snapshot: Snapshot, steps: float) -> Arena:
         """The present grid, or the next one where the horizon, the engine or its forecasts have changed."""
-        made_for = (snapshot.facts, snapshot.curves_version)
-        self._reserved = min(self._settings.max_evictions, snapshot.facts.max_num_seqs)
+        facts, gained = snapshot.facts, snapshot.habits.tokens_per_step
+        made_for = (facts, snapshot.curves_version, gained)
+        self._reserved = min(self._settings.max_evictions, facts.max_num_seqs)
         if self._now is None or made_for != self._made_for:
             self._next, self._made_for = None, made_for
-            return self._take(self._anew(steps, self._now.arena if self._now else self._spare))
+            return self._take(self._anew(snapshot, steps, self._now.arena if self._now else self._spare))
         drift, ready = factor(steps, self._now.horizon_steps), self._next is not None and self._all_written()
         if self._next is not None and (ready or drift > HORIZON_DRIFT):
             ahead, self._next = self._next, None
@@ -143,9 +143,9 @@ class Frame:
                 return self._take(ahead)
             self._spare = ahead.arena
         if drift > HORIZON_DRIFT:
-            return self._take(self._anew(steps, self._now.arena))
+            return self._take(self._anew(snapshot, steps, self._now.arena))
         if drift > HORIZON_SOON and self._next is None:
-            self._next, self._written = self._anew(steps, self._spare), 0
+            self._next, self._written = self._anew(snapshot, steps, self._spare), 0
         return self._now.arena
 
     def _write_some(self) -> None:
@@ -164,9 +164,10 @@ class Frame:
         self._now, self.spread = cut, np.zeros(self._settings.buckets)
         return cut.arena
 
-    def _anew(self, steps: float, arena: Arena | None) -> Cut:
+    def _anew(self, snapshot: Snapshot, steps: float, arena: Arena | None) -> Cut:
         """A grid for this horizon, in an arena that is of no other use, if there is one."""
-        grid: Grid = grid_of(bucket_edges(steps, self._settings), admission_buckets(self._settings))
+        edges, points = bucket_edges(steps, self._settings), admission_buckets(self._settings)
+        grid = grid_of(edges, points, snapshot.habits.tokens_per_step, snapshot.facts.window_tokens)
         if arena is None or arena.reserved != self._reserved:
             return Cut(Arena(self._reserved, grid), steps)
         arena.regrid(grid)

@@ -1,7 +1,8 @@
 """Time ahead in buckets, and what requests are expected to hold in them.
 
 Expected blocks of a bucket are the largest of S(h)·⌈(c + h) / block⌉ over its start, middle and end, their variance the
-largest of S·(1 − S)·⌈…⌉², expected sequences S at its start; h counts from admission, c is the context then.
+largest of S·(1 − S)·⌈…⌉², expected sequences S at its start; h = γ·steps are the tokens gained since admission, c is
+the context then, and c + h is cut at the window where every layer has one.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ class Grid(NamedTuple):
 
     edges: FloatArray  # (K + 1,) T_k, steps
     bucket: IntArray  # (A,) k_a, ascending from 0
-    steps: FloatArray  # (A, K, SAMPLES) steps from admission at a to each sample of bucket k; 0 for k < k_a
-    log_steps: FloatArray  # (A, K, SAMPLES) log2 of them
+    tokens: FloatArray  # (A, K, SAMPLES) gained from admission at a to each sample of bucket k; 0 for k < k_a
+    log_tokens: FloatArray  # (A, K, SAMPLES) log2 of them
+    window: float  # tokens whose KV a request holds at most
 
 
 def bucket_edges(horizon_steps: float, settings: Settings) -> FloatArray:
@@ -54,12 +56,12 @@ def admission_buckets(settings: Settings) -> IntArray:
     return np.rint(np.linspace(0, settings.buckets - 1, settings.points)).astype(np.int64)
 
 
-def grid_of(edges: FloatArray, bucket: IntArray) -> Grid:
-    """The grid with these edges (K + 1,) and admission buckets (A,)."""
+def grid_of(edges: FloatArray, bucket: IntArray, tokens_per_step: float = 1.0, window_tokens: int = 0) -> Grid:
+    """The grid with these edges (K + 1,) and admission buckets (A,); without a window, `window_tokens` = 0."""
     share = np.linspace(0.0, 1.0, SAMPLES)
     samples = edges[:-1, None] + share * np.diff(edges)[:, None]  # (K, SAMPLES)
-    steps = np.maximum(samples[None] - edges[bucket][:, None, None], 0.0)
-    return Grid(edges, bucket, steps, np.log2(np.maximum(steps, 1e-9)))
+    tokens = tokens_per_step * np.maximum(samples[None] - edges[bucket][:, None, None], 0.0)
+    return Grid(edges, bucket, tokens, np.log2(np.maximum(tokens, 1e-9)), float(window_tokens or np.inf))
 
 
 class Traits(NamedTuple):
@@ -89,7 +91,7 @@ def hold_from(curves, traits, n, grid, a, block_size, mean, variance, sequences)
 
     S(h | generated) is that of `models.survival.survive`, with what does not depend on h computed once.
     """
-    tables, steps, log_steps = curves.survival, grid.steps, grid.log_steps
+    tables, tokens, log_tokens = curves.survival, grid.tokens, grid.log_tokens
     c, scale = curves.curve[n], curves.scale[n]
     context, generated, limit = float(traits.context[n]), float(traits.generated[n]), float(traits.limit[n])
     log_scale = math.log2(scale)
@@ -99,20 +101,20 @@ def hold_from(curves, traits, n, grid, a, block_size, mean, variance, sequences)
         now = tables[c, 0] if generated == 0.0 else table_at_log(tables, c, log_generated - log_scale)
     tabled = c != EXACT and now > TINY
     per_block = 1.0 / block_size
-    alive, held = 1.0, math.ceil(context * per_block - ROUNDING)
+    alive, held = 1.0, math.ceil(min(context, grid.window) * per_block - ROUNDING)
     for k in range(grid.bucket[a], len(mean)):
         sequences[k] = alive
         most, widest = alive * held, alive * (1.0 - alive) * held * held
         for sample in range(1, SAMPLES):
-            h = steps[a, k, sample]
+            h = tokens[a, k, sample]
             if generated + h >= limit:
                 alive = 0.0
             elif tabled:
-                log_x = log_steps[a, k, sample] if generated == 0.0 else math.log2(generated + h)
+                log_x = log_tokens[a, k, sample] if generated == 0.0 else math.log2(generated + h)
                 alive = table_at_log(tables, c, log_x - log_scale) / now
             else:
                 alive = survive(curves, n, generated, h, limit)
-            held = math.ceil((context + h) * per_block - ROUNDING)
+            held = math.ceil(min(context + h, grid.window) * per_block - ROUNDING)
             most = max(most, alive * held)
             widest = max(widest, alive * (1.0 - alive) * held * held)
         mean[k], variance[k] = most, widest

@@ -6,6 +6,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from kvhorizon.models.step_time import undoing
 from kvhorizon.models.survival import Curves, mean_remaining
 from kvhorizon.solver.columns import Columns, Room
 from kvhorizon.solver.greedy import Greedy, victim_score
@@ -86,14 +87,14 @@ def _victim_scores(columns, curves, rule, cost, num_running, now_s, oldest_age_s
 
 def victims(snapshot: Snapshot, rule: Greedy, curves: Curves) -> IntArray:
     """Indices (r,) of the running requests, the best victim first."""
-    scores = np.zeros(snapshot.num_running)
+    scores, habits = np.zeros(snapshot.num_running), snapshot.habits
     waiting = snapshot.requests.arrival_s[snapshot.num_running :]
     oldest_age_s = snapshot.now_s - float(waiting.min()) if len(waiting) else 0.0
     _victim_scores(
         columns_of(snapshot),
         curves,
         rule,
-        snapshot.facts.cost,
+        undoing(snapshot.facts.cost, habits.kept_share, habits.reload_s_per_token),
         snapshot.num_running,
         snapshot.now_s,
         oldest_age_s,

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kvhorizon.errors import InputError
 from kvhorizon.models.survival import GRID_POINTS
-from kvhorizon.state import EngineFacts, ForecastKind, Requests, Snapshot, StepCost
+from kvhorizon.state import EngineFacts, ForecastKind, Habits, Requests, Snapshot, StepCost
 
 Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
@@ -58,6 +58,15 @@ class FactsJson(_Strict):
     cost: CostJson
     engine_id: str = "engine"
     engine_epoch: Annotated[int, Field(ge=0, lt=2**64)] = 0
+    window_tokens: Count = 0
+
+
+class HabitsJson(_Strict):
+    """`Habits`."""
+
+    tokens_per_step: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 1.0
+    kept_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    reload_s_per_token: Real = 0.0
 
 
 class ForecastJson(_Strict):
@@ -97,6 +106,7 @@ class SnapshotJson(_Strict):
     running: list[RequestJson] = []
     waiting: list[RequestJson] = []
     curves: list[Annotated[list[Annotated[float, Field(ge=0.0, le=1.0)]], Field(min_length=GRID_POINTS)]] = []
+    habits: HabitsJson = HabitsJson()
 
 
 def snapshot_from_json(text: str) -> Snapshot:
@@ -120,6 +130,7 @@ def snapshot_from_json(text: str) -> Snapshot:
         num_running=len(read.running),
         requests=_columns(read),
         curves=np.array(read.curves, np.float64).reshape(len(read.curves), GRID_POINTS if read.curves else 0),
+        habits=Habits(**read.habits.model_dump()),
     )
 
 
@@ -203,6 +214,7 @@ def snapshot_to_json(snapshot: Snapshot) -> str:
         "running": requests[: snapshot.num_running],
         "waiting": requests[snapshot.num_running :],
         "curves": snapshot.curves.tolist() if snapshot.curves.size else [],
+        "habits": snapshot.habits._asdict(),
     }
     return json.dumps(document, indent=1)
 

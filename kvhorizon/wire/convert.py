@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from kvhorizon.errors import InputError
-from kvhorizon.state import EngineFacts, FloatArray, Plan, Requests, Snapshot, Source, StepCost
+from kvhorizon.state import EngineFacts, FloatArray, Habits, Plan, Requests, Snapshot, Source, StepCost
 from kvhorizon.wire.v1 import scheduler_pb2 as pb
 
 _SMOOTH = StepCost._field_defaults["smooth"]
@@ -49,6 +49,7 @@ _FACTS = (
     "engine_id",
     "engine_epoch",
     "contract_version",
+    "window_tokens",
 )
 
 
@@ -71,6 +72,17 @@ def decode_facts(message: pb.EngineFacts) -> EngineFacts:
     if not message.cost.HasField("smooth"):
         cost = cost._replace(smooth=_SMOOTH)
     return EngineFacts(cost=cost, **{name: getattr(message, name) for name in _FACTS})
+
+
+def decode_habits(message: pb.Habits) -> Habits:
+    """Habits of `message`; an absent `tokens_per_step` takes its default."""
+    gained = message.tokens_per_step if message.HasField("tokens_per_step") else Habits().tokens_per_step
+    return Habits(gained, message.kept_share, message.reload_s_per_token)
+
+
+def encode_habits(habits: Habits) -> pb.Habits:
+    """Message of `habits`."""
+    return pb.Habits(**habits._asdict())
 
 
 def encode_requests(requests: Requests, rows: Any = slice(None)) -> pb.Requests:
@@ -132,6 +144,7 @@ def encode_snapshot(snapshot: Snapshot) -> pb.Snapshot:
         requests=encode_requests(snapshot.requests),
         curves=encode_curves(snapshot.curves),
         curves_version=snapshot.curves_version,
+        habits=encode_habits(snapshot.habits),
     )
 
 
@@ -149,6 +162,7 @@ def decode_snapshot(message: pb.Snapshot) -> Snapshot:
         requests=decode_requests(message.requests),
         curves=decode_curves(message.curves),
         curves_version=message.curves_version,
+        habits=decode_habits(message.habits),
     )
 
 

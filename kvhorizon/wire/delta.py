@@ -12,7 +12,16 @@ from numpy.typing import NDArray
 
 from kvhorizon.errors import InputError
 from kvhorizon.state import HandleArray, Requests, Snapshot
-from kvhorizon.wire.convert import COLUMNS, column, decode_curves, decode_requests, encode_curves, encode_requests
+from kvhorizon.wire.convert import (
+    COLUMNS,
+    column,
+    decode_curves,
+    decode_habits,
+    decode_requests,
+    encode_curves,
+    encode_habits,
+    encode_requests,
+)
 from kvhorizon.wire.v1 import scheduler_pb2 as pb
 from kvhorizon.wire.validate import check_size, check_unique
 
@@ -49,6 +58,8 @@ def encode_delta(old: Snapshot, new: Snapshot) -> pb.Delta:
         message.order.handle.extend(new.requests.handle.tolist())
     if new.curves_version != old.curves_version:
         message.curves.CopyFrom(encode_curves(new.curves))
+    if new.habits != old.habits:
+        message.habits.CopyFrom(encode_habits(new.habits))
     return message
 
 
@@ -75,6 +86,7 @@ def apply_delta(old: Snapshot, message: pb.Delta) -> Snapshot:
         requests=Requests(**table),
         curves=decode_curves(message.curves) if message.HasField("curves") else old.curves,
         curves_version=message.curves_version,
+        habits=decode_habits(message.habits) if message.HasField("habits") else old.habits,
     )
 
 

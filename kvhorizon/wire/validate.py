@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvhorizon.errors import InputError
-from kvhorizon.state import EngineFacts, FloatArray, ForecastKind, HandleArray, Plan, Requests, Snapshot
+from kvhorizon.state import EngineFacts, FloatArray, ForecastKind, Habits, HandleArray, Plan, Requests, Snapshot
 from kvhorizon.wire.v1 import scheduler_pb2 as pb
 
 MAX_REQUESTS = 65_536
@@ -51,6 +51,7 @@ def check_snapshot(snapshot: Snapshot, check_tables: bool = True) -> None:
     check_facts(facts)
     _number("now_s", snapshot.now_s)
     _number("step_s", snapshot.step_s)
+    check_habits(snapshot.habits)
     _within("free_blocks", snapshot.free_blocks, 0, facts.total_blocks)
     _within("num_running", snapshot.num_running, 0, len(snapshot.requests))
     if check_tables:
@@ -71,6 +72,7 @@ def check_facts(facts: EngineFacts) -> None:
         facts.cost.experts_per_token,
         "must be <= 1",
     )
+    _within("facts.window_tokens", facts.window_tokens, 0, MAX_COUNT)
     _rule(facts.contract_version >= 1, "facts.contract_version", facts.contract_version, "must be >= 1")
     _rule(
         len(facts.engine_id) <= MAX_ENGINE_ID,
@@ -78,6 +80,14 @@ def check_facts(facts: EngineFacts) -> None:
         len(facts.engine_id),
         f"must have <= {MAX_ENGINE_ID} characters",
     )
+
+
+def check_habits(habits: Habits) -> None:
+    """Numbers finite, tokens per step positive, the share one."""
+    for name, value in habits._asdict().items():
+        _number(f"habits.{name}", value)
+    _rule(habits.tokens_per_step > 0.0, "habits.tokens_per_step", habits.tokens_per_step, "must be > 0")
+    _rule(habits.kept_share <= 1.0, "habits.kept_share", habits.kept_share, "must be <= 1")
 
 
 def check_curves(curves: FloatArray) -> None:

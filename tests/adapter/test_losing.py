@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from kvhorizon.adapter.accounting import Tally
-from kvhorizon.adapter.losing import BELIEF_TOKENS, BELIEVED_SHARE, HOST_BYTES_S, losing_of
+from kvhorizon.adapter.losing import HOST_BYTES_S, losing_of
+from kvhorizon.models.kept import BELIEF_TOKENS, BELIEVED_SHARE
 from kvhorizon.models.shape import builtin
 from kvhorizon.models.step_time import recompute_seconds
 from kvhorizon.state import StepCost
@@ -21,7 +22,9 @@ def config(connector: str | None = None, tp: int = 1, **extra: Any) -> Any:
 
 
 def price(config: Any, total: Tally) -> float:
-    return float(recompute_seconds(losing_of(config, COST, builtin("llama-3.1-8b")).cost(total), 0, CONTEXT))
+    losing = losing_of(config, COST, builtin("llama-3.1-8b"))
+    losing.see(total)
+    return float(recompute_seconds(losing.cost(), 0, CONTEXT))
 
 
 def test_without_offloading_all_is_computed_again() -> None:
@@ -45,7 +48,7 @@ def test_what_host_memory_keeps_is_read_back(of: Any) -> None:
 
 def test_what_came_back_is_learned() -> None:
     """A host memory that is too small keeps nothing; a prefix cache gives all back for nothing."""
-    many = 100 * int(BELIEF_TOKENS)
+    many = 1000 * int(BELIEF_TOKENS)
     whole_s = recompute_seconds(COST, 0, CONTEXT)
     assert price(config("OffloadingConnector"), Tally(recompute_tokens=many)) > 0.98 * whole_s
     assert price(config(), Tally(restored_tokens=many)) < 0.02 * whole_s

@@ -8,7 +8,7 @@ from fakes import request
 
 from kvhorizon.adapter.hints import Hint
 from kvhorizon.adapter.keys import chains_of, hint_chains_of, hint_leaf, hint_sources_of, leaf_of, source_of
-from kvhorizon.models.forecast import length_key
+from kvhorizon.models.chains import length_key
 from kvhorizon.models.hint import hint_chain
 
 

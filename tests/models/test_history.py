@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvhorizon.models.bins import BINS, EDGES, UNIT_TOKENS, bin_of, tabulate
-from kvhorizon.models.forecast import length_chain
+from kvhorizon.models.chains import length_chain
 from kvhorizon.models.history import LengthHistory
 from kvhorizon.models.product_limit import log_normal_tail, product_limit
 from kvhorizon.models.survival import GRID_POINTS, grid, residual_of

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kvhorizon.errors import InputError
-from kvhorizon.models.forecast import length_chain
+from kvhorizon.models.chains import length_chain
 from kvhorizon.models.history import LengthHistory
 from kvhorizon.models.history_state import load_history, save_history
 

@@ -63,7 +63,7 @@ def test_everyone_ends_and_every_block_comes_back(seed: int, caching: bool) -> N
     case = Setup(requests, tight, async_scheduling=True, prefix_caching=caching)
     engine, forecast = start(case, FCFS)
     desk = new_desk(len(requests), tight.max_num_seqs)
-    guest = FCFS.guest.at_work(len(requests), tight.max_num_seqs)
+    guest = FCFS.guest.at_work(len(requests), tight.max_num_seqs, tight.cost)
     assert advance(engine, forecast.curves, guest, tight.cost, desk, np.inf, 1 << 40, True) == FINISHED
     assert engine.columns.generated.tolist() == requests.output_tokens.tolist()
     assert engine.counters[RUNNING] == engine.counters[WAITING] == 0

@@ -105,7 +105,7 @@ def run_to_end(setup: Setup, name: str, skip: bool = True, check_every_s: float 
     policy = parse_policy(name)
     engine, forecast = start(setup, policy)
     size = len(setup.trace), setup.facts.max_num_seqs
-    desk, guest = new_desk(*size), policy.guest.at_work(*size)
+    desk, guest = new_desk(*size), policy.guest.at_work(*size, setup.facts.cost)
     until_s = check_every_s
     while True:
         reason = advance(engine, forecast.curves, guest, setup.facts.cost, desk, until_s, 1 << 40, skip)

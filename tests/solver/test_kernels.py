@@ -15,28 +15,30 @@ from kvhorizon.solver.relaxation import rows_of
 from kvhorizon.solver.settings import Settings
 from kvhorizon.solver.verify import objective, violations
 
-GRID = grid_of(bucket_edges(300.0, Settings()), admission_buckets(Settings()))
+EDGES, BUCKET = bucket_edges(300.0, Settings()), admission_buckets(Settings())
+GRID = grid_of(EDGES, BUCKET)
 
 
-def held_twin(curves, n, context, generated, limit, a):
+def held_twin(curves, n, context, generated, limit, a, gained=1.0, window=np.inf):
     """Mean, variance, sequences (K,) by the definition in `horizon`."""
     edges, mean, variance, sequences = GRID.edges, [], [], []
     for k in range(len(edges) - 1):
         if k < GRID.bucket[a]:
             mean, variance, sequences = [*mean, 0.0], [*variance, 0.0], [*sequences, 0.0]
             continue
-        h = np.array([edges[k], 0.5 * (edges[k] + edges[k + 1]), edges[k + 1]]) - edges[GRID.bucket[a]]
+        h = gained * (np.array([edges[k], 0.5 * (edges[k] + edges[k + 1]), edges[k + 1]]) - edges[GRID.bucket[a]])
         alive = np.array([1.0 if x == 0.0 else survive(curves, n, generated, x, limit) for x in h])
-        blocks = np.ceil((context + h) / 16)
+        blocks = np.ceil(np.minimum(context + h, window) / 16)
         mean.append((alive * blocks).max())
         variance.append((alive * (1 - alive) * blocks**2).max())
         sequences.append(alive[0])
     return np.array([mean, variance, sequences])
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_holdings_are_those_of_the_definition(seed: int) -> None:
+@pytest.mark.parametrize(("seed", "gained", "window"), [(0, 1.0, 0), (1, 2.6, 0), (2, 1.0, 700), (3, 0.7, 350)])
+def test_holdings_are_those_of_the_definition(seed: int, gained: float, window: int) -> None:
     """To 1e-4 blocks² and better: chances below 1e-5 count as none."""
+    grid = grid_of(EDGES, BUCKET, gained, window)
     snapshot = random_snapshot(seed, 12, 12)
     curves, requests = resolve_curves(snapshot), snapshot.requests
     context = requests.prompt_tokens + requests.generated_tokens
@@ -44,8 +46,8 @@ def test_holdings_are_those_of_the_definition(seed: int) -> None:
     for n in range(24):
         for a in range(len(GRID.bucket)):
             got = np.zeros((3, len(GRID.edges) - 1))
-            hold_from(curves, traits, n, GRID, a, 16.0, *got)
-            wanted = held_twin(curves, n, context[n], requests.generated_tokens[n], 8192, a)
+            hold_from(curves, traits, n, grid, a, 16.0, *got)
+            wanted = held_twin(curves, n, context[n], requests.generated_tokens[n], 8192, a, gained, window or np.inf)
             np.testing.assert_allclose(got, wanted, rtol=1e-9, atol=1e-5 * (context[n] / 16 + 300) ** 2)
 
 

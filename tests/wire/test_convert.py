@@ -1,5 +1,7 @@
 """Messages and state convert into each other without loss, through bytes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,6 +9,7 @@ from wire_strategies import differences, plans, snapshots
 
 from kvhorizon.errors import InputError
 from kvhorizon.service.warm_up import sample_snapshot
+from kvhorizon.state import Habits
 from kvhorizon.wire.convert import COLUMNS, decode_plan, decode_snapshot, encode_plan, encode_snapshot
 from kvhorizon.wire.v1 import scheduler_pb2 as pb
 
@@ -42,6 +45,13 @@ def test_columns_of_defaults_stay_off_the_wire():
     message = encode_snapshot(sample_snapshot())
     assert len(message.requests.weight) == 0
     assert len(message.requests.overtaker) == 18
+
+
+def test_of_an_older_engine_no_habits_are_known():
+    """It sends none: a token per step, and what is evicted is computed again."""
+    message = encode_snapshot(replace(sample_snapshot(), habits=Habits(2.5, 0.9, 1e-6)))
+    message.ClearField("habits")
+    assert decode_snapshot(message).habits == Habits(1.0, 0.0, 0.0)
 
 
 def test_what_a_later_contract_adds_is_ignored():

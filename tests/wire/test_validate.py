@@ -12,7 +12,7 @@ from wire_strategies import snapshots
 from kvhorizon.errors import InputError
 from kvhorizon.models.survival import GRID_POINTS
 from kvhorizon.service.warm_up import sample_snapshot
-from kvhorizon.state import Plan, Source
+from kvhorizon.state import Habits, Plan, Source
 from kvhorizon.wire import validate
 from kvhorizon.wire.v1 import scheduler_pb2 as pb
 
@@ -34,6 +34,10 @@ def with_cost(**changes):
     return with_fact(cost=sample_snapshot().facts.cost._replace(**changes))
 
 
+def with_habit(**changes):
+    return replace(sample_snapshot(), habits=Habits(**changes))
+
+
 def with_curve(at, value):
     snapshot = sample_snapshot()
     curves = snapshot.curves.copy()
@@ -48,6 +52,10 @@ BAD = [
     (with_cost(fixed_s=-1.0), "facts.cost.fixed_s=-1.0, must be finite and >= 0"),
     (with_cost(smooth=0.5), "facts.cost.smooth=0.5, must be >= 1"),
     (with_cost(experts_per_token=2.0), "facts.cost.experts_per_token=2.0, must be <= 1"),
+    (with_fact(window_tokens=-1), "facts.window_tokens=-1, must be within 0 ... 2147483647"),
+    (with_habit(tokens_per_step=0.0), "habits.tokens_per_step=0.0, must be > 0"),
+    (with_habit(kept_share=1.5), "habits.kept_share=1.5, must be <= 1"),
+    (with_habit(reload_s_per_token=math.nan), "habits.reload_s_per_token=nan, must be finite and >= 0"),
     (replace(sample_snapshot(), now_s=math.inf), "now_s=inf, must be finite and >= 0"),
     (replace(sample_snapshot(), step_s=-0.1), "step_s=-0.1, must be finite and >= 0"),
     (replace(sample_snapshot(), free_blocks=121), "free_blocks=121, must be within 0 ... 120"),

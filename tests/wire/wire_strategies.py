@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from kvhorizon.state import EngineFacts, Plan, Requests, Snapshot, Source, StepCost
+from kvhorizon.state import EngineFacts, Habits, Plan, Requests, Snapshot, Source, StepCost
 from kvhorizon.wire.validate import CURVE_POINTS, MAX_COUNT
 
 counts = st.integers(0, MAX_COUNT)
@@ -27,7 +27,18 @@ def facts(draw):
         name: draw(st.integers(1, MAX_COUNT))
         for name in ("total_blocks", "block_size", "max_num_seqs", "max_num_batched_tokens", "max_model_len")
     }
-    return EngineFacts(**sizes, cost=cost, engine_id=draw(st.text(max_size=20)), engine_epoch=draw(u64))
+    window = draw(st.integers(0, MAX_COUNT))
+    return EngineFacts(
+        **sizes, cost=cost, engine_id=draw(st.text(max_size=20)), engine_epoch=draw(u64), window_tokens=window
+    )
+
+
+habits = st.builds(
+    Habits,
+    tokens_per_step=st.floats(1e-3, 1e3),
+    kept_share=st.floats(0, 1),
+    reload_s_per_token=reals,
+)
 
 
 @st.composite
@@ -70,6 +81,7 @@ def snapshots(draw, max_requests=12):
         requests=draw(columns(handles, f.total_blocks, num_curves)),
         curves=curves,
         curves_version=draw(u64),
+        habits=draw(habits),
     )
 
 
@@ -96,6 +108,7 @@ def successors(draw, old):
         requests=requests,
         curves=0.5 * old.curves if new_curves else old.curves,
         curves_version=(old.curves_version + 1) % 2**64 if new_curves else old.curves_version,
+        habits=draw(habits) if draw(st.booleans()) else old.habits,
     )
 
 

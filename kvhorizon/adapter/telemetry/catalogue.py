@@ -131,6 +131,8 @@ CATALOGUE = (
         "steps",
     ),
     _gauge("kvhorizon_step_seconds", "Recent mean time from one step to the next"),
+    _gauge("kvhorizon_tokens_per_step", "Tokens that a decode gains per step, as learned"),
+    _gauge("kvhorizon_kept_share", "Share of evicted tokens that come back from caches instead of being recomputed"),
 )
 
 

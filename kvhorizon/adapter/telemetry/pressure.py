@@ -14,7 +14,7 @@ _STEPS: FloatArray = np.array(SHOWN_STEPS, np.float64)
 
 
 def promised_blocks(engine: Engine, rows: Rows) -> dict[int, float]:
-    """Blocks that the requests running now are expected to hold, by steps from now.
+    """Blocks that the requests running now are expected to hold, by steps from now; shared prefixes count once.
 
     It runs beside the step, so what it reads may be a step apart.
     """
@@ -25,7 +25,16 @@ def promised_blocks(engine: Engine, rows: Rows) -> dict[int, float]:
     held = np.array([max(request.num_tokens, request.num_computed_tokens) for _, request in known], np.float64)
     alive, mean, variance = np.zeros((3, len(slots), len(_STEPS)))
     limit = rows.columns.limit[slots]
-    survival_profile(rows.curves, slots, generated, limit, _STEPS, 1.0, alive)
-    shared, longest = np.zeros(len(slots)), float(engine.max_model_len)
-    block_profile(alive, held, shared, _STEPS, 1.0, engine.block_size, longest, mean, variance)
+    gained, longest = rows.tables.tokens_per_step, float(engine.window_tokens or engine.max_model_len)
+    survival_profile(rows.curves, slots, generated, limit, _STEPS, gained, alive)
+    shared = counted_twice(engine, np.array([request.num_computed_tokens for _, request in known], np.float64), longest)
+    block_profile(alive, held, shared, _STEPS, gained, engine.block_size, longest, mean, variance)
     return dict(zip(SHOWN_STEPS, mean.sum(axis=0).tolist(), strict=True))
+
+
+def counted_twice(engine: Engine, computed: FloatArray, longest: float) -> FloatArray:
+    """(n,) Blocks by which the requests' own counts exceed what is in use, to each as much as it holds."""
+    blocks: FloatArray = np.ceil(np.minimum(computed, longest) / engine.block_size)
+    total = max(float(blocks.sum()), 1.0)
+    excess = max(total - (engine.total_blocks - engine.free_blocks), 0.0)
+    return excess / total * blocks

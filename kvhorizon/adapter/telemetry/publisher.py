@@ -117,6 +117,8 @@ class Publisher:
         self._set("kvhorizon_pool_blocks", engine.total_blocks)
         self._set("kvhorizon_free_blocks", engine.free_blocks)
         self._set("kvhorizon_step_seconds", guest.step_s)
+        self._set("kvhorizon_tokens_per_step", guest.forecaster.tables.tokens_per_step)
+        self._set("kvhorizon_kept_share", guest.losing.kept)
         for steps, blocks in promised_blocks(engine, guest.rows).items():
             self._set("kvhorizon_promised_blocks", blocks, steps=str(steps))
 

@@ -71,7 +71,7 @@ class StepCost(_message.Message):
     def __init__(self, fixed_s: _Optional[float] = ..., weights_s: _Optional[float] = ..., expert_weights_s: _Optional[float] = ..., experts_per_token: _Optional[float] = ..., linear_s_per_token: _Optional[float] = ..., smooth: _Optional[float] = ..., attention_s_per_pair: _Optional[float] = ..., kv_read_s_per_token: _Optional[float] = ..., sequence_s: _Optional[float] = ..., flops_per_token: _Optional[float] = ..., flops_per_pair: _Optional[float] = ...) -> None: ...
 
 class EngineFacts(_message.Message):
-    __slots__ = ("total_blocks", "block_size", "max_num_seqs", "max_num_batched_tokens", "max_model_len", "cost", "engine_id", "engine_epoch", "contract_version")
+    __slots__ = ("total_blocks", "block_size", "max_num_seqs", "max_num_batched_tokens", "max_model_len", "cost", "engine_id", "engine_epoch", "contract_version", "window_tokens")
     TOTAL_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     BLOCK_SIZE_FIELD_NUMBER: _ClassVar[int]
     MAX_NUM_SEQS_FIELD_NUMBER: _ClassVar[int]
@@ -81,6 +81,7 @@ class EngineFacts(_message.Message):
     ENGINE_ID_FIELD_NUMBER: _ClassVar[int]
     ENGINE_EPOCH_FIELD_NUMBER: _ClassVar[int]
     CONTRACT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_TOKENS_FIELD_NUMBER: _ClassVar[int]
     total_blocks: int
     block_size: int
     max_num_seqs: int
@@ -90,7 +91,18 @@ class EngineFacts(_message.Message):
     engine_id: str
     engine_epoch: int
     contract_version: int
-    def __init__(self, total_blocks: _Optional[int] = ..., block_size: _Optional[int] = ..., max_num_seqs: _Optional[int] = ..., max_num_batched_tokens: _Optional[int] = ..., max_model_len: _Optional[int] = ..., cost: _Optional[_Union[StepCost, _Mapping]] = ..., engine_id: _Optional[str] = ..., engine_epoch: _Optional[int] = ..., contract_version: _Optional[int] = ...) -> None: ...
+    window_tokens: int
+    def __init__(self, total_blocks: _Optional[int] = ..., block_size: _Optional[int] = ..., max_num_seqs: _Optional[int] = ..., max_num_batched_tokens: _Optional[int] = ..., max_model_len: _Optional[int] = ..., cost: _Optional[_Union[StepCost, _Mapping]] = ..., engine_id: _Optional[str] = ..., engine_epoch: _Optional[int] = ..., contract_version: _Optional[int] = ..., window_tokens: _Optional[int] = ...) -> None: ...
+
+class Habits(_message.Message):
+    __slots__ = ("tokens_per_step", "kept_share", "reload_s_per_token")
+    TOKENS_PER_STEP_FIELD_NUMBER: _ClassVar[int]
+    KEPT_SHARE_FIELD_NUMBER: _ClassVar[int]
+    RELOAD_S_PER_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    tokens_per_step: float
+    kept_share: float
+    reload_s_per_token: float
+    def __init__(self, tokens_per_step: _Optional[float] = ..., kept_share: _Optional[float] = ..., reload_s_per_token: _Optional[float] = ...) -> None: ...
 
 class Requests(_message.Message):
     __slots__ = ("handle", "arrival_s", "prompt_tokens", "generated_tokens", "computed_tokens", "blocks_held", "output_limit_tokens", "preemptions", "cached_tokens", "weight", "overtaker", "forecast_kind", "forecast_scale", "forecast_log_sigma", "forecast_curve")
@@ -137,7 +149,7 @@ class Curves(_message.Message):
     def __init__(self, curves: _Optional[int] = ..., points: _Optional[int] = ..., survival: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Snapshot(_message.Message):
-    __slots__ = ("facts", "revision", "now_s", "free_blocks", "step_s", "num_running", "requests", "curves", "curves_version")
+    __slots__ = ("facts", "revision", "now_s", "free_blocks", "step_s", "num_running", "requests", "curves", "curves_version", "habits")
     FACTS_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     NOW_S_FIELD_NUMBER: _ClassVar[int]
@@ -147,6 +159,7 @@ class Snapshot(_message.Message):
     REQUESTS_FIELD_NUMBER: _ClassVar[int]
     CURVES_FIELD_NUMBER: _ClassVar[int]
     CURVES_VERSION_FIELD_NUMBER: _ClassVar[int]
+    HABITS_FIELD_NUMBER: _ClassVar[int]
     facts: EngineFacts
     revision: int
     now_s: float
@@ -156,7 +169,8 @@ class Snapshot(_message.Message):
     requests: Requests
     curves: Curves
     curves_version: int
-    def __init__(self, facts: _Optional[_Union[EngineFacts, _Mapping]] = ..., revision: _Optional[int] = ..., now_s: _Optional[float] = ..., free_blocks: _Optional[int] = ..., step_s: _Optional[float] = ..., num_running: _Optional[int] = ..., requests: _Optional[_Union[Requests, _Mapping]] = ..., curves: _Optional[_Union[Curves, _Mapping]] = ..., curves_version: _Optional[int] = ...) -> None: ...
+    habits: Habits
+    def __init__(self, facts: _Optional[_Union[EngineFacts, _Mapping]] = ..., revision: _Optional[int] = ..., now_s: _Optional[float] = ..., free_blocks: _Optional[int] = ..., step_s: _Optional[float] = ..., num_running: _Optional[int] = ..., requests: _Optional[_Union[Requests, _Mapping]] = ..., curves: _Optional[_Union[Curves, _Mapping]] = ..., curves_version: _Optional[int] = ..., habits: _Optional[_Union[Habits, _Mapping]] = ...) -> None: ...
 
 class Open(_message.Message):
     __slots__ = ("snapshot",)
@@ -183,7 +197,7 @@ class Order(_message.Message):
     def __init__(self, handle: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Delta(_message.Message):
-    __slots__ = ("revision", "base_revision", "now_s", "free_blocks", "step_s", "num_running", "removed", "progress", "rows", "order", "curves", "curves_version")
+    __slots__ = ("revision", "base_revision", "now_s", "free_blocks", "step_s", "num_running", "removed", "progress", "rows", "order", "curves", "curves_version", "habits")
     REVISION_FIELD_NUMBER: _ClassVar[int]
     BASE_REVISION_FIELD_NUMBER: _ClassVar[int]
     NOW_S_FIELD_NUMBER: _ClassVar[int]
@@ -196,6 +210,7 @@ class Delta(_message.Message):
     ORDER_FIELD_NUMBER: _ClassVar[int]
     CURVES_FIELD_NUMBER: _ClassVar[int]
     CURVES_VERSION_FIELD_NUMBER: _ClassVar[int]
+    HABITS_FIELD_NUMBER: _ClassVar[int]
     revision: int
     base_revision: int
     now_s: float
@@ -208,7 +223,8 @@ class Delta(_message.Message):
     order: Order
     curves: Curves
     curves_version: int
-    def __init__(self, revision: _Optional[int] = ..., base_revision: _Optional[int] = ..., now_s: _Optional[float] = ..., free_blocks: _Optional[int] = ..., step_s: _Optional[float] = ..., num_running: _Optional[int] = ..., removed: _Optional[_Iterable[int]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., rows: _Optional[_Union[Requests, _Mapping]] = ..., order: _Optional[_Union[Order, _Mapping]] = ..., curves: _Optional[_Union[Curves, _Mapping]] = ..., curves_version: _Optional[int] = ...) -> None: ...
+    habits: Habits
+    def __init__(self, revision: _Optional[int] = ..., base_revision: _Optional[int] = ..., now_s: _Optional[float] = ..., free_blocks: _Optional[int] = ..., step_s: _Optional[float] = ..., num_running: _Optional[int] = ..., removed: _Optional[_Iterable[int]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., rows: _Optional[_Union[Requests, _Mapping]] = ..., order: _Optional[_Union[Order, _Mapping]] = ..., curves: _Optional[_Union[Curves, _Mapping]] = ..., curves_version: _Optional[int] = ..., habits: _Optional[_Union[Habits, _Mapping]] = ...) -> None: ...
 
 class Update(_message.Message):
     __slots__ = ("open", "delta")

@@ -1,0 +1,84 @@
+"""What an engine was seen to do enters the program: its speed of growth, what comes back, what is shared."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from problems import random_snapshot
+
+from kvhorizon.models.resolve import resolve_curves
+from kvhorizon.solver.build import build, shared_blocks
+from kvhorizon.solver.costs import eviction_losses, outlook_of, overflow_price
+from kvhorizon.solver.greedy import GREEDY, Knob
+from kvhorizon.solver.rule_plan import victims
+from kvhorizon.solver.settings import Settings
+from kvhorizon.state import Habits, Snapshot
+
+SETTINGS = Settings()
+
+
+def having(snapshot: Snapshot, **habits: float) -> Snapshot:
+    return replace(snapshot, habits=Habits(**habits))
+
+
+def losses(snapshot: Snapshot) -> np.ndarray:
+    return eviction_losses(snapshot, outlook_of(snapshot, resolve_curves(snapshot), SETTINGS), SETTINGS)
+
+
+def test_twice_the_tokens_per_step_is_half_the_horizon() -> None:
+    """Buckets are as many tokens wide then, and what is held in them is the same."""
+    settings = Settings(first_bucket_steps=16.0)
+    snapshot = random_snapshot(3, 20, 20)
+    slow = build(snapshot, settings)
+    fast = build(having(snapshot, tokens_per_step=2.0), replace(settings, first_bucket_steps=8.0))
+    np.testing.assert_allclose(fast.bucket_steps, slow.bucket_steps / 2.0, rtol=1e-6)
+    np.testing.assert_allclose(fast.tables.blocks, slow.tables.blocks, rtol=1e-4)
+    at_end = np.isfinite(slow.tables.cost[:, -1]) & (slow.rows >= snapshot.num_running)
+    assert (fast.tables.cost[at_end, -1] < slow.tables.cost[at_end, -1]).all()  # later points come sooner
+
+
+def test_what_comes_back_makes_an_eviction_cheap() -> None:
+    snapshot = random_snapshot(5, 30, 10)
+    dear, cheap = losses(snapshot), losses(having(snapshot, kept_share=1.0))
+    assert (cheap < dear).all()
+    spread = cheap / (1.0 + snapshot.requests.preemptions[:30])
+    assert spread.max() / spread.min() < 2.0 + 1e-9  # only half a step is left, up to twice that near the end
+    half = losses(having(snapshot, kept_share=0.5))
+    np.testing.assert_allclose(half, 0.5 * (dear + cheap))
+    reloaded = losses(having(snapshot, kept_share=1.0, reload_s_per_token=1e-5))
+    assert (reloaded > cheap).all()
+    rows = np.arange(30)
+    assert overflow_price(having(snapshot, kept_share=1.0), rows) < overflow_price(snapshot, rows)
+
+
+def test_the_rules_in_the_child_price_victims_alike() -> None:
+    """Free to come back: the greatest future memory goes first; priced by size, smaller ones may."""
+    snapshot = random_snapshot(7, 40, 10)
+    curves = resolve_curves(snapshot)
+    dear = victims(snapshot, GREEDY[Knob.MEANS], curves)
+    free = victims(having(snapshot, kept_share=1.0), GREEDY[Knob.MEANS], curves)
+    assert sorted(dear.tolist()) == sorted(free.tolist()) == list(range(40))
+    context = snapshot.requests.prompt_tokens + snapshot.requests.generated_tokens
+    assert context[free[:10]].mean() > context[dear[:10]].mean()
+
+
+def test_a_shared_prefix_counts_once() -> None:
+    """Ten blocks that each of 20 requests holds, 190 of them counted too often, are room for others."""
+    alone = random_snapshot(11, 20, 20, occupancy=0.9)
+    assert shared_blocks(alone) == 0
+    together = replace(alone, free_blocks=alone.free_blocks + 190)
+    assert shared_blocks(together) == 190
+    before, after = (build(one, SETTINGS).tables.capacity_blocks for one in (alone, together))
+    assert after[0] - before[0] == pytest.approx(190.0)
+    gained = after - before
+    assert (np.diff(gained) <= 1e-9).all()
+    assert gained[-1] < gained[0]  # as those who share end
+
+
+def test_a_window_bounds_what_a_request_holds() -> None:
+    snapshot = random_snapshot(13, 10, 30)
+    bounded = replace(snapshot, facts=replace(snapshot.facts, window_tokens=320))
+    problem = build(bounded, SETTINGS)
+    waiting = problem.rows >= 10
+    assert problem.tables.held_blocks[waiting].max() <= 20
+    assert problem.tables.capacity_blocks[-1] >= build(snapshot, SETTINGS).tables.capacity_blocks[-1]
