@@ -30,8 +30,8 @@ class Rows(NamedTuple):
     sequences: FloatArray  # (S, A, K) expected
     blocks_by_option: FloatArray  # (A, K, S)
     sequences_by_option: FloatArray  # (A, K, S)
-    mean: FloatArray  # (S, A, K) of the blocks, before the chance adjustment
-    variance: FloatArray  # (S, A, K)
+    mean: FloatArray  # (A, S, K) of the blocks, before the chance adjustment
+    variance: FloatArray  # (A, S, K)
     block_steps: FloatArray  # (S, A) expected block·steps until the horizon
     alive_steps: FloatArray  # (S, A) expected sequence·steps
 
@@ -93,7 +93,7 @@ class Arena:
     def offered(self) -> tuple[FloatArray, FloatArray]:
         """Mean and variance (K,) of the blocks that all waiting requests would hold if they ran from now on."""
         sums = np.zeros((2, len(self.grid.edges) - 1))
-        add_up(self.slots.taken, self.size, self.rows.mean, self.rows.variance, sums)
+        add_up(self.slots.taken, self.size, self.rows.mean[0], self.rows.variance[0], sums)
         return sums[0], sums[1]
 
     def forget(self) -> None:
@@ -105,10 +105,8 @@ class Arena:
         self.rows, self.slots = _empty(size, self.grid, held.traits.shape[1])
         count = len(held.taken)
         for new, before in zip((*self.rows, *self.slots), (*old, *held), strict=True):
-            if before.shape[-1] == count and before.ndim == 3 and new.shape[-1] == size:
-                new[..., :count] = before
-            else:
-                new[:count] = before
+            axis = next(i for i, length in enumerate(new.shape) if length != before.shape[i])
+            new[(slice(None),) * axis + (slice(0, count),)] = before
 
 
 def _empty(size: int, grid: Grid, traits: int = 0) -> tuple[Rows, Slots]:
@@ -118,8 +116,8 @@ def _empty(size: int, grid: Grid, traits: int = 0) -> tuple[Rows, Slots]:
         np.zeros((size, points, buckets)),
         np.zeros((points, buckets, size)),
         np.zeros((points, buckets, size)),
-        np.zeros((size, points, buckets)),
-        np.zeros((size, points, buckets)),
+        np.zeros((points, size, buckets)),
+        np.zeros((points, size, buckets)),
         np.zeros((size, points)),
         np.zeros((size, points)),
     )
@@ -173,7 +171,7 @@ def write_rows(rows, slot, which, curves, traits, grid, block_size, spread_price
     for i in range(len(slot)):
         s = slot[i]
         for a in range(points):
-            mean, variance, alive = rows.mean[s, a], rows.variance[s, a], rows.sequences[s, a]
+            mean, variance, alive = rows.mean[a, s], rows.variance[a, s], rows.sequences[s, a]
             hold_from(curves, traits, which[i], grid, a, block_size, mean, variance, alive)
             block_steps, alive_steps = 0.0, 0.0
             for k in range(grid.bucket[a], buckets):
@@ -194,19 +192,19 @@ def reprice_rows(rows, size, bucket, spread_price):  # type: ignore[no-untyped-d
         for a in range(points):
             for k in range(bucket[a], buckets):
                 for s in range(first, last):
-                    blocks = rows.mean[s, a, k] + spread_price[k] * rows.variance[s, a, k]
+                    blocks = rows.mean[a, s, k] + spread_price[k] * rows.variance[a, s, k]
                     rows.blocks[s, a, k] = blocks
                     rows.blocks_by_option[a, k, s] = blocks
 
 
 @njit(cache=True, nogil=True)
 def add_up(taken, size, mean, variance, sums):  # type: ignore[no-untyped-def]
-    """Add mean and variance (S, A, K) of option 0 of the slots taken to `sums` (2, K)."""
+    """Add mean and variance (S, K) of the slots taken to `sums` (2, K)."""
     for s in range(size):
         if taken[s]:
             for k in range(sums.shape[1]):
-                sums[0, k] += mean[s, 0, k]
-                sums[1, k] += variance[s, 0, k]
+                sums[0, k] += mean[s, k]
+                sums[1, k] += variance[s, k]
 
 
 @njit(cache=True, nogil=True)

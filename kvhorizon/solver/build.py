@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from kvhorizon.models.resolve import resolve_curves
 from kvhorizon.models.survival import Curves
 from kvhorizon.solver.costs import (
+    Options,
     Outlook,
-    delay_costs,
     evictable,
     eviction_losses,
+    option_costs,
     outlook_of,
     overflow_price,
-    read_costs,
 )
 from kvhorizon.solver.frame import Foreseen, Frame, Queue
 from kvhorizon.solver.horizon import Traits
@@ -65,17 +65,18 @@ class Builder:
         leaving = np.flatnonzero(may_leave)
         frame.write(arena, np.arange(len(leaving)), leaving, foreseen)
         running_blocks = held.mean + frame.spread_price * held.variance
+        staying = ~may_leave if len(leaving) else slice(None)
         arena.keep_now(np.arange(len(leaving)), running_blocks[leaving])
         rows = np.concatenate([leaving, waiting])
         slot = np.concatenate([np.arange(len(leaving)), slot])
         edges, bucket = arena.grid.edges, arena.grid.bucket
-        cost, never = delay_costs(snapshot, outlook.weight[rows], loss[leaving], edges, bucket, settings)
-        reads = settings.read_price * read_costs(snapshot, arena.rows.block_steps[slot], arena.rows.alive_steps[slot])
+        size, options = arena.size, Options(slot, outlook.weight[rows], loss[leaving], edges, bucket)
+        steps = arena.rows.block_steps[:size], arena.rows.alive_steps[:size]
+        cost, never = option_costs(snapshot, options, *steps, settings)
         prefill, budget = prefill_needs(snapshot, rows, len(leaving), edges[bucket], edges[-1])
-        size = arena.size
         tables = Tables(
-            cost=spread_out(cost + reads, slot, size, np.inf),
-            cost_never=spread_out(never + reads[:, 0], slot, size),  # the same work, only later
+            cost=cost,
+            cost_never=never,
             blocks=arena.rows.blocks[:size],
             sequences=arena.rows.sequences[:size],
             prefill_tokens=spread_out(prefill, slot, size),
@@ -83,8 +84,8 @@ class Builder:
             capacity_blocks=pool
             + shared_blocks(snapshot) * held.sequences.sum(axis=0) / max(running, 1)
             - settings.z * frame.spread / 2.0
-            - running_blocks[~may_leave].sum(axis=0),
-            max_sequences=max(snapshot.facts.max_num_seqs, running) - held.sequences[~may_leave].sum(axis=0),
+            - running_blocks[staying].sum(axis=0),
+            max_sequences=max(snapshot.facts.max_num_seqs, running) - held.sequences[staying].sum(axis=0),
             prefill_budget_tokens=budget,
             present_blocks=np.array([snapshot.free_blocks + requests.blocks_held[leaving].sum()], np.float64),
             overflow_price=np.full(
