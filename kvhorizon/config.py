@@ -23,7 +23,7 @@ class ServiceConfig(BaseModel):
 
     listen: str = Field("localhost:50051", description="host:port or unix:/path")
     budget: str = Field("50ms", description="per plan: milliseconds (5ms) or work units (100)")
-    knob: str = Field("balanced", description="of the rules: means, balanced or strict")
+    knob: str = Field("balanced", description="of the rules: means, balanced, strict or max-wait:SECONDS")
     metrics_port: int | None = Field(None, ge=0, le=65535, description="Prometheus metrics; 0: any free port")
     tls_cert: Path | None = Field(None, description="PEM certificate of this end; with it clients need one, too")
     tls_key: Path | None = Field(None, description="PEM key of that certificate")

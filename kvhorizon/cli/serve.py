@@ -13,7 +13,7 @@ import typer
 from kvhorizon import config
 from kvhorizon.cli.budget import parse_budget
 from kvhorizon.service.main import planner_for, run_service
-from kvhorizon.solver.greedy import parse_knob
+from kvhorizon.solver.greedy import Knob
 from kvhorizon.wire.tls import tls_of
 
 
@@ -21,7 +21,7 @@ def serve(
     listen: Annotated[str | None, typer.Option(help="host:port or unix:/path (default localhost:50051).")] = None,
     budget: Annotated[str | None, typer.Option(help="Per plan: 5ms, or work units such as 100 (default 50ms).")] = None,
     metrics_port: Annotated[int | None, typer.Option(help="Serve Prometheus metrics there; 0: any free port.")] = None,
-    knob: Annotated[str | None, typer.Option(help="means, balanced or strict (default balanced).")] = None,
+    knob: Annotated[str | None, typer.Option(help="means, balanced (default), strict or max-wait:SECONDS.")] = None,
     tls_cert: Annotated[Path | None, typer.Option(help="Mutual TLS: PEM certificate of the service.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its PEM key.")] = None,
     tls_ca: Annotated[Path | None, typer.Option(help="PEM authority that clients' certificates must be of.")] = None,
@@ -34,7 +34,7 @@ def serve(
         settings.listen if listen is None else listen,
         parse_budget(settings.budget if budget is None else budget),
         settings.metrics_port if metrics_port is None else metrics_port,
-        make_planner=functools.partial(planner_for, parse_knob(settings.knob if knob is None else knob)),
+        make_planner=functools.partial(planner_for, Knob(settings.knob if knob is None else knob)),
         tls=tls,
     )
     sys.stdout.flush()

@@ -99,7 +99,9 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     effort = parser.add_mutually_exclusive_group()
     effort.add_argument("--budget-s", type=float, help=f"seconds per plan (default: {DEFAULT_BUDGET_S})")
     effort.add_argument("--work", type=int, help="work units per plan, for results that repeat")
-    parser.add_argument("--knob", choices=list(Knob), default=Knob.BALANCED, help="of the rules (default: %(default)s)")
+    parser.add_argument(
+        "--knob", default=Knob.BALANCED, help="means, balanced, strict or max-wait:SECONDS (default: %(default)s)"
+    )
     parser.add_argument("--candidates", type=int, default=CANDIDATES, help="waiting requests in the program at most")
     parser.add_argument("--metrics-port", type=int, help="serve Prometheus metrics there (0: any free port)")
     parser.add_argument("--exit-on-stdin-eof", action="store_true", help="exit when standard input ends")

@@ -20,7 +20,7 @@ from kvhorizon.solver.budget import FINISH, Budget, Pace, Spending
 from kvhorizon.solver.build import Builder
 from kvhorizon.solver.core import Core
 from kvhorizon.solver.dual import Prices, no_prices
-from kvhorizon.solver.greedy import GREEDY, Greedy, Knob
+from kvhorizon.solver.greedy import Greedy, Knob
 from kvhorizon.solver.improve import Improved, Improver, Search, Warm, improve
 from kvhorizon.solver.insert import by_key, cost_of, greedy_choices, insert_planned
 from kvhorizon.solver.problem import NEVER, NOBODY, Problem
@@ -45,7 +45,7 @@ class PlannerSettings:
     @property
     def rule(self) -> Greedy:
         """The greedy's parameters."""
-        return GREEDY[self.knob]
+        return self.knob.rule
 
 
 class Solved(NamedTuple):

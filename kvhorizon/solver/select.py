@@ -10,7 +10,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from kvhorizon.models.survival import mean_remaining, survive_each
-from kvhorizon.solver.greedy import HORIZONS, aging, kv_time, late_work, own_horizon_excess, reserve_cap
+from kvhorizon.solver.greedy import HORIZONS, aging, kv_time, own_horizon_excess, reserve_cap, urgency
 
 TRIED = np.inf
 PLANNED_FIRST, LATE_FIRST = 0.0, -1.0  # below these lie the keys of planned requests, and of late ones
@@ -104,7 +104,8 @@ def rank_waiting(columns, rule, room, desk, num_waiting):  # type: ignore[no-unt
         n = desk.waiting[i]
         if is_late(columns, rule, room, n):
             work = kv_time(columns.prompt[n] + columns.generated[n], columns.remaining[n])
-            desk.keys[i] = LATE_FIRST - LATE_SCALE / late_work(work, columns.preemptions[n], rule)
+            age_s = room.now_s - columns.arrival_s[n]
+            desk.keys[i] = LATE_FIRST - LATE_SCALE * urgency(work, age_s, columns.preemptions[n], rule)
         elif desk.rank[n] > 0:
             desk.keys[i] = PLANNED_FIRST - 1.0 / desk.rank[n]
         elif rule.budgeted and desk.keys[i] > mean_work:
@@ -214,10 +215,10 @@ def choose_admissions(columns, curves, rule, running, num_running, room, desk, n
         context = columns.prompt[n] + columns.generated[n]
         wanted = (context + room.block_size - 1) // room.block_size
         fits = wanted <= free
+        late = desk.keys[place] < LATE_FIRST
         if fits and num_running + chosen > 0:
             occupied = float((room.total_blocks - free) * room.block_size)
             profile = (running, num_running, chosen, ready)
-            late = desk.keys[place] < LATE_FIRST
             sure = late or (desk.rank[n] > 0 and columns.remaining[n] <= rule.sure_outputs * average)
             entitled = place == oldest or (rule.patient and place == first)
             fits, ready = leaves_reserve(
@@ -225,6 +226,8 @@ def choose_admissions(columns, curves, rule, running, num_running, room, desk, n
             )
         desk.keys[place] = TRIED
         if not fits:
+            if late and rule.late_in_order:
+                break
             failures += 1
             oldest_waits = oldest_waits or place == oldest
             continue

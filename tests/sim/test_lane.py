@@ -59,3 +59,17 @@ def test_the_lane_bounds_the_longest_wait(seed: int) -> None:
         assert np.isfinite(outcome.finish_s).all()
         longest[name] = (outcome.first_token_s - setup.trace.arrival_s).max()
     assert longest["lane"] < longest["means"]
+
+
+@pytest.mark.parametrize("seconds", [2.0, 8.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_nobody_is_served_much_later_than_first_come_first_served_would(seed: int, seconds: float) -> None:
+    """Under overload no first token comes later than the latest of first-come-first-served by more than the bound, and
+    the few hundredths that another packing of the pool makes."""
+    setup = Setup(random_trace(seed, 800, 60 * 16, 6.0), facts(60), forecast="noisy:0.6")
+    first = {name: replay(setup, parse_policy(name)).first_token_s for name in
+             ("fcfs", "kvhorizon:greedy/means", f"kvhorizon:greedy/max-wait:{seconds:g}")}  # fmt: skip
+    fcfs, free, bounded = first.values()
+    longest = (fcfs - setup.trace.arrival_s).max()
+    assert (bounded - setup.trace.arrival_s).max() < 1.05 * longest + seconds
+    assert (bounded - setup.trace.arrival_s).max() < (free - setup.trace.arrival_s).max()
