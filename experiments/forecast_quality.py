@@ -46,6 +46,8 @@ def _row(scores: Scores) -> dict[str, float]:
         "pinball_tokens": float(scores.pinball.mean()),
         **{f"coverage{share}": scores.coverage(share / 100) for share in (50, 80, 95)},
         "log_score_nats": float(scores.log_score.mean()),
+        "median_mae_tokens": float(np.abs(scores.error).mean()),
+        "median_within_100": float((np.abs(scores.error) <= 100.0).mean()),
         "pit_deciles": [round(float(share), 4) for share in deciles],
     }
 
