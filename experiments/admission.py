@@ -9,7 +9,7 @@ Ratios are geometric means over cells and seeds, each floored at 0.01, 0 to 0 as
 
 Pile-up, on the first seed: every few seconds the *true* future peak of the batch that runs, were nobody admitted to it,
 relative to the pool; above 1 somebody must be evicted. Its variance over a replay says how unevenly long requests come
-together. (Sampling ends a quiet stretch early, so that guests look at their queue then: at most once more per sample.)
+together.
 """
 
 from __future__ import annotations
@@ -19,15 +19,10 @@ import numpy as np
 from experiments._ablation import Row, bound_cells, columns, comparison, of, pooled_ratio, ratios, run, total_ratio
 from experiments._harness import Figures, Options, Targets, main, target
 from experiments._plots import ALARM, OURS, THEIRS, canvas, save
-from kvhorizon.models.forecast import Forecast
-from kvhorizon.sim.advance import FINISHED, LEARN, advance
-from kvhorizon.sim.arrays import DONE, NOW, RUNNING, Engine
-from kvhorizon.sim.look import collect_waiting
+from experiments._samples import peak_share, sampled
 from kvhorizon.sim.policies import Policy
-from kvhorizon.sim.replay import LEARN_EVERY, replay, start
-from kvhorizon.sim.rivals.peak import future_peak
+from kvhorizon.sim.replay import replay
 from kvhorizon.sim.setup import Setup
-from kvhorizon.solver.select import Desk, new_desk, refresh_remaining
 
 SEED = 0
 SEEDS = (0, 1)
@@ -36,46 +31,6 @@ OTHERS = ("watermark:0.05", "past-future", "admission:ours", "admission:reserve"
 JUDGED = "admission:reserve"
 PILED_UP = (REFERENCE, JUDGED)  # on the first seed
 NAMED = ("preemptions", "wasted_flops", "throughput", "ttft_mean", "e2e_mean", "e2e_p99")
-SAMPLE_SHARE = 1 / 200  # of the time until the last arrival or of ten minutes, whichever is longer
-
-
-def peak_share(engine: Engine) -> float:
-    """True future peak of the running batch [share of the pool]."""
-    batch = engine.lists.running[: engine.counters[RUNNING]]
-    context = engine.columns.prompt[batch] + engine.columns.generated[batch]
-    left = np.maximum(engine.live.output[batch] - engine.columns.generated[batch], 0)
-    order = np.argsort(-left, kind="stable")
-    peak = future_peak(context[order].astype(float), left[order].astype(float), len(batch))
-    return float(peak) / (engine.limits.total_blocks * engine.limits.block_size)
-
-
-def learn(engine: Engine, forecast: Forecast, desk: Desk, since: int) -> int:
-    """Tell the forecast who finished, as a replay does; returns how many have by now."""
-    done = int(engine.counters[DONE])
-    finished = engine.lists.finished[since:done].astype(np.int64)
-    if forecast.learn(finished, engine.columns.generated[finished].astype(np.int64), float(engine.clock[NOW])):
-        size, _ = collect_waiting(engine, desk.waiting)
-        refresh_remaining(engine.columns, forecast.curves, desk.waiting, size)
-    return done
-
-
-def peaks(setup: Setup, policy: Policy) -> np.ndarray:
-    """(S,) samples of the batch's future peak while anything runs."""
-    engine, forecast = start(setup, policy)
-    desk = new_desk(len(setup.trace), setup.facts.max_num_seqs)
-    guest = policy.guest.at_work(len(setup.trace), setup.facts.max_num_seqs, setup.facts.cost)
-    every_s = SAMPLE_SHARE * max(float(setup.trace.arrival_s[-1]), 600.0)
-    found, due_s, learned = [], every_s, 0
-    while True:
-        learn_at = learned + LEARN_EVERY
-        reason = advance(engine, forecast.curves, guest, setup.facts.cost, desk, due_s, learn_at, True)
-        if reason == FINISHED:
-            return np.array(found or [0.0])
-        if reason == LEARN:
-            learned = learn(engine, forecast, desk, learned)
-        else:
-            found.append(peak_share(engine))
-            due_s += every_s
 
 
 def watched(setup: Setup, policy: Policy) -> dict[str, float]:
@@ -83,7 +38,7 @@ def watched(setup: Setup, policy: Policy) -> dict[str, float]:
     plainly = columns(setup, replay(setup, policy))
     if policy.name not in PILED_UP or setup.seed != SEEDS[0]:
         return plainly
-    found = peaks(setup, policy)
+    found = sampled(setup, policy, lambda engine: (peak_share(engine),))
     return {
         **plainly,
         "peak_mean": float(found.mean()),

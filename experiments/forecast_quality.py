@@ -10,7 +10,8 @@ at arrival + 0.5 s + 30 ms per output token, which decides what is known when. N
     overflow_calibration_err     largest | log2(seen / p) | over horizons 64, 256, 1 024 and p = 1, 5, 20 %, all
                                  snapshots of all traces together
     learned_over_history_pinball the largest of three traces', on the last 40 % of their time
-    shift_throughput_worst       of all cells, seeds, knobs and forecasts, against watermark 2 %
+    shift_throughput_worst       of all replays: cells, seeds, knobs and forecasts, against watermark 2 %; beside it
+                                 `worst_cell_mean` over seeds, and two controls (`_shift`)
 
 No seed tunes anything here; constants were chosen on seeds >= 100 and other batch sizes.
 """
@@ -24,7 +25,7 @@ import numpy as np
 from experiments._forecasts import KINDS, recorded, traces
 from experiments._harness import Figures, Options, Targets, main, target
 from experiments._overflow import CHANCES, HORIZONS, Watch, calibration_errors
-from experiments._shift import ratios, shifts
+from experiments._shift import shifts, summary, table, unchanged
 from kvhorizon.errors import InputError
 from kvhorizon.models.prequential import Scores, score
 from kvhorizon.models.train import train
@@ -36,7 +37,7 @@ SLOTS = {"servegen_r1": 128}
 OTHER_SLOTS = 32
 LEARNED = ("azure23_conv", "mooncake_conversation", "mooncake_synthetic")
 SHIFT_FORECASTS = ("history", "hint:0.6")
-SHIFT_SEEDS = (0, 1)
+SHIFT_SEEDS = (0, 1, 2, 3, 4)
 
 
 def _row(scores: Scores) -> dict[str, float]:
@@ -45,6 +46,8 @@ def _row(scores: Scores) -> dict[str, float]:
         "pinball_tokens": float(scores.pinball.mean()),
         **{f"coverage{share}": scores.coverage(share / 100) for share in (50, 80, 95)},
         "log_score_nats": float(scores.log_score.mean()),
+        "median_mae_tokens": float(np.abs(scores.error).mean()),
+        "median_within_100": float((np.abs(scores.error) <= 100.0).mean()),
         "pit_deciles": [round(float(share), 4) for share in deciles],
     }
 
@@ -97,16 +100,16 @@ def _learned(all_traces: dict[str, Trace], quick: bool) -> dict[str, Any]:
     return reports
 
 
-def _shift(quick: bool) -> dict[str, float]:
-    """The worst throughput per cell, over seeds, knobs and forecasts, against watermark 2 %."""
-    worst: dict[str, float] = {}
-    for shift in shifts(quick):
-        name = f"{shift.before}->{shift.after}|{shift.gpu}|{shift.load}"
-        for seed in SHIFT_SEEDS[:1] if quick else SHIFT_SEEDS:
-            for forecast in SHIFT_FORECASTS:
-                for knob, ratio in ratios(shift, seed, forecast).items():
-                    worst[f"{name}|{forecast}|{knob}"] = min(ratio, worst.get(f"{name}|{forecast}|{knob}", np.inf))
-    return worst
+def _shift(quick: bool) -> tuple[dict[str, Any], float]:
+    """Throughput against watermark 2 % where the mix changes, with controls; and the worst of all replays."""
+    seeds = SHIFT_SEEDS[:1] if quick else SHIFT_SEEDS
+    changed = table(shifts(quick), seeds, SHIFT_FORECASTS)
+    controls = {
+        "lengths_known": table(shifts(quick), seeds, ("oracle",)),
+        "mix_unchanged": table(unchanged(quick), seeds, SHIFT_FORECASTS),
+    }
+    figures = {"changed": summary(changed), **{name: summary(one) for name, one in controls.items()}, "cells": changed}
+    return figures, figures["changed"]["worst"]
 
 
 def measure(options: Options) -> tuple[Figures, Targets]:
@@ -115,7 +118,7 @@ def measure(options: Options) -> tuple[Figures, Targets]:
     lengths, gain, coverage = _lengths(all_traces)
     overflow, overflow_error = _overflow(all_traces)
     learned = _learned(all_traces, options.quick)
-    shift = _shift(options.quick)
+    shift, worst = _shift(options.quick)
     pooled = [sum(one[f"pinball_{kind}"] for one in learned.values()) for kind in ("learned", "history")]
     figures = {
         "lengths": lengths,
@@ -130,7 +133,7 @@ def measure(options: Options) -> tuple[Figures, Targets]:
         "coverage80_err": target(coverage, "<=0.03"),
         "overflow_calibration_err": target(overflow_error, "<=1"),
         "learned_over_history_pinball": target(max(one["ratio"] for one in learned.values()), "<=0.92"),
-        "shift_throughput_worst": target(min(shift.values()), ">=0.99"),
+        "shift_throughput_worst": target(worst, ">=0.99"),
     }
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from kvhorizon.models.bins import UNIT_TOKENS
 from kvhorizon.models.history import LengthHistory
-from kvhorizon.models.scoring import TAUS, score_length
+from kvhorizon.models.scoring import TAUS, quantile, score_length
 
 TTFT_S, TPOT_S = 0.5, 0.03
 WATCH_EVERY_S = 1.0
@@ -47,6 +47,7 @@ class Scores:
     pinball: FloatArray  # (n,) mean over TAUS [tokens]
     pit: FloatArray  # (n,) randomised, uniform if the forecast is calibrated
     log_score: FloatArray  # (n,) log of the probability given to what happened [nats]
+    error: FloatArray  # (n,) length less the forecast's median [tokens]
 
     def coverage(self, share: float) -> float:
         """Share of requests inside the central band that should hold `share`."""
@@ -89,7 +90,7 @@ def score(
     by_finish = np.argsort(finish_s, kind="stable")
     ends = finish_s[by_finish]
     spread = np.random.default_rng(seed).random(size)
-    kept = np.zeros((size, 3))
+    kept = np.zeros((size, 4))
     done, watched_s = 0, 0.0
     for n, now in enumerate(arrival_s.tolist()):
         last = int(np.searchsorted(ends, now, side="right"))
@@ -103,5 +104,6 @@ def score(
             forecaster.watch(running, np.minimum(so_far, output_tokens[running] - 1))
         if n >= first:
             table, scale = forecaster.curve(n)
-            kept[n] = score_length(table, scale, output_tokens[n], spread[n], TAUS)
+            kept[n, :3] = score_length(table, scale, output_tokens[n], spread[n], TAUS)
+            kept[n, 3] = output_tokens[n] - np.ceil(quantile(table, scale, 0.5))
     return Scores(np.arange(first, size), *kept[first:].T)

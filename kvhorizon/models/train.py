@@ -78,6 +78,8 @@ def _figures(name: str, scores: Scores) -> dict[str, float]:
         f"pinball_{name}": float(scores.pinball.mean()),
         f"coverage80_{name}": scores.coverage(0.8),
         f"log_score_{name}": float(scores.log_score.mean()),
+        f"median_mae_{name}": float(np.abs(scores.error).mean()),
+        f"median_within_100_{name}": float((np.abs(scores.error) <= 100.0).mean()),
     }
 
 

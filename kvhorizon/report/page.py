@@ -8,6 +8,7 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
+from kvhorizon.report.calibration import calibration
 from kvhorizon.report.figures import Picture, pictures
 from kvhorizon.sim.whatif import Answer
 
@@ -144,7 +145,7 @@ def document(title: str, body: str) -> str:
 def render(answer: Answer, command: str) -> str:
     """The page (HTML). Every text that came from outside is escaped."""
     results = answer.results
-    sections = "".join(section(picture) for picture in pictures(answer))
+    sections = "".join(section(picture) for picture in [*pictures(answer), *calibration(answer)])
     return document(
         f"What if: {results['trace']['name']}",
         f'<p class="soft">{escape(results["engine"]["model"])} on {escape(results["engine"]["gpu"])}, simulated</p>'

@@ -1,0 +1,35 @@
+"""What the guest learns of tokens per step, on vLLM's own scheduler."""
+
+from typing import Any
+
+import pytest
+
+pytest.importorskip("vllm", reason="vLLM is not installed: `make engine` sets it up")
+
+from experiments import _guest_driver as driver
+from experiments._guest_driver import Setup, drive, workload
+from kvhorizon.adapter.learner import running_now
+
+
+@pytest.mark.parametrize(("tokens", "asynchronous"), [(1, False), (1, True), (3, False)])
+def test_tokens_per_step_are_those_of_the_engine(
+    tokens: int, asynchronous: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three tokens come out of each step of a decode, as where a speculator's drafts are always right."""
+    plain = driver.ModelRunnerOutput
+
+    def several(sampled_token_ids: list[list[int]], **rest: Any) -> Any:
+        return plain(sampled_token_ids=[given * tokens for given in sampled_token_ids], **rest)
+
+    monkeypatch.setattr(driver, "ModelRunnerOutput", several)
+    engine = drive(Setup(blocks=4000, seats=24, asynchronous=asynchronous, settings={"local_only": True}))
+    guest = engine.scheduler.kvhorizon
+    for request in workload(12, seed=3):
+        engine.scheduler.add_request(request)
+    for _ in range(6):
+        for _ in range(10):
+            engine.step()
+        guest.forecaster.watch(running_now(guest.engine, guest.rows, guest.control.step))
+    learned = guest.forecaster.tables.tokens_per_step
+    assert learned == pytest.approx(tokens, rel=0.05)
+    assert guest.losing.habits(learned).tokens_per_step == learned
