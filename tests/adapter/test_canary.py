@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from kvhorizon.adapter.modes import Mode
 from kvhorizon.adapter.telemetry.canary import CanaryReport, Counts, Sample, Windows, student_975, welch
@@ -24,6 +23,7 @@ def grown(counts: Counts, **more: float) -> Counts:
 
 
 def test_the_interval_is_welchs() -> None:
+    stats = pytest.importorskip("scipy.stats")
     random = np.random.default_rng(0)
     control, observe = random.normal(1.0, 2.0, 7).tolist(), random.normal(0.0, 0.3, 31).tolist()
     interval = stats.ttest_ind(control, observe, equal_var=False).confidence_interval(0.95)
@@ -34,6 +34,7 @@ def test_the_interval_is_welchs() -> None:
 
 @pytest.mark.parametrize("freedom", [2.0, 2.5, 3.0, 7.3, 1000.0])
 def test_students_quantile(freedom: float) -> None:
+    stats = pytest.importorskip("scipy.stats")
     assert student_975(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=0.008 if freedom < 3.0 else 0.0015)
 
 

@@ -86,7 +86,7 @@ class Observer:
         self._recomputed = 0  # tokens, up to the step before
         self._share = 0.0  # of the last step's tokens, that were computed again
         self._step_s = 0.0  # when it was scheduled
-        self._native = 0  # steps of vLLM's own, up to the step before
+        self.watching = windows is not None  # this step's `scheduled` is wanted though it tells nothing new
         self._tokens = 0  # computed, again or not
         self._firsts, self._ttft_s = 0, 0.0  # requests that gave a first token, and how long theirs took in all
 
@@ -109,13 +109,13 @@ class Observer:
         if self._windows is not None:
             self._windows.step(guest.now(), guest.mode, self._counts())
         self._tokens += output.total_num_scheduled_tokens
-        native, self._native = guest.ladder["native"] > self._native, guest.ladder["native"]
         if output.scheduled_new_reqs:
             requests = guest.engine.scheduler.requests
             for new in output.scheduled_new_reqs:
                 self._awaited[new.req_id] = requests[new.req_id]
-            by = "vllm" if native or guest.mode is not Mode.CONTROL else guest.control.source
+            by = "vllm" if guest.alone or guest.mode is not Mode.CONTROL else guest.control.source
             self.admissions[by] += len(output.scheduled_new_reqs)
+        self.watching = bool(self._awaited) or self._share > 0.0 or self._windows is not None
 
     @guarded
     def preempting(self, request: Any) -> None:
