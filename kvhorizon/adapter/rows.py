@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from kvhorizon.adapter.forecast import Tables, curve_of, place
@@ -52,6 +53,20 @@ def _extra(pool: Pool) -> Extra:
         np.zeros(size, np.int64),
         np.zeros(size, np.int64),
     )
+
+
+@njit(cache=True)
+def close_gaps(queue, end, place):  # type: ignore[no-untyped-def]
+    """Drop the gaps (-1) among the first `end` of the queue, and keep everybody's `place`; returns the new end."""
+    kept = 0
+    for k in range(end):
+        slot = queue[k]
+        if slot >= 0:
+            if k != kept:
+                queue[kept] = slot
+                place[slot] = kept
+            kept += 1
+    return kept
 
 
 class Rows:
@@ -150,11 +165,7 @@ class Rows:
     def waiting(self) -> Slots:
         """(W,) slots in order of becoming waiting; a view, valid until the next event."""
         if self._end != self.num_waiting:
-            kept = self._queue[: self._end]
-            kept = kept[kept >= 0]
-            self._queue[: len(kept)] = kept
-            self.extra.place[kept] = np.arange(len(kept))
-            self._end = len(kept)
+            self._end = close_gaps(self._queue, self._end, self.extra.place)
         return self._queue[: self._end]
 
     def use_tables(self, tables: Tables) -> None:

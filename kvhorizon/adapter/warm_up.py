@@ -8,7 +8,7 @@ from kvhorizon.adapter.batch import take_out
 from kvhorizon.adapter.demand import Demand, share
 from kvhorizon.adapter.engine import Engine
 from kvhorizon.adapter.forecast import Forecaster
-from kvhorizon.adapter.rows import Rows, Slots
+from kvhorizon.adapter.rows import Rows, Slots, close_gaps
 from kvhorizon.adapter.rule import Rule, decide, score_running
 from kvhorizon.adapter.snapshot import take_snapshot
 from kvhorizon.models.step_time import recompute_seconds
@@ -32,5 +32,6 @@ def warm_up(rule: Rule, engine: Engine, facts: EngineFacts) -> None:
     decide(*rows.pool, survival, residual, rule.greedy, running, 1, np.zeros(1, np.int32), *room)
     score_running(real, whole, marks, survival, residual, rule.greedy, rule.losing, running, 1.0, 0.0, np.zeros(1))
     take_snapshot(rows, Demand(running, tokens, blocks, *totals), facts, 0, 0.0, 0.02, 1)
+    close_gaps(np.zeros(1, np.int32), 1, rows.extra.place)
     take_out(running, 1, 1)
     recompute_seconds(rule.losing, 0, 1)
