@@ -72,18 +72,11 @@ class Intake:
 
     def ended(self, slot: int, request: Any) -> None:
         """Of those cut short, by a limit or by their client, all that is known is that they would have been longer."""
-        extra, tokens = self._rows.extra, request.num_output_tokens
+        told, tokens = self._rows.told[slot], request.num_output_tokens
+        assert told is not None
         aborted = request.status.name in ABORTED
-        ended = Ended(
-            int(extra.handle[slot]),
-            int(extra.key[slot]),
-            int(extra.hint_key[slot]),
-            float(extra.hint_tokens[slot]),
-            tokens,
-            aborted or tokens >= int(self._rows.columns.limit[slot]),
-            aborted,
-        )
-        self._forecaster.finished(ended)
+        cut = aborted or tokens >= told.limit
+        self._forecaster.finished(Ended(told.handle, told.key, told.hint_key, told.hint_tokens, tokens, cut, aborted))
 
     def _said(self, request: Any) -> tuple[str, Hint | None]:
         """Tenant and hint; what is of no use is ignored and counted."""

@@ -20,6 +20,16 @@ from kvhorizon.solver.select import Desk
 Slots = NDArray[np.int32]
 
 
+class Told(NamedTuple):
+    """What the forecast has to know again when a request ends."""
+
+    handle: int
+    key: int
+    hint_key: int
+    hint_tokens: float
+    limit: int
+
+
 class Extra(NamedTuple):
     """(N,) each: what the wire or the guest wants besides `Columns`."""
 
@@ -78,6 +88,7 @@ class Rows:
         self.slot_of: dict[str, int] = {}
         self.slot_of_handle: dict[int, int] = {}
         self.request: list[Any] = [None] * capacity
+        self.told: list[Told | None] = [None] * capacity
         self.tables = tables
         self.fresh: list[int] = []  # waiting rows whose `remaining` is not predicted yet
         self._free = list(range(capacity - 1, -1, -1))
@@ -118,6 +129,7 @@ class Rows:
         extra.steer[slot] = steer
         self.streaming |= bool(request.resumable)
         self.request[slot] = request
+        self.told[slot] = Told(handle, key, hint_key, hint_tokens, limit)
         self.slot_of[request.request_id] = slot
         self.slot_of_handle[handle] = slot
         self.wait(slot)
@@ -152,8 +164,10 @@ class Rows:
             return None
         if self.extra.waits[slot]:
             self._leave(slot)
-        self.slot_of_handle.pop(int(self.extra.handle[slot]), None)
-        self.request[slot] = None
+        told = self.told[slot]
+        if told is not None:
+            self.slot_of_handle.pop(told.handle, None)
+        self.request[slot] = self.told[slot] = None
         self.desk.rank[slot] = 0
         self._free.append(slot)
         return slot
@@ -210,5 +224,6 @@ class Rows:
         queue[:old] = self._queue
         self._queue = queue
         self.request += [None] * old
+        self.told += [None] * old
         self._free = list(range(size - 1, old - 1, -1))
         self._view()

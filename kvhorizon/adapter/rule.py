@@ -1,8 +1,8 @@
 """Decisions at the step, by the rules that the simulator and the service share: whom to admit, whom to give up first.
 
 Most steps need no decision, and say so cheaply: there is no seat, or nobody waits; not even the smallest request fits
-besides the least reserve; or a decision of "nobody", or of "nobody else", still stands, since nothing has changed for
-the better: no memory came free, and who came since does not fit either.
+besides the least reserve; or a decision of "nobody" still stands, since nothing has changed for the better: no memory
+came free, and who came since does not fit either.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Rule:
         self.greedy = greedy
         self.losing = cost  # of what an eviction throws away
         self._stands_until_s = -math.inf
-        self._stands_at_free = 0  # blocks; with more there is something to decide
+        self._stands_at_free = 0
         self._smallest_tokens: int | None = None  # of all that wait; None: not known
         self._newest_tokens = NO_TOKENS  # least of those that came since the decision that stands
 
@@ -103,13 +103,13 @@ class Rule:
         chosen = decide(
             *rows.pool, tables.survival, tables.residual, self.greedy, demand.slots, len(candidates), fresh, *room
         )
-        slots = desk.chosen[:chosen].tolist()
-        tokens = [rows.tokens(slot) for slot in slots]
-        if sum(tokens) < room.token_budget and chosen < room.seats:  # else the next step has more to give
-            self._stands_until_s, self._newest_tokens = now_s + STANDS_S, NO_TOKENS
-            taken = sum(-(-one // engine.block_size) for one in tokens)
-            self._stands_at_free = engine.free_blocks - (taken + demand.total_blocks if chosen else 0)
-        return Choice(slots, desk.overtakes[:chosen].astype(bool).tolist()) if chosen else NOBODY
+        if chosen == 0:
+            if room.token_budget <= 0:  # next step has one again
+                return NOBODY
+            self._stands_until_s, self._stands_at_free = now_s + STANDS_S, engine.free_blocks
+            self._newest_tokens = NO_TOKENS
+            return NOBODY
+        return Choice(desk.chosen[:chosen].tolist(), desk.overtakes[:chosen].astype(bool).tolist())
 
     def victims(self, rows: Rows, demand: Demand, now_s: float) -> list[int]:
         """Places in the running list, the best victim first."""

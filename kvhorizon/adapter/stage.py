@@ -63,7 +63,11 @@ class ListStage:
         if queue is None:
             return
         self._scheduler.waiting = queue
-        if self._shown or self._short:
+        if not self._short and len(self._shown) <= _FEW:  # most often everybody shown was admitted
+            for request in self._shown:
+                _remove(queue, request)
+            self._shown = ()
+        else:
             left = list(self._short)
             self._short.clear()
             _take_out(queue, self._shown, {id(request) for request in left})

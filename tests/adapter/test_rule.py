@@ -81,35 +81,6 @@ def test_hopeless_means_nobody(known: list[tuple[int, int]], waiting: list[int],
         assert rule.choose(rows, engine, Batch(engine, rows).demand(), rows.waiting(), 200.05) is NOBODY
 
 
-@settings(deadline=None, max_examples=200)
-@given(
-    st.lists(st.tuples(st.integers(1, 200), st.integers(0, 60)), min_size=1, max_size=10),
-    st.lists(st.integers(1, 900), min_size=1, max_size=30),
-    st.integers(0, 400),
-    st.sampled_from(list(Knob)),
-)
-def test_nobody_else_stands(known: list[tuple[int, int]], waiting: list[int], free: int, knob: Knob) -> None:
-    """Once the chosen have joined, a fresh look says nobody wherever the rule stands by what it said."""
-    engine, rows = build([(p, g, p + g) for p, g in known], waiting, free, seats=64)
-    rule = Rule(GREEDY[knob], UNKNOWN_COST)
-    demand = Batch(engine, rows).demand()
-    choice = rule.choose(rows, engine, demand, rows.waiting(), 200.0)
-    pool = engine.scheduler.kv_cache_manager.block_pool
-    pool.free -= demand.total_blocks
-    for one, tokens in zip(engine.scheduler.running, demand.tokens.tolist(), strict=True):
-        one.num_computed_tokens += tokens
-        one.num_output_tokens += tokens
-    for slot in choice.slots:
-        one = rows.request[slot]
-        one.num_computed_tokens, one.num_output_tokens = one.num_prompt_tokens, 1
-        pool.free -= -(-one.num_prompt_tokens // engine.block_size)
-        engine.scheduler.running.append(one)
-        rows.take(slot, 200.0)
-    if rows.num_waiting and rule.hopeless(rows, engine, engine.free_blocks, 200.0):
-        fresh = Rule(GREEDY[knob], UNKNOWN_COST)
-        assert fresh.choose(rows, engine, Batch(engine, rows).demand(), rows.waiting(), 200.0) is NOBODY
-
-
 def test_victims_cover_what_is_lacking_and_leave_one() -> None:
     engine, rows = build([(32, 0, 32 + 16 * k) for k in range(4)], [], free=0)
     for one in engine.scheduler.running:
