@@ -83,18 +83,17 @@ class Control:
             self.choice = NOBODY if hopeless else self._choose(None, now_s, [])
 
     def _choose(self, demand: Demand | None, now_s: float, evicted: list[int]) -> Choice:
-        rows, engine = self.rows, self.engine
         candidates = self._candidates(evicted)
         if not len(candidates):
             return NOBODY
         self.busy = True
-        choice = self.rule.choose(rows, engine, demand or self.batch.demand(), candidates, now_s)
+        choice = self._by_class(candidates, demand or self.batch.demand(), now_s)
         if choice is NOBODY:
             self._note_held(candidates, now_s)
         return choice
 
     def _candidates(self, evicted: list[int]) -> Slots:
-        """Waiting requests that are ours to admit; with priorities, the most urgent of them."""
+        """Waiting requests that are ours to admit."""
         rows = self.rows
         slots = rows.waiting()
         if rows.num_passing:
@@ -103,10 +102,23 @@ class Control:
             slots = np.array([slot for slot in slots.tolist() if ready(rows.request[slot])], dtype=np.int32)
         if evicted:
             slots = slots[~np.isin(slots, evicted)]
-        if self.engine.by_priority and len(slots):
-            priority = rows.extra.priority[slots]
-            slots = slots[priority == priority.min()]
         return slots
+
+    def _by_class(self, candidates: Slots, demand: Demand, now_s: float) -> Choice:
+        """With priorities the most urgent class first, the next one once all before it are in and stay in."""
+        rows, engine, rule = self.rows, self.engine, self.rule
+        if not engine.by_priority:
+            return rule.choose(rows, engine, demand, candidates, now_s)
+        priority, choice, before = rows.extra.priority[candidates], NOBODY, 0
+        for level in np.unique(priority).tolist():
+            urgent = candidates[priority <= level]
+            wider = rule.choose(rows, engine, demand, urgent, now_s)
+            if before and not set(choice.slots) <= set(wider.slots):
+                break
+            choice, before = wider, len(urgent)
+            if len(choice.slots) < before:
+                break
+        return choice
 
     def _shown(self, queue: Any) -> list[Any]:
         """The chosen, and those that pass through, each before the first chosen one that came after it."""

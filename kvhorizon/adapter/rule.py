@@ -25,6 +25,7 @@ from kvhorizon.state import StepCost
 
 STANDS_S = 0.1  # how long a decision of "nobody" may stand while forecasts move on
 NO_TOKENS = 1 << 62  # of nobody
+NO_LIMIT = 1 << 62  # where prompts come in chunks, how many begin in a step is vLLM's to say
 
 
 class Choice(NamedTuple):
@@ -86,14 +87,14 @@ class Rule:
 
     def choose(self, rows: Rows, engine: Engine, demand: Demand, candidates: Slots, now_s: float) -> Choice:
         """Admissions for this step, after the running requests took theirs; each fits by vLLM's own measure."""
-        count = len(demand.slots)
+        count, tokens = len(demand.slots), engine.token_budget - demand.total_tokens
         room = Room(
             free_blocks=engine.free_blocks - demand.total_blocks - (engine.watermark_blocks if count else 0),
             owed_blocks=demand.owed_blocks,
             total_blocks=engine.total_blocks,
             block_size=engine.block_size,
             seats=min(engine.seats, len(rows.desk.chosen)),
-            token_budget=engine.token_budget - demand.total_tokens,
+            token_budget=NO_LIMIT if engine.long_prefill > 0 and tokens > 0 else tokens,
             now_s=now_s,
         )
         desk = rows.desk
