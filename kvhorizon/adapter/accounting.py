@@ -7,7 +7,7 @@ reload gave back lies before `start` and is no recompute. h is forgotten once a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,12 +86,16 @@ class Accounting:
         known.tally.preemptions += 1
         self.total.preemptions += 1
 
-    def scheduled(self, num_tokens: Mapping[str, int], requests: Mapping[str, Any], joined: bool = True) -> None:
+    def scheduled(
+        self, num_tokens: Mapping[str, int], requests: Mapping[str, Any], joined: Iterable[str] | None = None
+    ) -> None:
         """The step computes `num_tokens` of each request; call it before the engine moves the requests on.
 
-        `joined`: some of the waiting may be among them.
+        `joined`: those of the waiting who may be among them; None: anybody.
         """
-        for name in list(filter(num_tokens.__contains__, self.behind if joined else self.back)):
+        behind = self.behind
+        names = behind if joined is None else {**self.back, **{one: behind[one] for one in joined if one in behind}}
+        for name in list(filter(num_tokens.__contains__, names)):
             known = self.back[name] = self.behind[name]
             self._chunk(known, requests[name].num_computed_tokens, num_tokens[name])
             if known.mark == 0:

@@ -33,7 +33,7 @@ class Control:
         self.stage: Stage = HeapStage() if engine.by_priority else ListStage()
         self.choice = NOBODY
         self.busy = False  # this step called for a look at everybody
-        self.closed = False  # in this step the engine can admit nobody
+        self.shown: list[Any] | None = None  # those whom the engine can admit in this step; None: anybody
         self.evicted = 0  # ahead of need
         self.evict_occupancy, self.evict_residency_s = EVICT_OCCUPANCY, EVICT_RESIDENCY_S
         self.step = 0
@@ -71,7 +71,7 @@ class Control:
         shown = self._shown(queue) if others or self.choice is not NOBODY else []
         if shown or running:  # an idle engine is never shown an empty queue
             self.stage.present(engine.scheduler, shown)
-            self.closed = not (shown or others)
+            self.shown = None if others else shown
 
     def advise(self, now_s: float) -> None:
         """Decide, and leave the engine as it is."""

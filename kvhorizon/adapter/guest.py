@@ -63,7 +63,7 @@ class Guest:
         self.alone = True  # this step is vLLM's own
         self._now_s = 0.0  # at its beginning
         self._leave_alone = False  # the last step ran idle although requests wait
-        self._session_started = False
+        self.planning = False  # the session was begun
         self.telemetry: Telemetry | None = None
 
     @property
@@ -99,7 +99,7 @@ class Guest:
         self.control.stage.restore()
         self.stale = True
         self.failed_step = self.alone = True
-        self.control.closed = False
+        self.control.shown = None
         self.ladder["native"] += hook == "before_schedule"
         self.guard.failed(hook, error)
 
@@ -108,15 +108,14 @@ class Guest:
         """Decide, and present the queue."""
         control, switch = self.control, self.switch
         now_s = self._now_s = self._clock.step(bool(self.engine.scheduler.running))
-        self.failed_step = control.closed = False
+        self.failed_step, control.shown = False, None
         self.alone = True
         control.step += 1
         mode = self.mode = switch.mode(now_s) if switch.watched or switch.killed else switch.chosen
         if self.stale and not self.guard.retired:
             self._rebuild(now_s)
-        if self.intake.outside:
-            for slot in self.intake.enter(ENTER_MOST):
-                self.rule.arrived(self.rows.tokens(slot))
+        for slot in self.intake.enter(ENTER_MOST) if self.intake.outside else ():
+            self.rule.arrived(self.rows.tokens(slot))
         acts = (mode is Mode.CONTROL or mode is Mode.ADVISE) and not self.guard.retired
         if not acts or self._leave_alone or self.engine.paused or control.level == Level.NONE:
             self._leave_alone = False
@@ -136,16 +135,15 @@ class Guest:
         """Note whom the engine has admitted, and what it computes of each; hand the state to the planner when due."""
         if self.stale or self.guard.retired:
             return
-        control, mode, now_s = self.control, self.mode, self._now_s
-        scheduler = self.engine.scheduler
-        taken = [] if control.closed else self.admitted.take(scheduler.running, now_s, mode)
+        control, scheduler, mode, now_s = self.control, self.engine.scheduler, self.mode, self._now_s
+        taken = [] if control.shown == [] else self.admitted.take(scheduler.running, now_s, mode)
         control.batch.advanced(num_tokens, total_tokens, taken)
         self._leave_alone = total_tokens == 0 and bool(scheduler.waiting) and not scheduler.running
         if mode is not Mode.OFF:
             self.learner.poke(now_s)
         if self.session is not None and (mode is Mode.CONTROL or mode is Mode.ADVISE):
-            if not self._session_started:
-                self._session_started = True
+            if not self.planning:
+                self.planning = True
                 self.session.start()
             if now_s >= self.ticker.due_s:
                 self.ticker.tick(self.session, control.batch, now_s, self._clock.step_s, control.busy)
@@ -195,9 +193,10 @@ class Guest:
 
     def account_scheduled(self, output: Any) -> None:
         """Before the engine moves scheduled requests on. Most steps have nothing to tell."""
-        joined = not self.control.closed
-        behind = bool(self.accounting.behind if joined else self.accounting.back)
+        shown, accounting = self.control.shown, self.accounting
+        behind = bool(accounting.back if shown == [] else accounting.behind)
         if behind:
+            joined = None if shown is None else [request.request_id for request in shown]
             self._account("scheduled", output.num_scheduled_tokens, self.engine.scheduler.requests, joined)
         if self.telemetry is not None:
             observer = self.telemetry.observer
@@ -213,11 +212,6 @@ class Guest:
         self.stale = True
         self.guard.recall()
         self.account_guard.recall()
-
-    @property
-    def planning(self) -> bool:
-        """Whether the planning session was begun."""
-        return self._session_started
 
     def stop(self) -> None:
         """End the learning, the session and its solver, and what makes the guest visible."""
