@@ -47,6 +47,7 @@ def attach(scheduler: Any, version: str, device_name: str | None) -> Guest | Non
     Raises InputError for wrong settings, so that whoever starts the engine sees them at once; for nothing else.
     """
     try:
+        speak_as_vllm()
         verdict = compat.check(scheduler, version)
         settings = load(getattr(scheduler.vllm_config, "additional_config", None))
         if verdict.level == compat.Level.NONE:
@@ -58,9 +59,18 @@ def attach(scheduler: Any, version: str, device_name: str | None) -> Guest | Non
     except Exception:
         logger.exception("kvhorizon could not start; vLLM goes on alone")
         return None
-    logger.info("kvhorizon: %s, mode %s, knob %s", verdict.reason, settings.mode, settings.knob)
+    known = logging.INFO if verdict.level == compat.Level.FULL else logging.WARNING
+    logger.log(known, "kvhorizon: %s, mode %s, knob %s", verdict.reason, settings.mode, settings.knob)
     toggle_on_signal(guest.switch)
     return guest
+
+
+def speak_as_vllm() -> None:
+    """Our lines go where vLLM's do, unless somebody has said where they are to go."""
+    theirs, ours = logging.getLogger("vllm"), logging.getLogger("kvhorizon")
+    if theirs.handlers and not ours.handlers and not logging.getLogger().handlers:
+        ours.handlers = list(theirs.handlers)
+        ours.setLevel(theirs.level)
 
 
 def build(

@@ -15,8 +15,6 @@ from kvhorizon.solver.greedy import HORIZONS, aging, kv_time, own_horizon_excess
 TRIED = np.inf
 PLANNED_FIRST, LATE_FIRST = 0.0, -1.0  # below these lie the keys of planned requests, and of late ones
 LATE_SCALE = 1e12
-# Places in `Desk.lane`.
-VIRTUAL_WAIT, BACKLOG, FRONTIER, FULL, STEPS_SEEN, LANE_PLACES = range(6)
 
 
 class Desk(NamedTuple):
@@ -30,7 +28,6 @@ class Desk(NamedTuple):
     variance: NDArray[np.float64]  # (H,)
     survival: NDArray[np.float64]  # (H,)
     rank: NDArray[np.int32]  # (N,) place in the present plan from 1; 0 if it names the request not
-    lane: NDArray[np.float64]  # (LANE_PLACES,) of virtual first-come-first-served, where someone keeps it
 
 
 def new_desk(requests: int, seats: int) -> Desk:
@@ -45,7 +42,6 @@ def new_desk(requests: int, seats: int) -> Desk:
         variance=np.zeros(horizons),
         survival=np.zeros(horizons),
         rank=np.zeros(requests, np.int32),
-        lane=np.zeros(LANE_PLACES),
     )
 
 

@@ -69,14 +69,14 @@ def test_hopeless_means_nobody(known: list[tuple[int, int]], waiting: list[int],
     rule = Rule(GREEDY[knob], UNKNOWN_COST)
     if not known:
         return
-    hopeless = rule.hopeless(rows, engine, 200.0)
+    hopeless = rule.hopeless(rows, engine, engine.free_blocks, 200.0)
     choice = rule.choose(rows, engine, Batch(engine, rows).demand(), rows.waiting(), 200.0)
     assert not (hopeless and choice.slots)
     blocks = sum(-(-int(rows.columns.prompt[slot]) // 16) for slot in choice.slots)
     assert blocks + Batch(engine, rows).demand().total_blocks <= max(free, Batch(engine, rows).demand().total_blocks)
     assert len(choice.slots) <= engine.seats
     if not choice.slots:
-        assert rule.hopeless(rows, engine, 200.05)  # it stands
+        assert rule.hopeless(rows, engine, engine.free_blocks, 200.05)  # it stands
         rule.arrived(1)
         assert rule.choose(rows, engine, Batch(engine, rows).demand(), rows.waiting(), 200.05) is NOBODY
 
