@@ -18,9 +18,11 @@ from rich.table import Table
 from kvhorizon.cli.bars import bars
 from kvhorizon.cli.budget import parse_budget
 from kvhorizon.cli.needs import require
+from kvhorizon.cli.questions import AnswerAll
 from kvhorizon.cli.questions import find as find_best
 from kvhorizon.cli.questions import sweep as sweep_points
 from kvhorizon.errors import InputError
+from kvhorizon.sim.many import answer_all
 from kvhorizon.sim.policies import DEFAULT_POLICIES
 from kvhorizon.sim.whatif import Answer, Question, prepare
 from kvhorizon.sim.whatif import what_if as ask
@@ -57,6 +59,7 @@ def what_if(
     ] = None,
     over: Annotated[str, typer.Option(help="With --find: load (the largest) or kv_blocks (the smallest).")] = "load",
     workers: Annotated[int, typer.Option(help="Processes of a sweep.")] = 1,
+    executor: Annotated[str, typer.Option(help="Of a sweep: processes, ray, or ray:ADDRESS.")] = "processes",
 ) -> None:
     """Replay a trace through a simulated vLLM engine under several policies."""
     question = Question(
@@ -77,7 +80,8 @@ def what_if(
     folder = _folder(out)
     command = shlex.join(["kvhorizon", *sys.argv[1:]])
     if sweep or find:
-        _print(_many(question, sweep or [], find, over, effort, workers, folder, command))
+        how = functools.partial(answer_all, workers=workers, by=executor)
+        _print(_many(question, sweep or [], find, over, effort, how, folder, command))
         return
     prepared = prepare(question)
     with _solvers(prepared.planners, effort) as solvers, bars() as show:
@@ -100,7 +104,7 @@ def _many(
     find: str | None,
     over: str,
     effort: Budget,
-    workers: int,
+    how: AnswerAll,
     folder: Path,
     command: str,
 ) -> Table:
@@ -110,7 +114,7 @@ def _many(
         raise InputError("budget", f"{effort.seconds} s", "must be work units with --sweep or --find")
     if find:
         return find_best(question, find, over, effort.work, folder)
-    return sweep_points(question, sweep, effort.work, workers, folder, command)
+    return sweep_points(question, sweep, effort.work, how, folder, command)
 
 
 def _folder(out: Path) -> Path:
