@@ -14,7 +14,6 @@ from experiments import _fuzz_seeds as seeds
 from kvhorizon.adapter.hints import NAME, TENANT, read_hint, read_tenant
 from kvhorizon.adapter.settings import load as load_guest
 from kvhorizon.cli.budget import parse_budget
-from kvhorizon.cli.inspect import recorded_facts
 from kvhorizon.config import load as load_service
 from kvhorizon.errors import InputError
 from kvhorizon.models.forecast import check_spec
@@ -27,6 +26,7 @@ from kvhorizon.recording.benchmark import benchmark_rows
 from kvhorizon.recording.read import read_recording
 from kvhorizon.recording.schema import Row
 from kvhorizon.service.session import read_snapshot
+from kvhorizon.sim.asked_engine import recorded_facts
 from kvhorizon.sim.axes import parse_axis
 from kvhorizon.sim.goals import parse_goals
 from kvhorizon.sim.many import load as load_kept

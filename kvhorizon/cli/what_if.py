@@ -22,8 +22,10 @@ from kvhorizon.cli.questions import AnswerAll
 from kvhorizon.cli.questions import find as find_best
 from kvhorizon.cli.questions import sweep as sweep_points
 from kvhorizon.errors import InputError
+from kvhorizon.sim.asked_engine import GPU, MODEL
 from kvhorizon.sim.many import answer_all
 from kvhorizon.sim.policies import DEFAULT_POLICIES
+from kvhorizon.sim.self_check import Check
 from kvhorizon.sim.whatif import Answer, Question, prepare
 from kvhorizon.sim.whatif import what_if as ask
 from kvhorizon.solver.greedy import Knob
@@ -38,8 +40,10 @@ TABLE_WIDTH = 124  # where standard output is no terminal
 def what_if(
     trace: Annotated[str, typer.Argument(help="A trace file, or synthetic:NAME.")],
     out: Annotated[Path, typer.Option(help="Folder for results.json and report.html.")],
-    model: Annotated[str, typer.Option(help="A built-in model, or a Hugging Face config.json.")] = "llama-3.1-8b",
-    gpu: Annotated[str, typer.Option(help="A GPU preset.")] = "a100-40gb",
+    model: Annotated[
+        str | None, typer.Option(help=f"Built-in, or a Hugging Face config.json (default: as recorded, else {MODEL}).")
+    ] = None,
+    gpu: Annotated[str | None, typer.Option(help=f"A GPU preset (default: as recorded, else {GPU}).")] = None,
     tp: Annotated[int, typer.Option(help="Tensor-parallel GPUs.")] = 1,
     kv_blocks: Annotated[int | None, typer.Option(help="KV pool, in place of what model and GPU give.")] = None,
     load: Annotated[
@@ -84,6 +88,8 @@ def what_if(
         _print(_many(question, sweep or [], find, over, effort, how, folder, command))
         return
     prepared = prepare(question)
+    if prepared.self_check is not None:
+        _tell(prepared.self_check)
     with _solvers(prepared.planners, effort) as solvers, bars() as show:
         answer = ask(prepared, solvers, show)
     from kvhorizon.report.page import render
@@ -96,6 +102,14 @@ def what_if(
 
 def _print(table: Table) -> None:
     Console(width=None if sys.stdout.isatty() else TABLE_WIDTH).print(table)
+
+
+def _tell(checked: Check) -> None:
+    """First of all whether the simulated engine can be believed; on standard error where it differs."""
+    if checked.differs:
+        print(f"kvhorizon: warning: {checked.says()}", file=sys.stderr)
+    else:
+        print(checked.says())
 
 
 def _many(
