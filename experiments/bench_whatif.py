@@ -16,6 +16,7 @@ import importlib
 import importlib.util
 import json
 import multiprocessing
+import os
 import resource
 import subprocess
 import sys
@@ -104,6 +105,7 @@ def memory(requests: int) -> dict[str, float]:
 @contextlib.contextmanager
 def cluster() -> Iterator[str]:
     """The address of a Ray cluster of two nodes with a worker each, on this machine."""
+    os.environ.update({"RAY_worker_niceness": str(os.nice(0))})  # as the pool's; Ray's own choice is 15
     from ray.cluster_utils import Cluster
 
     node = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,8 @@ class Picture:
     title: str
     says: str
     figure: go.Figure
+    head: tuple[str, ...] = ()  # of its numbers as a table, where they are few
+    table: Sequence[tuple[str, ...]] = ()
 
 
 def colour(index: int) -> str:
@@ -122,29 +125,3 @@ def distributions(answer: Answer) -> list[Picture]:
         _distribution(answer, "tpot", "Time per output token", further_left, each),
         _distribution(answer, "e2e", "End-to-end latency", further_left, end),
     ]
-
-
-def lost(answer: Answer) -> Picture:
-    """Where time went: waiting for admission, and engine seconds spent on recomputation."""
-    names = [row["policy"] for row in answer.results["policies"]]
-    figure = go.Figure()
-    figure.add_bar(
-        x=names,
-        y=[row["recompute_gpu_s"] for row in answer.results["policies"]],
-        name="engine seconds spent on recomputation",
-        marker={"color": COLOURS[5]},
-    )
-    figure.add_bar(
-        x=names,
-        y=[row["ttft_s"]["mean"] for row in answer.results["policies"]],
-        name="mean seconds before the first token",
-        marker={"color": COLOURS[3]},
-    )
-    layout(figure, "", "seconds")
-    figure.update_layout(barmode="group")
-    return Picture("lost", "Where time was lost", "Lower is better in both.", figure)
-
-
-def pictures(answer: Answer) -> list[Picture]:
-    """All figures in the order of the page."""
-    return [occupancy(answer), *distributions(answer), lost(answer)]
