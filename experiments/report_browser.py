@@ -109,7 +109,7 @@ def use(page: Any) -> dict[str, Any]:
     page.locator("#minute-on").focus()
     page.keyboard.press("Enter")
     return {
-        "moved": int(before != moved and moved.startswith("1:00")),
+        "moved": int(before != moved and page.locator("#minute-at").input_value() == "2"),
         "events": page.locator("#minute-events tbody tr").count(),
         "figures": page.locator(".js-plotly-plot .main-svg").count(),
         "unnamed": page.evaluate(

@@ -10,6 +10,8 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
+from kvhorizon.sim.arrays import PREEMPTION_ROWS
+from kvhorizon.sim.outcome import Outcome
 from kvhorizon.sim.whatif import Answer
 
 FloatArray = NDArray[np.float64]
@@ -56,6 +58,13 @@ def layout(figure: go.Figure, x: str, y: str, **axis: object) -> go.Figure:
     return figure
 
 
+def unlisted_from_s(outcome: Outcome) -> float | None:
+    """When a replay's list of evictions was full; None where it holds them all."""
+    if len(outcome.preempted_at) >= int(outcome.preemptions.sum()):
+        return None
+    return round(float(outcome.preempted_at[-1, 0]), 2)
+
+
 def occupancy(answer: Answer) -> Picture:
     """KV blocks in use over time, one row per policy on a common axis, evictions as ticks above."""
     rows = answer.results["policies"]
@@ -90,6 +99,8 @@ def occupancy(answer: Answer) -> Picture:
     figure.update_yaxes(range=[0, 1.25], tickvals=[0, 0.5, 1], tickformat=".0%")
     figure.update_xaxes(title="virtual time [s]", row=len(rows), col=1)
     says = "Share of KV blocks in use. Red ticks above are evictions; what they threw away is computed again."
+    if any(unlisted_from_s(outcome) is not None for outcome in answer.outcomes):
+        says += f" Only the first {PREEMPTION_ROWS:,} evictions of a policy are marked."
     return Picture("occupancy", "KV cache over time", says, figure)
 
 

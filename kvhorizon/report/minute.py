@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from kvhorizon.report.figures import unlisted_from_s
 from kvhorizon.sim.outcome import Outcome
 from kvhorizon.sim.whatif import Answer
 
@@ -81,6 +82,7 @@ def _of(answer: Answer, row: dict[str, Any], outcome: Outcome) -> dict[str, Any]
         "policy": row["policy"],
         "rule": VICTIMS.get(head, "its rule chose this request to give way"),
         "share": len(chosen) / max(len(outcome.preempted_at), 1),
+        "known_until": unlisted_from_s(outcome),
         "at": np.round(line[:, 0], 2).tolist(),
         "used": line[:, 1].astype(int).tolist(),
         "running": line[:, 2].astype(int).tolist(),

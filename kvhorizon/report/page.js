@@ -47,8 +47,10 @@
       const pick = (name) => rows.map((n) => one[name][n]);
       const clock = (t) => `${Math.floor(t / 60)}:${(t % 60).toFixed(0).padStart(2, "0")}`;
       at.setAttribute("aria-valuetext", `from ${clock(from)} to ${clock(to)}`);
+      const unknown = one.known_until !== null && to > one.known_until;
       says.textContent = `${clock(from)} to ${clock(to)}: ${events.length} eviction${events.length === 1 ? "" : "s"}` +
         (one.share < 1 ? ` shown, ${(100 * one.share).toFixed(0)} % of all` : "") +
+        (unknown ? `, later than ${clock(one.known_until)} not listed` : "") +
         (rows.length ? `, up to ${Math.max(...pick("waiting"))} waiting` : "");
       const line = (name, y, axis, tint, fill) => ({ x: pick("at"), y, name, yaxis: axis, mode: "lines", line: { color: tint, width: 2 }, fill });
       Plotly.react(plot, [
@@ -64,7 +66,7 @@
         yaxis: { range: [0, 1.12], tickformat: ".0%", gridcolor: "rgba(128,128,128,.25)" },
         yaxis2: { overlaying: "y", side: "right", rangemode: "tozero", showgrid: false, tickmode: "auto", title: { text: "requests" } },
       }, { responsive: true, displayModeBar: false });
-      body.replaceChildren(...(events.length ? events.slice(0, 50).map((n) => evicted(one, n)) : [held(one, rows)]));
+      body.replaceChildren(...(unknown && !events.length ? [row(["", "", "not listed", "there were more evictions than are kept"])] : events.length ? events.slice(0, 50).map((n) => evicted(one, n)) : [held(one, rows)]));
     }
 
     function evicted(one, n) {

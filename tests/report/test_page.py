@@ -137,6 +137,17 @@ def test_the_numbers_of_a_figure_are_there_as_a_table(answer: Answer) -> None:
     assert lengths.table[0][1] == f"{wait[shortest].mean():,.2f}"
 
 
+def test_evictions_that_are_not_listed_are_told(answer: Answer) -> None:
+    first, second = answer.outcomes
+    short = dataclasses.replace(first, preempted_at=first.preempted_at[:5])
+    page = render(dataclasses.replace(answer, outcomes=[short, second]), "kvhorizon")
+    data = json.loads(page.split('id="minute-data">')[1].split("</script>")[0])
+    assert data["policies"][0]["known_until"] == pytest.approx(first.preempted_at[4, 0], abs=0.01)
+    assert data["policies"][1]["known_until"] is None
+    assert "Only the first" in page
+    assert "Only the first" not in render(answer, "kvhorizon")
+
+
 def test_a_minute_has_its_evictions(answer: Answer) -> None:
     page = render(answer, "kvhorizon")
     data = json.loads(page.split('id="minute-data">')[1].split("</script>")[0])
