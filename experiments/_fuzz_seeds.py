@@ -52,6 +52,15 @@ BENCHMARK = (
     b'{"input_lens": [10, 20], "output_lens": [3, 1], "request_rate": 2.5}\n{"input_lens": [1], "output_lens": [2],'
     b' "request_rate": Infinity}\n',
 )
+SCRAPE = (
+    b"# TYPE vllm:request_prompt_tokens histogram\n"
+    b'vllm:request_prompt_tokens_bucket{engine="0",le="10.0",model_name="m"} 3.0\n'
+    b'vllm:request_prompt_tokens_bucket{engine="0",le="+Inf",model_name="m"} 9.0\n'
+    b"# TYPE vllm:request_generation_tokens histogram\n"
+    b'vllm:request_generation_tokens_bucket{engine="0",le="5.0",model_name="m"} 4.0\n'
+    b'vllm:request_generation_tokens_bucket{engine="0",le="+Inf",model_name="m"} 9.0\n'
+    b"# TYPE process_start_time_seconds gauge\nprocess_start_time_seconds 1.7e+09\n"
+)
 SERVICE = b'listen = "localhost:50051"\nbudget = "50ms"\nknob = "means"\nmetrics_port = 0\ntls_cert = "a.pem"\n'
 GUEST = (
     b'{"kvhorizon": {"mode": "observe", "canary": 0.5, "canary_window_s": 30, "knob": "means", "solver": "unix:/x",'

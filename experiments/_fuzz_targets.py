@@ -25,6 +25,7 @@ from kvhorizon.recording.access_log import access_rows
 from kvhorizon.recording.benchmark import benchmark_rows
 from kvhorizon.recording.read import read_recording
 from kvhorizon.recording.schema import Row
+from kvhorizon.recording.scrape import scrape_rows
 from kvhorizon.service.session import read_snapshot
 from kvhorizon.sim.asked_engine import recorded_facts
 from kvhorizon.sim.axes import parse_axis
@@ -175,6 +176,7 @@ TARGETS: dict[str, Target] = {
     "gzip": Target(_trace, seeds.gzipped, 30_000),
     "access_log": Target(_rows(access_rows), _given(*seeds.ACCESS), 80_000),
     "benchmark": Target(_rows(benchmark_rows), _given(*seeds.BENCHMARK), 80_000),
+    "scrape": Target(_rows(lambda text: scrape_rows(None, text, 1.8e9)), _given(seeds.SCRAPE), 50_000),
     "parquet": Target(_recording, seeds.recordings, 20_000),
     "service_toml": Target(_service, _given(seeds.SERVICE), 40_000),
     "guest_settings": Target(_guest, _given(seeds.GUEST), 30_000),
