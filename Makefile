@@ -9,7 +9,7 @@ export PYTHONHASHSEED := 0
 ENGINE := .venv-engine
 NOW_WITHOUT = kvhorizon: vLLM could not be installed here: the tests against the real engine are SKIPPED
 
-.PHONY: setup engine demo test test-product test-engine lint bench proto lock clean
+.PHONY: setup engine demo test test-product test-engine lint bench proto lock sbom clean
 
 setup: $(VENV)/.ready
 
@@ -58,6 +58,12 @@ lock: setup
 	$(BIN)/pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-annotate \
 	  --custom-compile-command 'make lock' --extra dev pyproject.toml -o requirements/lock.txt
+
+sbom: setup
+	$(BIN)/pip install --quiet --disable-pip-version-check cyclonedx-bom
+	@mkdir -p out
+	$(BIN)/cyclonedx-py requirements requirements/lock.txt --pyproject pyproject.toml --output-format JSON --output-file out/sbom.json
+	@echo "wrote out/sbom.json"
 
 clean:
 	rm -rf $(VENV) $(ENGINE) out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

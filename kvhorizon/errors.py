@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+MOST_SHOWN = 300  # characters of each part
+
 
 class InputError(ValueError):
     """Bad input at an edge (config, wire, trace, CLI argument).
@@ -11,10 +13,17 @@ class InputError(ValueError):
     """
 
     def __init__(self, field: str, value: object, rule: str) -> None:
-        super().__init__(f"{field}={value!r}, {rule}" if value is not None else f"{field}: {rule}")
+        named, told = _line(field), _line(rule)
+        super().__init__(f"{named}={_line(repr(value))}, {told}" if value is not None else f"{named}: {told}")
         self.field = field
         self.value = value
         self.rule = rule
 
     def __reduce__(self) -> tuple[type[InputError], tuple[str, object, str]]:
         return InputError, (self.field, self.value, self.rule)  # so that it comes whole out of another process
+
+
+def _line(text: str) -> str:
+    """The text as one line, cut where it is longer than anyone reads."""
+    line = " ".join(text.splitlines())
+    return line if len(line) <= MOST_SHOWN else f"{line[:MOST_SHOWN]}…"

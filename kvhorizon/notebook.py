@@ -37,9 +37,12 @@ class Results:
         return pandas.json_normalize(self.data["policies"]).set_index("policy")
 
     def plot(self, what: str = "occupancy") -> plotly.graph_objects.Figure:
-        """One figure of the report by its name: occupancy, ttft, tpot, e2e or lost. Needs plotly. Raises InputError."""
+        """One figure of the report: pareto, lengths, tenants, engine, occupancy, ttft, tpot or e2e. Needs plotly.
+
+        Raises InputError for any other name.
+        """
         from kvhorizon.errors import InputError
-        from kvhorizon.report.figures import pictures
+        from kvhorizon.report.page import pictures
 
         known = {picture.anchor: picture.figure for picture in pictures(self.answer)}
         if what not in known:

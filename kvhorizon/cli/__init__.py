@@ -15,6 +15,7 @@ from kvhorizon.cli.inspect import inspect
 from kvhorizon.cli.plan import plan
 from kvhorizon.cli.record import record
 from kvhorizon.cli.serve import serve
+from kvhorizon.cli.top import top
 from kvhorizon.cli.train import train
 from kvhorizon.cli.what_if import what_if
 from kvhorizon.errors import InputError
@@ -33,6 +34,7 @@ app.command("train")(train)
 app.command("record")(record)
 app.command("inspect")(inspect)
 app.command("explain")(explain)
+app.command("top")(top)
 
 
 def _version(wanted: bool) -> None:

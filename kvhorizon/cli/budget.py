@@ -3,6 +3,8 @@
 from kvhorizon.errors import InputError
 from kvhorizon.solver.planner import Budget
 
+MOST_DIGITS = 12
+
 
 def parse_budget(text: str) -> Budget:
     """`5ms`, `0.05s`, or `100` work units. Raises InputError."""
@@ -14,6 +16,6 @@ def parse_budget(text: str) -> Budget:
                 if isinstance(error, InputError):
                     raise
                 break
-    if text.isdecimal():
+    if text.isdecimal() and len(text) <= MOST_DIGITS:
         return Budget(work=int(text))
     raise InputError("budget", text, "must be milliseconds such as 5ms, or a whole number of work units")

@@ -14,13 +14,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from kvhorizon.errors import InputError
-from kvhorizon.models.gpu import preset
 from kvhorizon.recording.read import Recording, is_recording, read_recording
+from kvhorizon.sim.asked_engine import asked_engine
+from kvhorizon.sim.asked_trace import load_trace
 from kvhorizon.sim.inspection import inspect as look_into
 from kvhorizon.sim.traces import limit as first
 from kvhorizon.sim.traces import recorded_trace
-from kvhorizon.sim.whatif import Question, engine_facts, load_model, load_trace
-from kvhorizon.state import EngineFacts, StepCost
+from kvhorizon.state import EngineFacts
 
 TABLE_WIDTH = 124  # where standard output is no terminal
 
@@ -59,29 +59,9 @@ def engine_of(
     recording: Recording | None, model: str | None, gpu: str | None, tp: int, kv_blocks: int | None
 ) -> tuple[EngineFacts, str]:
     """The engine asked for, else the one recorded, else what-if's own default; and its name. Raises InputError."""
-    if recording is not None and recording.facts and model is None and gpu is None and kv_blocks is None:
-        return recorded_facts(recording.facts), f"as recorded: {recording.facts.get('model', 'unknown')}"
-    question = Question("", tp=tp, kv_blocks=kv_blocks)
-    model, gpu = model or question.model, gpu or question.gpu
-    question = Question("", model=model, gpu=gpu, tp=tp, kv_blocks=kv_blocks)
-    return engine_facts(question, load_model(model), preset(gpu)), f"{model} on {tp} × {gpu}"
-
-
-def recorded_facts(facts: dict[str, Any]) -> EngineFacts:
-    """The engine that a recording describes. Raises InputError where it makes no sense."""
-    sizes = ("total_blocks", "block_size", "max_num_seqs", "max_num_batched_tokens", "max_model_len")
-    for name in sizes:
-        value = facts.get(name)
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**40:
-            raise InputError(f"recording: engine {name}", value, "must be a whole number >= 1")
-    cost = facts.get("cost")
-    if not isinstance(cost, dict) or not set(cost) <= set(StepCost._fields):
-        raise InputError("recording: engine cost", None, f"must be numbers of {', '.join(StepCost._fields)}")
-    for name, value in cost.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value < 1e30:
-            raise InputError(f"recording: engine cost {name}", value, "must be a number >= 0")
-    defaults = {"fixed_s": 0.0, "weights_s": 0.0}
-    return EngineFacts(**{name: facts[name] for name in sizes}, cost=StepCost(**{**defaults, **cost}))
+    engine = asked_engine(model, gpu, tp, kv_blocks, recording)
+    named = f"as recorded: {engine.model}" if engine.as_recorded else f"{engine.model} on {tp} × {engine.gpu}"
+    return engine.facts, named
 
 
 def table(found: dict[str, Any]) -> Table:

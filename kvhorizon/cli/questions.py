@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from kvhorizon.sim.many import answer_all
 from kvhorizon.sim.whatif import Question, prepare
 
 SCHEMA = 1
+AnswerAll = Callable[..., list[dict[str, Any]]]  # `answer_all` with its executor and workers
 KEPT = "answers.jsonl"  # what an interrupted run had already
 COLUMNS = {  # heading: figure
     "evictions": "preemption_frequency",
@@ -31,13 +32,14 @@ COLUMNS = {  # heading: figure
 }
 
 
-def sweep(question: Question, texts: Sequence[str], work: int, workers: int, folder: Path, command: str) -> Table:
-    """Answer the question at every point; writes sweep.json and report.html. Raises InputError."""
+def sweep(question: Question, texts: Sequence[str], work: int, how: AnswerAll, folder: Path, command: str) -> Table:
+    """Answer the question at every point, by `how`; writes sweep.json and report.html. Raises InputError."""
     axes = [parse_axis(text) for text in texts]
     asked = points(question, axes)
     prepare(asked[0])
     with bars() as show:
-        answers = answer_all(asked, work, workers, folder / KEPT, functools.partial(show, f"{len(asked)} points"))
+        progress = functools.partial(show, f"{len(asked)} points")
+        answers = how(asked, work, kept_in=folder / KEPT, progress=progress)
     found = [
         Point({axis.name: getattr(one, axis.name) for axis in axes}, results)
         for one, results in zip(asked, answers, strict=True)

@@ -1,4 +1,4 @@
-"""`kvhorizon record`: logs and results from elsewhere, and files of a live engine's recording, as one recording."""
+"""`kvhorizon record`: logs, results and metrics from elsewhere, and files of a live recording, as one recording."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from kvhorizon.recording.access_log import access_rows
 from kvhorizon.recording.benchmark import benchmark_rows, is_benchmark
 from kvhorizon.recording.read import is_recording, read_recording
 from kvhorizon.recording.schema import Row, arrow
+from kvhorizon.recording.scrape import is_scrape, scrape_rows
 from kvhorizon.recording.write import write_rows
 from kvhorizon.sim.traces import read_trace
 
@@ -28,6 +29,11 @@ Then, at any time:
     kvhorizon what-if DIR --out OUT         what each policy would have done
     kvhorizon record DIR --out ONE.parquet  its files as one
     kvhorizon record LOG --out ONE.parquet  an OpenAI-style access log, or a benchmark's result, as a recording
+
+Where only the engine's metrics are at hand, two scrapes tell rates and lengths:
+
+    curl -s http://ENGINE/metrics > one.prom; sleep 3600; curl -s http://ENGINE/metrics > two.prom
+    kvhorizon record one.prom two.prom --out ONE.parquet
 """
 Found = tuple[list[Row], dict[str, object]]
 
@@ -35,7 +41,7 @@ Found = tuple[list[Row], dict[str, object]]
 def record(
     sources: Annotated[
         list[Path] | None,
-        typer.Argument(help="Recordings, OpenAI-style access logs, vLLM or SGLang benchmark results, traces."),
+        typer.Argument(help="Recordings, access logs, vLLM or SGLang benchmark results, scrapes of /metrics, traces."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The recording to write, a .parquet file.")] = None,
     tenants: Annotated[str, typer.Option(help="Names in logs: hashed, or as given.")] = "hashed",
@@ -62,6 +68,10 @@ def _read_all(sources: list[Path], salt: bytes | None) -> Found:
     """Rows of all sources in order of arrival; the engine of the last that names one."""
     rows: list[Row] = []
     facts: dict[str, object] = {}
+    scrapes = [source for source in sources if _is_scrape(source)]
+    if len(scrapes) == 2:
+        rows += _between(*sorted(scrapes, key=lambda source: source.stat().st_mtime))
+        sources = [source for source in sources if source not in scrapes]
     for source in sources:
         more, described = _read(source, salt)
         rows += more
@@ -83,11 +93,28 @@ def _read(source: Path, salt: bytes | None) -> Found:
     except UnicodeDecodeError:
         text = ""  # gzipped, perhaps: a trace
     start = text.lstrip()[:1]
+    if is_scrape(text):
+        return scrape_rows(None, text, source.stat().st_mtime), {}
     if start == "{" and is_benchmark(text):
         return benchmark_rows(text), {}
     if start == "[" or (start == "{" and '"input_length"' not in text.splitlines()[0]):
         return [row._replace(tenant=_tenant(row.tenant, salt)) for row in access_rows(text)], {}
     return _trace_rows(source, salt), {}
+
+
+def _is_scrape(source: Path) -> bool:
+    """Whether a file holds an engine's `/metrics`."""
+    try:
+        return source.is_file() and not is_recording(source) and is_scrape(source.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _between(earlier: Path, later: Path) -> list[Row]:
+    """Requests of the time between two scrapes, which the files' own times tell."""
+    now_s = later.stat().st_mtime
+    span_s = now_s - earlier.stat().st_mtime
+    return scrape_rows(earlier.read_text(encoding="utf-8"), later.read_text(encoding="utf-8"), now_s, span_s)
 
 
 def _trace_rows(source: Path, salt: bytes | None) -> list[Row]:

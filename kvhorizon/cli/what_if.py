@@ -18,10 +18,14 @@ from rich.table import Table
 from kvhorizon.cli.bars import bars
 from kvhorizon.cli.budget import parse_budget
 from kvhorizon.cli.needs import require
+from kvhorizon.cli.questions import AnswerAll
 from kvhorizon.cli.questions import find as find_best
 from kvhorizon.cli.questions import sweep as sweep_points
 from kvhorizon.errors import InputError
+from kvhorizon.sim.asked_engine import GPU, MODEL
+from kvhorizon.sim.many import answer_all
 from kvhorizon.sim.policies import DEFAULT_POLICIES
+from kvhorizon.sim.self_check import Check
 from kvhorizon.sim.whatif import Answer, Question, prepare
 from kvhorizon.sim.whatif import what_if as ask
 from kvhorizon.solver.greedy import Knob
@@ -36,8 +40,10 @@ TABLE_WIDTH = 124  # where standard output is no terminal
 def what_if(
     trace: Annotated[str, typer.Argument(help="A trace file, or synthetic:NAME.")],
     out: Annotated[Path, typer.Option(help="Folder for results.json and report.html.")],
-    model: Annotated[str, typer.Option(help="A built-in model, or a Hugging Face config.json.")] = "llama-3.1-8b",
-    gpu: Annotated[str, typer.Option(help="A GPU preset.")] = "a100-40gb",
+    model: Annotated[
+        str | None, typer.Option(help=f"Built-in, or a Hugging Face config.json (default: as recorded, else {MODEL}).")
+    ] = None,
+    gpu: Annotated[str | None, typer.Option(help=f"A GPU preset (default: as recorded, else {GPU}).")] = None,
     tp: Annotated[int, typer.Option(help="Tensor-parallel GPUs.")] = 1,
     kv_blocks: Annotated[int | None, typer.Option(help="KV pool, in place of what model and GPU give.")] = None,
     load: Annotated[
@@ -55,8 +61,20 @@ def what_if(
     find: Annotated[
         str | None, typer.Option(help="Goals such as 'ttft_p99<=2s,goodput>=.95': how much load or memory meets them.")
     ] = None,
-    over: Annotated[str, typer.Option(help="With --find: load (the largest) or kv_blocks (the smallest).")] = "load",
+    over: Annotated[
+        str, typer.Option(help="With --find: load (the largest), kv_blocks or replicas (the fewest).")
+    ] = "load",
+    replicas: Annotated[int, typer.Option(help="Engines behind a router; load is of one of them.")] = 1,
+    router: Annotated[str, typer.Option(help="round-robin, least-kv or prefix.")] = "round-robin",
+    patience_s: Annotated[
+        float | None, typer.Option(help="Clients give up that have no token after so many seconds.")
+    ] = None,
+    retries: Annotated[int, typer.Option(help="How often a client that gave up asks again.")] = 0,
+    prefix_caching: Annotated[
+        bool, typer.Option(help="vLLM's prefix caching, for traces that say what is shared.")
+    ] = False,
     workers: Annotated[int, typer.Option(help="Processes of a sweep.")] = 1,
+    executor: Annotated[str, typer.Option(help="Of a sweep: processes, ray, or ray:ADDRESS.")] = "processes",
 ) -> None:
     """Replay a trace through a simulated vLLM engine under several policies."""
     question = Question(
@@ -71,15 +89,23 @@ def what_if(
         policies=tuple(policy or DEFAULT_POLICIES),
         forecast=forecast,
         delay_s=delay_s,
+        replicas=replicas,
+        router=router,
+        patience_s=patience_s,
+        retries=retries,
+        prefix_caching=prefix_caching,
     )
     require("plotly", "whatif")
     effort = parse_budget(budget)
     folder = _folder(out)
     command = shlex.join(["kvhorizon", *sys.argv[1:]])
     if sweep or find:
-        _print(_many(question, sweep or [], find, over, effort, workers, folder, command))
+        how = functools.partial(answer_all, workers=workers, by=executor)
+        _print(_many(question, sweep or [], find, over, effort, how, folder, command))
         return
     prepared = prepare(question)
+    if prepared.self_check is not None:
+        _tell(prepared.self_check)
     with _solvers(prepared.planners, effort) as solvers, bars() as show:
         answer = ask(prepared, solvers, show)
     from kvhorizon.report.page import render
@@ -94,13 +120,21 @@ def _print(table: Table) -> None:
     Console(width=None if sys.stdout.isatty() else TABLE_WIDTH).print(table)
 
 
+def _tell(checked: Check) -> None:
+    """First of all whether the simulated engine can be believed; on standard error where it differs."""
+    if checked.differs:
+        print(f"kvhorizon: warning: {checked.says()}", file=sys.stderr)
+    else:
+        print(checked.says())
+
+
 def _many(
     question: Question,
     sweep: list[str],
     find: str | None,
     over: str,
     effort: Budget,
-    workers: int,
+    how: AnswerAll,
     folder: Path,
     command: str,
 ) -> Table:
@@ -110,7 +144,7 @@ def _many(
         raise InputError("budget", f"{effort.seconds} s", "must be work units with --sweep or --find")
     if find:
         return find_best(question, find, over, effort.work, folder)
-    return sweep_points(question, sweep, effort.work, workers, folder, command)
+    return sweep_points(question, sweep, effort.work, how, folder, command)
 
 
 def _folder(out: Path) -> Path:

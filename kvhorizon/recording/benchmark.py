@@ -16,6 +16,7 @@ from kvhorizon.errors import InputError
 from kvhorizon.recording.schema import Row
 
 MOST_TOKENS = 10_000_000
+LEAST_RATE = 1e-4  # requests per second
 SEED = 0
 
 
@@ -80,10 +81,11 @@ def _arrivals(result: Mapping[str, Any], size: int) -> list[float]:
     rate = result.get("request_rate", math.inf)
     try:
         rate = float(rate)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         rate = math.nan
-    if not rate > 0.0:
-        raise InputError("benchmark: request_rate", result.get("request_rate"), "must be > 0 where start_times lack")
+    if not rate >= LEAST_RATE:
+        told = f"must be >= {LEAST_RATE} where start_times lack"
+        raise InputError("benchmark: request_rate", result.get("request_rate"), told)
     draw = random.Random(SEED)
     times, now_s = [], 0.0
     for _ in range(size):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,8 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
+from kvhorizon.sim.arrays import PREEMPTION_ROWS
+from kvhorizon.sim.outcome import Outcome
 from kvhorizon.sim.whatif import Answer
 
 FloatArray = NDArray[np.float64]
@@ -25,6 +28,8 @@ class Picture:
     title: str
     says: str
     figure: go.Figure
+    head: tuple[str, ...] = ()  # of its numbers as a table, where they are few
+    table: Sequence[tuple[str, ...]] = ()
 
 
 def colour(index: int) -> str:
@@ -51,6 +56,13 @@ def layout(figure: go.Figure, x: str, y: str, **axis: object) -> go.Figure:
     figure.update_xaxes(title=x, gridcolor="rgba(128,128,128,.25)", zeroline=False, **axis)
     figure.update_yaxes(title=y, gridcolor="rgba(128,128,128,.25)", zeroline=False, rangemode="tozero")
     return figure
+
+
+def unlisted_from_s(outcome: Outcome) -> float | None:
+    """When a replay's list of evictions was full; None where it holds them all."""
+    if len(outcome.preempted_at) >= int(outcome.preemptions.sum()):
+        return None
+    return round(float(outcome.preempted_at[-1, 0]), 2)
 
 
 def occupancy(answer: Answer) -> Picture:
@@ -87,6 +99,8 @@ def occupancy(answer: Answer) -> Picture:
     figure.update_yaxes(range=[0, 1.25], tickvals=[0, 0.5, 1], tickformat=".0%")
     figure.update_xaxes(title="virtual time [s]", row=len(rows), col=1)
     says = "Share of KV blocks in use. Red ticks above are evictions; what they threw away is computed again."
+    if any(unlisted_from_s(outcome) is not None for outcome in answer.outcomes):
+        says += f" Only the first {PREEMPTION_ROWS:,} evictions of a policy are marked."
     return Picture("occupancy", "KV cache over time", says, figure)
 
 
@@ -122,29 +136,3 @@ def distributions(answer: Answer) -> list[Picture]:
         _distribution(answer, "tpot", "Time per output token", further_left, each),
         _distribution(answer, "e2e", "End-to-end latency", further_left, end),
     ]
-
-
-def lost(answer: Answer) -> Picture:
-    """Where time went: waiting for admission, and engine seconds spent on recomputation."""
-    names = [row["policy"] for row in answer.results["policies"]]
-    figure = go.Figure()
-    figure.add_bar(
-        x=names,
-        y=[row["recompute_gpu_s"] for row in answer.results["policies"]],
-        name="engine seconds spent on recomputation",
-        marker={"color": COLOURS[5]},
-    )
-    figure.add_bar(
-        x=names,
-        y=[row["ttft_s"]["mean"] for row in answer.results["policies"]],
-        name="mean seconds before the first token",
-        marker={"color": COLOURS[3]},
-    )
-    layout(figure, "", "seconds")
-    figure.update_layout(barmode="group")
-    return Picture("lost", "Where time was lost", "Lower is better in both.", figure)
-
-
-def pictures(answer: Answer) -> list[Picture]:
-    """All figures in the order of the page."""
-    return [occupancy(answer), *distributions(answer), lost(answer)]

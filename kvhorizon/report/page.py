@@ -2,114 +2,88 @@
 
 from __future__ import annotations
 
-from html import escape
+from html import escape, unescape
 from importlib import resources
 from typing import Any
 
 from plotly.offline import get_plotlyjs
 
+from kvhorizon.report.advice import Advice, advise
 from kvhorizon.report.calibration import calibration
-from kvhorizon.report.figures import Picture, pictures
+from kvhorizon.report.compare import by_length, by_tenant, engine_time, pareto
+from kvhorizon.report.figures import Picture, distributions, occupancy
+from kvhorizon.report.minute import minute
+from kvhorizon.report.table import comparison
 from kvhorizon.sim.whatif import Answer
 
-Row = dict[str, Any]
-# heading, path into a policy's entry, digits, whether less is better
-COLUMNS: tuple[tuple[str, tuple[str, ...], int, bool], ...] = (
-    ("evictions per request", ("preemption_frequency",), 3, True),
-    ("recompute, engine s", ("recompute_gpu_s",), 1, True),
-    ("recompute, share of FLOPs", ("recompute_fraction",), 3, True),
-    ("TTFT mean, s", ("ttft_s", "mean"), 2, True),
-    ("TTFT p99, s", ("ttft_s", "p99"), 1, True),
-    ("TPOT p99, s", ("tpot_s", "p99"), 3, True),
-    ("latency mean, s", ("e2e_s", "mean"), 1, True),
-    ("latency mean / hindsight bound", ("over_bound",), 2, True),
-    ("latency p99, s", ("e2e_s", "p99"), 1, True),
-    ("goodput", ("goodput",), 3, False),
-    ("tokens per s", ("throughput_tok_s",), 0, False),
-    ("GPU utilization", ("gpu_utilization",), 3, False),
-)
-NOTICEABLE = 0.005  # relative change below which a ratio is neither better nor worse
+
+def pictures(answer: Answer) -> list[Picture]:
+    """All figures in the order of the page."""
+    found = [pareto(answer), by_length(answer), by_tenant(answer), engine_time(answer), occupancy(answer)]
+    return [*(picture for picture in found if picture is not None), *distributions(answer)]
 
 
-def value(row: Row, path: tuple[str, ...]) -> float | None:
-    """An entry of a policy's results, or None."""
-    found: Any = row
-    for key in path:
-        found = None if found is None else found.get(key)
-    return found  # type: ignore[no-any-return]
-
-
-def headline(rows: list[Row]) -> str:
-    """One sentence: what to switch on, what it buys, what it costs against first-come-first-served."""
-    base = next((row for row in rows if row["policy"] == "fcfs"), None)
-    real = [row for row in rows if row["policy"] != "fcfs" and "free-recompute" not in row["policy"]]
-    if base is None or not real:
-        return "Add the policy fcfs to compare against first-come-first-served."
-    if base["preemption_frequency"] < 0.005:
-        return (
-            "This load hardly evicts anyone first-come-first-served "
-            f"({base['preemptions']} evictions): memory is not what limits it, and there is little to win."
+def _advice(advice: Advice) -> str:
+    """The answer: what to switch on, what it buys, what it costs, how sure."""
+    parts = [f'<p class="headline">{escape(advice.headline)}</p>']
+    if advice.switch:
+        parts.append(
+            f'<p class="switch"><span class="soft">Switch it on</span><code>{escape(advice.switch)}</code></p>'
         )
-    best = min(real, key=lambda row: row["e2e_s"]["mean"])
-    saved = 1.0 - best["preemptions"] / max(base["preemptions"], 1)
-    mean = best["e2e_s"]["mean"] / base["e2e_s"]["mean"] - 1.0
-    tail = best["e2e_s"]["p99"] / base["e2e_s"]["p99"] - 1.0
+    lists = (("It buys", advice.buys, "better"), ("It costs", advice.costs, "worse"), ("How sure", advice.sure, ""))
+    columns = ""
+    for title, items, kind in lists:
+        if items:
+            entries = "".join(f"<li>{escape(item)}</li>" for item in items)
+            columns += f'<div class="{kind}-side"><h3>{title}</h3><ul>{entries}</ul></div>'
     return (
-        f"{best['policy']} avoids {saved:.0%} of the evictions of first-come-first-served; mean latency changes by "
-        f"{mean:+.0%}, the slowest 1 % by {tail:+.0%}, throughput by "
-        f"{best['throughput_tok_s'] / base['throughput_tok_s'] - 1.0:+.1%}."
+        f'<section class="answer" aria-label="The answer">{"".join(parts)}<div class="sides">{columns}</div></section>'
     )
 
 
-def _cell(row: Row, base: Row | None, path: tuple[str, ...], digits: int, less_is_better: bool) -> str:
-    here = value(row, path)
-    if here is None:
-        return "<td>–</td>"
-    text = f"{here:,.{digits}f}"
-    there = value(base, path) if base is not None and base is not row else None
-    if not there:
-        return f"<td>{text}</td>"
-    ratio = here / there
-    kind = ""
-    if abs(ratio - 1.0) > NOTICEABLE:
-        kind = "better" if (ratio < 1.0) == less_is_better else "worse"
-    return f'<td>{text} <small class="{kind}">×{ratio:.2f}</small></td>'
-
-
-def _comparison(rows: list[Row]) -> str:
-    base = next((row for row in rows if row["policy"] == "fcfs"), None)
-    head = "".join(f'<th scope="col">{escape(row["policy"])}</th>' for row in rows)
-    body = ""
-    for title, path, digits, less in COLUMNS:
-        cells = "".join(_cell(row, base, path, digits, less) for row in rows)
-        body += f'<tr><th scope="row">{title}</th>{cells}</tr>'
-    decided = "".join(f"<td>{_decided(row['plans'])}</td>" for row in rows)
-    return (
-        '<div class="scroll" tabindex="0" role="region" aria-label="Policies side by side"><table>'
-        "<caption>Small figures are ratios to first-come-first-served (fcfs). The hindsight bound is a mean latency "
-        "that no schedule on this engine can go below, even one that knows all requests beforehand.</caption>"
-        f'<thead><tr><th scope="col"></th>{head}</tr></thead>'
-        f'<tbody>{body}<tr><th scope="row">plans by</th>{decided}</tr></tbody></table></div>'
+def _check(results: dict[str, Any]) -> str:
+    """Whether the simulated engine does as the recorded one, before everything else."""
+    checked = results.get("self_check")
+    if not checked:
+        return ""
+    kind = "differs" if checked["differs"] else "agrees"
+    title = (
+        "The simulation differs from the recording"
+        if checked["differs"]
+        else "The simulation agrees with the recording"
     )
-
-
-def _decided(plans: dict[str, int]) -> str:
-    named = [f"{name} {count:,}" for name, count in plans.items() if count]
-    return ", ".join(named) or "–"
+    return (
+        f'<section class="check {kind}" role="note" aria-label="{title}"><strong>{title}.</strong> '
+        f"{escape(checked['says'])}</section>"
+    )
 
 
 def section(picture: Picture) -> str:
     """One figure under its heading, with its words for those who do not see it."""
-    plot = picture.figure.to_html(
-        full_html=False,
-        include_plotlyjs=False,
-        div_id=picture.anchor,
-        config={"responsive": True, "displayModeBar": False},
+    figure = picture.figure.to_json(engine="json").replace("<", "\\u003c")  # so that no text ends its script element
+    plot = (
+        f'<div class="plot drawn-later" id="{picture.anchor}"></div><script type="application/json">{figure}</script>'
     )
     return (
         f'<section aria-labelledby="{picture.anchor}-title"><h2 id="{picture.anchor}-title">{picture.title}</h2>'
-        f'<figure role="group" aria-label="{picture.title}. {picture.says}"><div class="plot">{plot}</div>'
-        f"<figcaption>{picture.says}</figcaption></figure></section>"
+        f'<figure role="group" aria-label="{picture.title}. {picture.says}"><figcaption>{picture.says}</figcaption>'
+        f"{plot}</figure>{_numbers(picture)}</section>"
+    )
+
+
+def _numbers(picture: Picture) -> str:
+    """The figure's numbers for those who want or hear them; names in the rows are escaped already or here."""
+    if not picture.table:
+        return ""
+    head = "".join(f'<th scope="col">{escape(name, quote=False)}</th>' for name in picture.head)
+    rows = "".join(
+        f'<tr><th scope="row">{escape(unescape(first))}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>'
+        for first, *rest in picture.table
+    )
+    return (
+        f'<details><summary>The numbers</summary><div class="scroll" tabindex="0" role="region" '
+        f'aria-label="Numbers of: {picture.title}"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
+        "</div></details>"
     )
 
 
@@ -133,12 +107,14 @@ def _facts(results: dict[str, Any], command: str) -> str:
 
 def document(title: str, body: str) -> str:
     """A self-contained page around `body` (HTML); `title` is escaped here. Nothing is loaded from anywhere."""
-    style = resources.files("kvhorizon.report").joinpath("style.css").read_text(encoding="utf-8")
+    folder = resources.files("kvhorizon.report")
+    style, script = (folder.joinpath(name).read_text(encoding="utf-8") for name in ("style.css", "page.js"))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta name="color-scheme" content="light dark"><title>{escape(title)}</title><style>{style}</style>'
-        f"<script>{get_plotlyjs()}</script></head><body><main><h1>{escape(title)}</h1>{body}</main></body></html>\n"
+        f"<script>{get_plotlyjs()}</script></head><body><main><h1>{escape(title)}</h1>{body}</main>"
+        f"<script>{script}</script></body></html>\n"
     )
 
 
@@ -149,7 +125,7 @@ def render(answer: Answer, command: str) -> str:
     return document(
         f"What if: {results['trace']['name']}",
         f'<p class="soft">{escape(results["engine"]["model"])} on {escape(results["engine"]["gpu"])}, simulated</p>'
-        f'<p class="answer">{escape(headline(results["policies"]))}</p>'
+        f"{_check(results)}{_advice(advise(answer))}"
         '<section aria-labelledby="policies"><h2 id="policies">Policies side by side</h2>'
-        f"{_comparison(results['policies'])}</section>{sections}{_facts(results, command)}",
+        f"{comparison(results['policies'])}</section>{sections}{minute(answer)}{_facts(results, command)}",
     )

@@ -1,22 +1,17 @@
-"""Many questions at once: in a pool of processes, each answer kept as it comes, so that an interrupted run goes on."""
+"""Many questions at once, by any executor; each answer is kept as it comes, so that an interrupted run goes on."""
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
 import hashlib
 import json
-import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from kvhorizon import __version__
-from kvhorizon.errors import InputError
+from kvhorizon.sim.executors import Results, executor
 from kvhorizon.sim.in_process import InProcess
 from kvhorizon.sim.whatif import Question, prepare, what_if
-
-Results = dict[str, Any]  # as `results.json`
 
 
 def answer(question: Question, work: int) -> Results:
@@ -41,29 +36,13 @@ def load(path: Path) -> dict[str, Results]:
     """Answers kept by earlier runs, by key; a line that was cut short is left out."""
     kept: dict[str, Results] = {}
     if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 row = json.loads(line)
                 kept[row["key"]] = row["results"]
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 continue
     return kept
-
-
-def _each(questions: Sequence[Question], work: int, workers: int) -> Iterator[tuple[int, Results]]:
-    if workers == 1 or len(questions) == 1:
-        for i, question in enumerate(questions):
-            yield i, answer(question, work)
-        return
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, context) as pool:
-        places = {pool.submit(answer, question, work): i for i, question in enumerate(questions)}
-        try:
-            for future in concurrent.futures.as_completed(places):
-                yield places[future], future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
 
 
 def answer_all(
@@ -72,23 +51,25 @@ def answer_all(
     workers: int = 1,
     kept_in: Path | None = None,
     progress: Callable[[float], None] | None = None,
+    by: str = "processes",
 ) -> list[Results]:
-    """Results in the order of the questions, the same for any number of workers. Raises InputError.
+    """Results in the order of the questions, the same for any executor and number of workers. Raises InputError.
 
     Those found in `kept_in` (JSON lines) are not computed again; new ones are added to it.
     """
-    if not 1 <= workers <= 256:
-        raise InputError("workers", workers, "must be within 1 ... 256")
     contents = {trace: digest_of(trace) for trace in {question.trace for question in questions}}
     keys = [key_of(question, contents[question.trace], work) for question in questions]
     kept = load(kept_in) if kept_in else {}
     missing = [i for i, key in enumerate(keys) if key not in kept]
-    for place, results in _each([questions[i] for i in missing], work, workers):
-        key = keys[missing[place]]
-        kept[key] = results
-        if kept_in:
-            with kept_in.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"key": key, "results": results}) + "\n")
-        if progress:
-            progress(1.0 - sum(k not in kept for k in keys) / len(keys))
+    if not missing:
+        return [kept[key] for key in keys]
+    with executor(by, workers) as run:
+        for place, results in run(answer, [questions[i] for i in missing], work):
+            key = keys[missing[place]]
+            kept[key] = results
+            if kept_in:
+                with kept_in.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"key": key, "results": results}) + "\n")
+            if progress:
+                progress(1.0 - sum(k not in kept for k in keys) / len(keys))
     return [kept[key] for key in keys]

@@ -44,6 +44,7 @@ from kvhorizon.sim.planned import PlanFollower
 from kvhorizon.sim.policies import Policy
 from kvhorizon.sim.recorded import recorded
 from kvhorizon.sim.setup import Setup, Solver
+from kvhorizon.sim.steer import Guest
 from kvhorizon.solver.select import Desk, new_desk, refresh_remaining
 from kvhorizon.state import Habits
 
@@ -99,7 +100,7 @@ def start(setup: Setup, policy: Policy) -> tuple[Engine, Forecast]:
     return engine, forecast
 
 
-def _learn(engine: Engine, forecast: Forecast, desk: Desk, since: int) -> int:
+def learn(engine: Engine, forecast: Forecast, desk: Desk, since: int) -> int:
     """Tell the forecast who runs and who finished; returns how many have by now."""
     done = int(engine.counters[DONE])
     running = engine.lists.running[: int(engine.counters[RUNNING])].astype(np.int64)
@@ -109,6 +110,12 @@ def _learn(engine: Engine, forecast: Forecast, desk: Desk, since: int) -> int:
         size, _ = collect_waiting(engine, desk.waiting)
         refresh_remaining(engine.columns, forecast.curves, desk.waiting, size)
     return done
+
+
+def priced(guest: Guest, engine: Engine, kept: Kept, setup: Setup) -> Guest:
+    """The guest, who prices evictions net of what has come back so far."""
+    kept.see(int(engine.counters[RESTORED]), int(engine.counters[RECOMPUTED]))
+    return guest._replace(losing=undoing(setup.facts.cost, kept.share, setup.reload_s_per_token))
 
 
 def replay(
@@ -128,8 +135,7 @@ def replay(
     report_every = max(1, total // 200)
     learned = 0
     while True:
-        kept.see(int(engine.counters[RESTORED]), int(engine.counters[RECOMPUTED]))
-        guest = guest._replace(losing=undoing(setup.facts.cost, kept.share, setup.reload_s_per_token))
+        guest = priced(guest, engine, kept, setup)
         if follower:
             follower.habits = Habits(1.0, round(kept.share, 3), setup.reload_s_per_token)
         until_s = follower.due_s if follower else np.inf
@@ -138,14 +144,15 @@ def replay(
         if progress:
             progress(float(engine.counters[DONE]) / total)
         if reason == FINISHED:
-            return _outcome(setup, engine, follower.plans if follower else {})
+            return outcome_of(setup, engine, follower.plans if follower else {})
         if reason == LEARN and guest.steers:
-            learned = _learn(engine, forecast, desk, learned)
+            learned = learn(engine, forecast, desk, learned)
         elif follower:
             follower.tick()
 
 
-def _outcome(setup: Setup, engine: Engine, plans: dict[str, int]) -> Outcome:
+def outcome_of(setup: Setup, engine: Engine, plans: dict[str, int]) -> Outcome:
+    """What an engine leaves behind."""
     live, count, clock = engine.live, engine.counters, engine.clock
     cost = setup.facts.cost
     wasted = cost.flops_per_token * live.recompute_tokens + cost.flops_per_pair * live.recompute_pairs

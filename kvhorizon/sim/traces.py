@@ -21,6 +21,7 @@ import hashlib
 import io
 import json
 import math
+import zlib
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -34,6 +35,7 @@ from kvhorizon.sim.trace import Trace
 
 IntArray = NDArray[np.int64]
 MOST_TOKENS = 10_000_000
+MOST_BYTES = 2 << 30
 PREFIX_TOKENS = 512  # prompt tokens that one prefix hash stands for, in Mooncake's traces
 Rows = Iterator[tuple[int, dict[str, str]]]
 
@@ -90,7 +92,14 @@ def _parse(path: Path, arrivals: bool = True) -> Columns:
     text = _text(path)
     if text.lstrip().startswith("{"):
         return _mooncake(text)
-    reader = csv.DictReader(io.StringIO(text))
+    try:
+        return _table(csv.DictReader(io.StringIO(text, newline="")), arrivals)
+    except csv.Error as error:
+        raise InputError("trace", str(path), f"must be CSV ({error})") from None
+
+
+def _table(reader: csv.DictReader[str], arrivals: bool) -> Columns:
+    """Of the format that the names of the columns tell."""
     fields = set(reader.fieldnames or ())
     rows = enumerate(reader, start=2)
     if "ContextTokens" in fields:
@@ -102,17 +111,27 @@ def _parse(path: Path, arrivals: bool = True) -> Columns:
 
 def _text(path: Path) -> str:
     try:
-        raw = path.read_bytes()
-        text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8-sig")
+        text = _plain(path).decode("utf-8-sig")
     except FileNotFoundError:
         raise InputError("trace", str(path), "must be an existing file or synthetic:NAME") from None
     except OSError as error:
         raise InputError("trace", str(path), f"must be a readable file ({error})") from None
-    except (UnicodeDecodeError, EOFError) as error:
+    except (UnicodeDecodeError, EOFError, zlib.error) as error:
         raise InputError("trace", str(path), f"must be text, gzipped or not ({error})") from None
     if not text.strip():
         raise InputError("trace", str(path), "must not be empty")
     return text
+
+
+def _plain(path: Path) -> bytes:
+    """The file's content, unpacked if it is gzipped; at most MOST_BYTES of it, however small the file."""
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        found = (gzip.GzipFile(fileobj=file) if packed else file).read(MOST_BYTES + 1)
+    if len(found) > MOST_BYTES:
+        raise InputError("trace", str(path), f"must be at most {MOST_BYTES >> 30} GiB of text")
+    return found
 
 
 def _require(fields: set[str], names: tuple[str, ...]) -> None:
@@ -202,8 +221,8 @@ def _mooncake(text: str) -> Columns:
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"row {number}", line[:40], f"must be JSON ({error.msg})") from None
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"row {number}", line[:40], f"must be JSON ({str(error)[:80]})") from None
         if not isinstance(row, dict):
             raise InputError(f"row {number}", line[:40], "must be a JSON object")
         _require(set(row), ("timestamp", "input_length", "output_length"))

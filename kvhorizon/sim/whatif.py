@@ -6,35 +6,30 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kvhorizon.errors import InputError
 from kvhorizon.models.forecast import check_spec
-from kvhorizon.models.gpu import Gpu, preset, tpot_target_s
-from kvhorizon.models.pool import pool_blocks
-from kvhorizon.models.shape import ModelShape, builtin, from_config
-from kvhorizon.models.step_time import step_cost
+from kvhorizon.recording.read import Recording
 from kvhorizon.sim.alone import alone
+from kvhorizon.sim.asked_engine import AskedEngine, asked_engine
+from kvhorizon.sim.asked_trace import recording_of, tenants_of, trace_of
 from kvhorizon.sim.bound import hindsight_bound_s, over_bound
+from kvhorizon.sim.fleet import Fleet, play
 from kvhorizon.sim.in_process import InProcess
 from kvhorizon.sim.metrics import summarize
 from kvhorizon.sim.outcome import Outcome
 from kvhorizon.sim.policies import Policy, parse_policy
 from kvhorizon.sim.replay import replay
+from kvhorizon.sim.self_check import Check, check, clock_of, seen_of
 from kvhorizon.sim.setup import Setup, Solver
 from kvhorizon.sim.trace import Trace
-from kvhorizon.sim.traces import limit, read_trace
-from kvhorizon.sim.workloads import synthesize
 from kvhorizon.solver.greedy import Knob
 from kvhorizon.state import EngineFacts
 
 SCHEMA = 1
-SYNTHETIC = "synthetic:"
-SYNTHETIC_REQUESTS = 2000
-BLOCK_SIZE = 16
 Progress = Callable[[str, float], None]
 
 
@@ -43,8 +38,8 @@ class Question:
     """What is asked: arguments as a user gives them."""
 
     trace: str
-    model: str = "llama-3.1-8b"
-    gpu: str = "a100-40gb"
+    model: str | None = None  # None: the recording's own, else the default
+    gpu: str | None = None
     tp: int = 1
     kv_blocks: int | None = None
     load: float | None = None
@@ -53,6 +48,16 @@ class Question:
     policies: tuple[str, ...] = ()
     forecast: str = "history"
     delay_s: float | None = None
+    replicas: int = 1
+    router: str = "round-robin"
+    patience_s: float | None = None  # after which a client without a token gives up
+    retries: int = 0  # how often it then asks again
+    prefix_caching: bool = False
+
+    @property
+    def fleet(self) -> Fleet:
+        """Engines, router and clients."""
+        return Fleet(self.replicas, self.router, self.patience_s, self.retries)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,37 +68,7 @@ class Answer:
     trace: Trace
     facts: EngineFacts
     outcomes: list[Outcome]
-
-
-def load_trace(name: str, most: int | None, seed: int) -> Trace:
-    """A trace file, or a synthetic workload; its first `most` requests. Raises InputError."""
-    if most is not None and most < 1:
-        raise InputError("limit", most, "must be >= 1")
-    if name.startswith(SYNTHETIC):
-        return synthesize(name.removeprefix(SYNTHETIC), most or SYNTHETIC_REQUESTS, seed)
-    trace = read_trace(Path(name))
-    return trace if most is None else limit(trace, most)
-
-
-def load_model(name: str) -> ModelShape:
-    """A built-in model, or a Hugging Face `config.json` by path."""
-    return from_config(Path(name)) if name.endswith(".json") else builtin(name)
-
-
-def engine_facts(question: Question, shape: ModelShape, gpu: Gpu) -> EngineFacts:
-    """The engine that the question describes. Raises InputError where the weights do not fit."""
-    if question.kv_blocks is not None and question.kv_blocks < 1:
-        raise InputError("kv-blocks", question.kv_blocks, "must be >= 1")
-    cost = step_cost(shape, gpu, question.tp)
-    blocks = question.kv_blocks or pool_blocks(shape, gpu, question.tp, block_size=BLOCK_SIZE)
-    return EngineFacts(
-        total_blocks=blocks,
-        block_size=BLOCK_SIZE,
-        max_num_seqs=gpu.max_num_seqs,
-        max_num_batched_tokens=gpu.max_num_batched_tokens,
-        max_model_len=shape.max_position,
-        cost=cost,
-    )
+    tenants: tuple[str, ...] = ()  # names of the trace's keys, where they are known
 
 
 def check_fits(trace: Trace, facts: EngineFacts) -> None:
@@ -126,7 +101,9 @@ class Prepared:
     question: Question
     policies: tuple[Policy, ...]
     setup: Setup
-    tpot_target_s: float
+    engine: AskedEngine
+    self_check: Check | None = None  # of the simulated engine against the recorded one
+    tenants: tuple[str, ...] = ()
 
     @property
     def planners(self) -> tuple[Knob, ...]:
@@ -142,38 +119,66 @@ def prepare(question: Question) -> Prepared:
         raise InputError("delay-s", question.delay_s, "must be >= 0 and < 60")
     if question.load is not None and not 0.0 < question.load < 1000.0:
         raise InputError("load", question.load, "must be > 0 and < 1000")
-    shape, gpu = load_model(question.model), preset(question.gpu)
-    facts = engine_facts(question, shape, gpu)
-    trace = load_trace(question.trace, question.limit, question.seed)
-    check_fits(trace, facts)
-    setup = Setup(at_load(trace, facts, question.load), facts, forecast=question.forecast, seed=question.seed)
+    question.fleet.check()
+    recording = recording_of(question.trace)
+    engine = asked_engine(question.model, question.gpu, question.tp, question.kv_blocks, recording)
+    trace = trace_of(recording, question.trace, question.limit, question.seed)
+    check_fits(trace, engine.facts)
+    engine, checked = _checked(question, recording, engine, trace)
+    setup = Setup(
+        at_load(trace, engine.facts, question.load),
+        engine.facts,
+        forecast=question.forecast,
+        seed=question.seed,
+        prefix_caching=question.prefix_caching,
+    )
     if question.delay_s is not None:
         setup = dataclasses.replace(setup, delay_s=question.delay_s)
-    return Prepared(question, policies, setup, tpot_target_s(gpu, shape))
+    return Prepared(question, policies, setup, engine, checked, tenants_of(recording))
+
+
+def _checked(
+    question: Question, recording: Recording | None, engine: AskedEngine, trace: Trace
+) -> tuple[AskedEngine, Check | None]:
+    """The recorded engine with the step time that its recording shows, and how well it then does what was recorded."""
+    if recording is None or not engine.as_recorded or question.kv_blocks is not None:
+        return engine, None
+    seen = seen_of(recording, question.limit)
+    cost, clock = clock_of(seen, trace, engine.facts)
+    engine = engine._replace(facts=dataclasses.replace(engine.facts, cost=cost))
+    if seen is None:
+        return engine, None
+    return engine, check(seen, clock, trace, replay(Setup(trace, engine.facts), parse_policy("fcfs")))
 
 
 def what_if(prepared: Prepared, solvers: Mapping[Knob, Solver], progress: Progress | None = None) -> Answer:
-    """Replay the trace under every policy; one whose solver is missing follows its greedy rule."""
+    """Replay the trace under every policy; one whose solver is missing follows its greedy rule, as in a fleet."""
     setup = prepared.setup
     prefill_s, service_s = alone(setup)
-    bound_s = hindsight_bound_s(setup)
+    fleet = prepared.question.fleet
+    bound_s = hindsight_bound_s(setup) if fleet.plain else None
     outcomes, entries, timing = [], [], {}
     for policy in prepared.policies:
         started_s = time.perf_counter()
-        outcome = _run(setup, policy, _solver_of(policy, solvers), progress)
+        if fleet.plain:
+            outcome = _run(setup, policy, _solver_of(policy, solvers), progress)
+        else:
+            outcome = play(setup, policy, fleet)
         timing[policy.name] = round(time.perf_counter() - started_s, 3)
         columns = summarize(
             setup.trace,
             outcome,
             prefill_alone_s=prefill_s,
             service_alone_s=service_s,
-            tpot_target_s=prepared.tpot_target_s,
+            tpot_target_s=prepared.engine.tpot_target_s,
         )
         outcomes.append(outcome)
         columns["over_bound"] = over_bound(setup, policy, outcome, bound_s)
         entries.append({"policy": policy.name, **columns})
     timing["total_s"] = round(sum(timing.values()), 3)
-    return Answer(_results(prepared, bound_s, entries, timing), setup.trace, setup.facts, outcomes)
+    results = _results(prepared, bound_s, entries, timing)
+    whole = dataclasses.replace(setup.facts, total_blocks=fleet.replicas * setup.facts.total_blocks)
+    return Answer(results, setup.trace, whole, outcomes, prepared.tenants)
 
 
 def _solver_of(policy: Policy, solvers: Mapping[Knob, Solver]) -> Solver | None:
@@ -193,7 +198,7 @@ def _run(setup: Setup, policy: Policy, solver: Solver | None, progress: Progress
 def _results(
     prepared: Prepared, bound_s: float | None, policies: Sequence[dict[str, Any]], timing: dict[str, float]
 ) -> dict[str, Any]:
-    question, setup = prepared.question, prepared.setup
+    question, setup, checked = prepared.question, prepared.setup, prepared.self_check
     trace, facts = setup.trace, setup.facts
     return {
         "schema": SCHEMA,
@@ -206,14 +211,16 @@ def _results(
             "sha256": trace.sha256,
         },
         "engine": {
-            "model": question.model,
-            "gpu": question.gpu,
+            "model": prepared.engine.model,
+            "gpu": prepared.engine.gpu,
             "tp": question.tp,
             "kv_blocks": facts.total_blocks,
             "block_size": facts.block_size,
             "max_num_seqs": facts.max_num_seqs,
             "max_num_batched_tokens": facts.max_num_batched_tokens,
         },
+        "self_check": None if checked is None else {**checked._asdict(), "says": checked.says()},
+        "fleet": dataclasses.asdict(question.fleet),
         "load": question.load,
         "seed": question.seed,
         "forecast": question.forecast,

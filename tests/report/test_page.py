@@ -1,11 +1,15 @@
 """The report escapes what comes from outside, and says the answer first."""
 
 import dataclasses
+import json
+from typing import Any
 
+import numpy as np
 import pytest
 from engines import facts, random_trace
 
-from kvhorizon.report.page import headline, render
+from kvhorizon.report.advice import advise, switch_of
+from kvhorizon.report.page import pictures, render
 from kvhorizon.sim.alone import alone
 from kvhorizon.sim.metrics import summarize
 from kvhorizon.sim.policies import parse_policy
@@ -57,12 +61,98 @@ def test_every_policy_has_a_column_and_a_line(answer: Answer) -> None:
         assert page.count(f'"name":"{name}"') >= 4
 
 
-def test_the_headline_names_gain_and_cost(answer: Answer) -> None:
-    sentence = headline(answer.results["policies"])
-    assert sentence.startswith("kvhorizon:greedy avoids")
-    assert "mean latency changes by" in sentence
+def test_the_answer_names_the_switch_its_gain_and_how_sure(answer: Answer) -> None:
+    advice = advise(answer)
+    assert advice.policy == "kvhorizon:greedy"
+    assert advice.headline.startswith("kvhorizon:greedy makes the mean request")
+    assert advice.switch is not None
+    assert advice.switch.endswith("vllm serve MODEL --scheduler-cls kvhorizon.adapter.make_scheduler")
+    assert any(text.startswith("evictions −") for text in advice.buys)
+    assert "95 % of resampled blocks" in advice.sure[0]
+    page = render(answer, "kvhorizon what-if")
+    assert page.index(advice.headline) < page.index("Policies side by side") < page.index("Mean against tail")
+
+
+def test_what_cannot_be_switched_on_is_not_advised(answer: Answer) -> None:
+    rows = [
+        {**row, "policy": {"kvhorizon:greedy": "mc-sf"}.get(row["policy"], row["policy"])} for row in policies(answer)
+    ]
+    assert advise(with_policies(answer, rows)).headline.startswith("Nothing to switch on")
+    assert switch_of("watermark:0.05") == "vllm serve MODEL --watermark 0.05"
+    assert (
+        switch_of("kvhorizon/means")
+        == "KVHORIZON_KNOB=means vllm serve MODEL --scheduler-cls kvhorizon.adapter.make_scheduler"
+    )
+
+
+def policies(answer: Answer) -> list[dict[str, Any]]:
+    return answer.results["policies"]
+
+
+def with_policies(answer: Answer, rows: list[dict[str, Any]]) -> Answer:
+    return dataclasses.replace(answer, results={**answer.results, "policies": rows})
 
 
 def test_where_nothing_is_evicted_it_says_so(answer: Answer) -> None:
-    rows = [{**row, "preemption_frequency": 0.0, "preemptions": 0} for row in answer.results["policies"]]
-    assert "little to win" in headline(rows)
+    rows = [{**row, "preemption_frequency": 0.0, "preemptions": 0} for row in policies(answer)]
+    advice = advise(with_policies(answer, rows))
+    assert (advice.policy, advice.switch) == (None, None)
+    assert "little to win" in advice.buys[0]
+
+
+def test_a_far_longer_tail_is_not_advised(answer: Answer) -> None:
+    rows = [dict(row) for row in policies(answer)]
+    rows[1]["e2e_s"] = {**rows[1]["e2e_s"], "p99": 2.0 * rows[0]["e2e_s"]["p99"]}
+    rows.append(
+        {**rows[1], "policy": "watermark:0.02", "e2e_s": {**rows[0]["e2e_s"], "mean": 0.9 * rows[0]["e2e_s"]["mean"]}}
+    )
+    outcomes = [*answer.outcomes, answer.outcomes[1]]
+    found = advise(dataclasses.replace(with_policies(answer, rows), outcomes=outcomes))
+    assert found.policy == "watermark:0.02"
+
+
+def test_a_difference_to_the_recording_stands_before_the_answer(answer: Answer) -> None:
+    told = {"says": "It differs <b>.", "differs": ["ttft_s"]}
+    page = render(dataclasses.replace(answer, results={**answer.results, "self_check": told}), "kvhorizon")
+    assert page.index("It differs &lt;b&gt;.") < page.index('class="answer"')
+
+
+def test_hostile_tenants_are_shown_not_run(answer: Answer) -> None:
+    key = np.arange(len(answer.trace)) % 2
+    both = dataclasses.replace(answer, trace=dataclasses.replace(answer.trace, key=key), tenants=(HOSTILE, "</script>"))
+    page = render(both, "kvhorizon").split("</script></head>")[1]
+    assert HOSTILE not in page
+    assert page.count("</script>") == page.count("<script")
+    assert "&lt;script&gt;" in page
+    assert [one.anchor for one in pictures(both)].count("tenants") == 1
+    assert "tenants" not in [one.anchor for one in pictures(answer)]
+
+
+def test_the_numbers_of_a_figure_are_there_as_a_table(answer: Answer) -> None:
+    """Deciles of output length have the mean wait of their requests."""
+    lengths = next(one for one in pictures(answer) if one.anchor == "lengths")
+    assert len(lengths.table) == 10
+    wait = answer.outcomes[0].first_token_s - answer.trace.arrival_s
+    shortest = np.argsort(answer.trace.output_tokens, kind="stable")[:30]
+    assert lengths.table[0][1] == f"{wait[shortest].mean():,.2f}"
+
+
+def test_evictions_that_are_not_listed_are_told(answer: Answer) -> None:
+    first, second = answer.outcomes
+    short = dataclasses.replace(first, preempted_at=first.preempted_at[:5])
+    page = render(dataclasses.replace(answer, outcomes=[short, second]), "kvhorizon")
+    data = json.loads(page.split('id="minute-data">')[1].split("</script>")[0])
+    assert data["policies"][0]["known_until"] == pytest.approx(first.preempted_at[4, 0], abs=0.01)
+    assert data["policies"][1]["known_until"] is None
+    assert "Only the first" in page
+    assert "Only the first" not in render(answer, "kvhorizon")
+
+
+def test_a_minute_has_its_evictions(answer: Answer) -> None:
+    page = render(answer, "kvhorizon")
+    data = json.loads(page.split('id="minute-data">')[1].split("</script>")[0])
+    assert [one["policy"] for one in data["policies"]] == ["fcfs", "kvhorizon:greedy"]
+    for one, outcome in zip(data["policies"], answer.outcomes, strict=True):
+        assert len(one["request"]) == len(outcome.preempted_at) * one["share"]
+        assert max(one["evicted_at"], default=0.0) <= data["windows"] * data["window_s"]
+    assert len(data["policies"][0]["request"]) == int(answer.outcomes[0].preemptions.sum()) > 0

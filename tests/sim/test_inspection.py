@@ -7,13 +7,13 @@ import pytest
 
 from kvhorizon.models.gpu import preset
 from kvhorizon.recording.read import Recording
+from kvhorizon.sim.asked_engine import engine_facts, load_model
 from kvhorizon.sim.inspection import inspect, judge, prefix_reuse, pressure_of
 from kvhorizon.sim.policies import parse_policy
 from kvhorizon.sim.replay import replay
 from kvhorizon.sim.setup import Setup
 from kvhorizon.sim.trace import Trace
 from kvhorizon.sim.traces import make_trace
-from kvhorizon.sim.whatif import Question, engine_facts, load_model
 from kvhorizon.sim.workloads import synthesize
 from kvhorizon.state import EngineFacts, StepCost
 
@@ -99,7 +99,7 @@ def test_what_was_seen_goes_before_what_is_expected() -> None:
 
 def test_capacity_and_verdict_against_a_simulated_engine() -> None:
     """Chat on an A100: the rate within 15 %; where nobody is evicted the verdict is little, where many are, much."""
-    facts = engine_facts(Question(""), load_model("llama-3.1-8b"), preset("a100-40gb"))
+    facts = engine_facts(load_model("llama-3.1-8b"), preset("a100-40gb"))
     made = synthesize("chat", 6000, 0)  # so many that the last ones' lonely end hardly counts
     together = dataclasses.replace(made, arrival_s=np.zeros(len(made)))
     rate = len(made) / replay(Setup(together, facts), parse_policy("fcfs")).makespan_s

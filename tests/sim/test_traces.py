@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvhorizon.errors import InputError
+from kvhorizon.sim import traces
 from kvhorizon.sim.traces import limit, make_trace, read_lengths, read_trace, write_trace
 
 OWN = "arrival_s,prompt_tokens,output_tokens,client\n5.0,10,3,b\n4.0,20,4,a\n4.5,30,5,b\n"
@@ -82,6 +83,8 @@ def test_mooncake_in_milliseconds_with_prefixes(tmp_path: Path) -> None:
         ('{"timestamp": 1, "input_length": 5}\n', "must include output_length"),
         ('{"timestamp": 1, \n', "row 1="),
         (MOONCAKE.replace("[46]", "7"), "row 2: hash_ids=7, must be a list"),
+        (MOONCAKE.replace("[46]", "[" * 100_000), "row 2="),
+        (OWN.replace("20", "9" * 200_000), "must be CSV"),
     ],
 )
 def test_what_makes_no_sense_is_named(tmp_path: Path, text: str, says: str) -> None:
@@ -100,6 +103,13 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "broken.gz").write_bytes(gzip.compress(OWN.encode())[:20])
     with pytest.raises(InputError, match="must be"):
         read_trace(tmp_path / "broken.gz")
+
+
+def test_a_small_file_that_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(traces, "MOST_BYTES", 10_000)
+    assert len(read_trace(written(tmp_path, OWN, "t.csv.gz"))) == 3
+    with pytest.raises(InputError, match="at most"):
+        read_trace(written(tmp_path, OWN + " " * 10_000, "bomb.csv.gz"))
 
 
 def test_lengths_without_arrivals(tmp_path: Path) -> None:

@@ -1,0 +1,71 @@
+"""The policies side by side, as an HTML table with ratios to first-come-first-served."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+Row = dict[str, Any]
+# heading, path into a policy's entry, digits, whether less is better
+COLUMNS: tuple[tuple[str, tuple[str, ...], int, bool], ...] = (
+    ("evictions per request", ("preemption_frequency",), 3, True),
+    ("recompute, engine s", ("recompute_gpu_s",), 1, True),
+    ("recompute, share of FLOPs", ("recompute_fraction",), 3, True),
+    ("TTFT mean, s", ("ttft_s", "mean"), 2, True),
+    ("TTFT p99, s", ("ttft_s", "p99"), 1, True),
+    ("TPOT p99, s", ("tpot_s", "p99"), 3, True),
+    ("latency mean, s", ("e2e_s", "mean"), 1, True),
+    ("latency mean / hindsight bound", ("over_bound",), 2, True),
+    ("latency p99, s", ("e2e_s", "p99"), 1, True),
+    ("goodput", ("goodput",), 3, False),
+    ("tokens per s", ("throughput_tok_s",), 0, False),
+    ("GPU utilization", ("gpu_utilization",), 3, False),
+)
+NOTICEABLE = 0.005  # relative change below which a ratio is neither better nor worse
+
+
+def value(row: Row, path: tuple[str, ...]) -> float | None:
+    """An entry of a policy's results, or None."""
+    found: Any = row
+    for key in path:
+        found = None if found is None else found.get(key)
+    return found  # type: ignore[no-any-return]
+
+
+def _cell(row: Row, base: Row | None, path: tuple[str, ...], digits: int, less_is_better: bool) -> str:
+    here = value(row, path)
+    if here is None:
+        return "<td>–</td>"
+    text = f"{here:,.{digits}f}"
+    there = value(base, path) if base is not None and base is not row else None
+    if not there:
+        return f"<td>{text}</td>"
+    ratio = here / there
+    kind = ""
+    if abs(ratio - 1.0) > NOTICEABLE:
+        kind = "better" if (ratio < 1.0) == less_is_better else "worse"
+    return f'<td>{text} <small class="{kind}">×{ratio:.2f}</small></td>'
+
+
+def comparison(rows: list[Row]) -> str:
+    base = next((row for row in rows if row["policy"] == "fcfs"), None)
+    head = "".join(f'<th scope="col">{escape(row["policy"])}</th>' for row in rows)
+    body = ""
+    for title, path, digits, less in COLUMNS:
+        cells = "".join(_cell(row, base, path, digits, less) for row in rows)
+        body += f'<tr><th scope="row">{title}</th>{cells}</tr>'
+    decided = "".join(f"<td>{_decided(row['plans'])}</td>" for row in rows)
+    return (
+        '<p class="soft" id="policies-note">Small figures are ratios to first-come-first-served (fcfs). The hindsight '
+        "bound is a mean latency that no schedule on this engine can go below, even one that knows all requests "
+        "beforehand.</p>"
+        '<div class="scroll" tabindex="0" role="region" aria-label="Policies side by side">'
+        '<table id="policies-table" aria-describedby="policies-note">'
+        f'<thead><tr><th scope="col"></th>{head}</tr></thead>'
+        f'<tbody>{body}<tr><th scope="row">plans by</th>{decided}</tr></tbody></table></div>'
+    )
+
+
+def _decided(plans: dict[str, int]) -> str:
+    named = [f"{name} {count:,}" for name, count in plans.items() if count]
+    return ", ".join(named) or "–"

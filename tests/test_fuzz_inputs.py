@@ -1,0 +1,21 @@
+"""A short run of `experiments.fuzz_inputs`: nothing but InputError or a usable result comes of mutated input."""
+
+import pytest
+
+from experiments._fuzz_targets import TARGETS
+from experiments.fuzz_inputs import apart, fuzz
+
+INPUTS = 150
+UNMENDED = {"model_config", "learned_model", "history_state", "hints"}  # refusals still to be put right
+
+
+@pytest.mark.parametrize("name", sorted(set(TARGETS) - UNMENDED))
+def test_no_input_crashes_a_reader(name: str) -> None:
+    found = fuzz(name, batch=1000, inputs=INPUTS)
+    assert found["crashes"] == 0, found["described"]
+    assert found["inputs"] == found["accepted"] + found["refused"] == INPUTS
+    assert found["accepted"] > 0
+
+
+def test_the_end_of_the_process_is_a_crash() -> None:
+    assert apart("no such reader", 0, 5)["crashes"] == 1
