@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from kvhorizon.solver.budget import Spending
 from kvhorizon.solver.core import Core, Limits
-from kvhorizon.solver.dual import Ascent, Bound, Prices
+from kvhorizon.solver.dual import Ascent, Bound
 from kvhorizon.solver.insert import cost_of, feasible, insert_cheapest
 from kvhorizon.solver.moves import Moves
+from kvhorizon.solver.prices import Prices
 from kvhorizon.solver.problem import NEVER, NOBODY, Problem
 
 IntArray = NDArray[np.int64]

@@ -19,10 +19,10 @@ from kvhorizon.models.survival import Curves
 from kvhorizon.solver.budget import FINISH, Budget, Pace, Spending
 from kvhorizon.solver.build import Builder
 from kvhorizon.solver.core import Core
-from kvhorizon.solver.dual import Prices, no_prices
 from kvhorizon.solver.greedy import Greedy, Knob
 from kvhorizon.solver.improve import Improved, Improver, Search, Warm, improve
 from kvhorizon.solver.insert import by_key, cost_of, greedy_choices, insert_planned
+from kvhorizon.solver.prices import Prices, no_prices
 from kvhorizon.solver.problem import NEVER, NOBODY, Problem
 from kvhorizon.solver.rule_plan import admissions, victims
 from kvhorizon.solver.settings import Settings

@@ -7,9 +7,10 @@ from problems import random_problem, random_snapshot
 from kvhorizon.models.resolve import resolve_curves
 from kvhorizon.models.survival import survive
 from kvhorizon.solver.arena import Arena
-from kvhorizon.solver.dual import Ascent, no_prices, reduced_costs, two_least
+from kvhorizon.solver.dual import Ascent, reduced_costs, two_least
 from kvhorizon.solver.horizon import Traits, admission_buckets, bucket_edges, grid_of, hold_from
 from kvhorizon.solver.insert import cost_of, feasible, insert_cheapest, insert_planned
+from kvhorizon.solver.prices import no_prices
 from kvhorizon.solver.problem import NEVER
 from kvhorizon.solver.relaxation import rows_of
 from kvhorizon.solver.settings import Settings

@@ -9,9 +9,10 @@ from problems import random_problem
 
 from kvhorizon.solver.budget import Budget, Spending
 from kvhorizon.solver.core import Core, Limits
-from kvhorizon.solver.dual import ascend, no_prices
+from kvhorizon.solver.dual import ascend
 from kvhorizon.solver.improve import Improved, Search, Warm, improve
 from kvhorizon.solver.insert import by_key, cost_of, greedy_choices
+from kvhorizon.solver.prices import no_prices
 from kvhorizon.solver.problem import Problem, turn
 from kvhorizon.solver.relaxation import relax, rows_of
 from kvhorizon.solver.verify import violations

@@ -10,9 +10,10 @@ from problems import random_problem, random_snapshot
 
 from kvhorizon.errors import InputError
 from kvhorizon.models.resolve import resolve_curves
-from kvhorizon.solver.dual import ascend, no_prices
+from kvhorizon.solver.dual import ascend
 from kvhorizon.solver.greedy import GREEDY, KNOBS, Knob
 from kvhorizon.solver.planner import Budget, Planner, PlannerSettings
+from kvhorizon.solver.prices import no_prices
 from kvhorizon.solver.rule_plan import admissions
 from kvhorizon.solver.verify import plan_violations, violations
 from kvhorizon.state import Source

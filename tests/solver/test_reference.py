@@ -6,9 +6,10 @@ from problems import random_problem
 
 from kvhorizon.solver.budget import Budget, Spending
 from kvhorizon.solver.core import Core
-from kvhorizon.solver.dual import ascend, no_prices
+from kvhorizon.solver.dual import ascend
 from kvhorizon.solver.improve import Improved, Search, Warm, improve
 from kvhorizon.solver.insert import by_key, greedy_choices
+from kvhorizon.solver.prices import no_prices
 from kvhorizon.solver.problem import Problem, Tables, turn
 from kvhorizon.solver.reference import solve_cpsat, solve_pulp
 from kvhorizon.solver.verify import objective, violations
