@@ -82,6 +82,8 @@ class Rule:
             return True
         if self._smallest_tokens is None:
             slots = rows.waiting()
+            if not len(slots):
+                return True
             self._smallest_tokens = int((rows.columns.prompt[slots] + rows.columns.generated[slots]).min())
         return spare < self._smallest_tokens
 

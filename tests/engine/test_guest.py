@@ -7,8 +7,10 @@ import pytest
 pytest.importorskip("vllm", reason="vLLM is not installed: `make engine` sets it up")
 
 from experiments._guest_driver import Setup, check_whole, drive, workload
+from kvhorizon.adapter import guest as guest_module
 from kvhorizon.adapter.accounting import Accounting
 from kvhorizon.adapter.forecast import HINT_SCALE
+from kvhorizon.adapter.guest import ENTER_MOST
 from kvhorizon.adapter.modes import Mode
 
 
@@ -146,6 +148,33 @@ def test_a_retired_guest_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     assert guest.ladder["local"] > before
     assert not guest.guard.retired
     check_whole(ours.scheduler, requests, 160)
+
+
+def test_a_flood_gets_its_rows_step_by_step() -> None:
+    ours = drive(Setup())
+    guest = ours.scheduler.kvhorizon
+    requests = workload(2 * ENTER_MOST + 9, seed=1, prompt=(5, 20), output=(2, 5))
+    for request in requests:
+        ours.scheduler.add_request(request)
+    ours.abort(requests[-1].request_id)  # it has no row yet
+    seen = []
+    while guest.intake.outside:
+        ours.step()
+        seen.append(len(guest.intake.outside))
+    assert seen == [ENTER_MOST + 8, 8, 0]
+    ours.run([])
+    check_whole(ours.scheduler, requests, 160)
+    assert guest.guard.total == 0
+
+
+def test_whoever_the_engine_takes_has_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody gets one beforehand: the guest has nobody to choose from, and an idle engine chooses by itself."""
+    monkeypatch.setattr(guest_module, "ENTER_MOST", 0)
+    ours = drive(Setup())
+    requests = workload(60, seed=1)
+    ours.run(requests)
+    check_whole(ours.scheduler, requests, 160)
+    assert ours.scheduler.kvhorizon.guard.total == 0
 
 
 def test_hints_reach_the_forecast() -> None:
