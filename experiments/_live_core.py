@@ -21,6 +21,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # the thread that is timed does all the wor
 
 from vllm.engine.arg_utils import EngineArgs
 from vllm.sampling_params import SamplingParams
+from vllm.utils.gc_utils import freeze_gc_heap
 from vllm.v1.engine.core import EngineCore
 from vllm.v1.executor import Executor
 from vllm.v1.request import Request
@@ -69,6 +70,7 @@ class LiveCore:
         self._asks = asks(_LOAD, seed, 1.0)
         self._burst: list[Request] = []
         self._number = 0
+        freeze_gc_heap()  # as the engine core did before the load was drawn, which is no engine's garbage
 
     def requests(self, count: int) -> list[Request]:
         """The next requests of the load."""

@@ -44,6 +44,10 @@ class Moody:
             return replace(plan, engine_epoch=plan.engine_epoch + 1)
         return garbled(plan, snapshot.revision) if mood == "garbage" else plan
 
+    def refine(self, seconds: float) -> None:
+        """Work ahead, whatever the mood."""
+        self._planner.refine(seconds)
+
     @staticmethod
     def _mood() -> str:
         try:

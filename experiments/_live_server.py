@@ -108,11 +108,11 @@ class LiveServer:
             process.wait()
 
     def cpu_s(self) -> float:
-        """Seconds of processor time so far: of the API server, the engine and, where there is one, the solver."""
+        """Seconds of processor time so far: of the API server, the engine and all solvers, gone ones too."""
         everyone = [psutil.Process(self.pid)]
         everyone += everyone[0].children(recursive=True)
         times = [one.cpu_times() for one in everyone]
-        return float(sum(one.user + one.system for one in times))
+        return float(sum(one.user + one.system + one.children_user + one.children_system for one in times))
 
     def report(self, finished: int, timeout_s: float = 60.0) -> dict[str, Any]:
         """The probe's newest report, once so many requests have finished since the start."""

@@ -1,9 +1,9 @@
-"""Many engines, one machine: sixteen engines of 256 running and 512 waiting requests ask two solver processes.
+"""Many engines, one machine: sixteen engines of 256 running and 512 waiting requests ask one service of two workers.
 
 Each engine's states are recorded beforehand, planned for in this process, and sent as the updates that a live engine
-would send, ten a second, by the clock; so what is measured is the service, not the making of the load. Sessions are
-spread over the processes (replicas) as an ordinary load balancer would. An update that comes while the last is planned
-for replaces what waits, so a slow service shows in fewer plans.
+would send, ten a second, by the clock; so what is measured is the service, not the making of the load. A session that
+a full worker refuses connects anew, as a live engine does. An update that comes while the last is planned for replaces
+what waits, so a slow service shows in fewer plans.
 
 engines_16_ticks_per_s       plans per second of the slowest engine
 engines_16_p99_ms            from sending an update to receiving its plan
@@ -14,11 +14,16 @@ engines_16_gap_p50           (cost − bound) / bound in %, by the plan's own bo
 from __future__ import annotations
 
 import gc
+import socket
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import grpc
 import numpy as np
 
 from experiments._harness import Figures, Options, Targets, main, target
@@ -26,7 +31,6 @@ from experiments._ticks import STEPS_PER_TICK, Ticks
 from kvhorizon.solver.planner import Budget, Planner, PlannerSettings
 from kvhorizon.state import Snapshot, Source
 from kvhorizon.wire.channel import connect
-from kvhorizon.wire.child import SolverChild
 from kvhorizon.wire.convert import encode_snapshot
 from kvhorizon.wire.delta import encode_delta
 from kvhorizon.wire.v1 import scheduler_pb2 as pb
@@ -34,7 +38,7 @@ from kvhorizon.wire.v1 import scheduler_pb2_grpc as stubs
 
 SEED = 0
 ENGINES, RUNNING, WAITING = 16, 256, 512
-PROCESSES = 2
+WORKERS = 2
 TICKS_PER_S = 10.0
 SECONDS, QUICK_SECONDS = 20, 4
 WARM_TICKS = 10  # of each engine, not counted
@@ -79,9 +83,30 @@ def play(session: Session, address: str, begin_s: float) -> None:
             yield update
         time.sleep(1.0)  # for the last plan
 
-    with connect(address) as channel:
-        for plan in stubs.PlannerStub(channel).Session(paced()):  # type: ignore[no-untyped-call]
-            session.plans.append((plan.based_on_revision, time.perf_counter(), plan))
+    while not session.plans:
+        with connect(address) as channel:
+            try:
+                for plan in stubs.PlannerStub(channel).Session(paced()):  # type: ignore[no-untyped-call]
+                    session.plans.append((plan.based_on_revision, time.perf_counter(), plan))
+            except grpc.RpcError as error:
+                if error.code() != grpc.StatusCode.RESOURCE_EXHAUSTED:  # type: ignore[attr-defined]
+                    raise
+
+
+@contextmanager
+def service(arguments: Sequence[str]) -> Iterator[str]:
+    """A service of several workers in a process of its own; gives its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    code = f"from kvhorizon.service.workers import run_workers; run_workers({address!r}, {[list(arguments)] * WORKERS})"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            yield address
+        finally:
+            process.terminate()
 
 
 def run(ticks: int) -> list[Session]:
@@ -89,26 +114,16 @@ def run(ticks: int) -> list[Session]:
     sessions = [Session(record(SEED + number, WARM_TICKS + ticks)) for number in range(ENGINES)]
     gc.collect()
     gc.freeze()
-    options = ["--budget-s", str(BUDGET_S), "--candidates", str(WAITING)]
-    children = [SolverChild(options) for _ in range(PROCESSES)]
-    try:
-        for child in children:
-            child.start()
+    with service(["--budget-s", str(BUDGET_S), "--candidates", str(WAITING)]) as address:
         begin_s = time.perf_counter() + 1.0
         threads = [
-            threading.Thread(
-                target=play,
-                args=(session, children[n % PROCESSES].address, begin_s + n / (ENGINES * TICKS_PER_S)),
-            )
+            threading.Thread(target=play, args=(session, address, begin_s + n / (ENGINES * TICKS_PER_S)))
             for n, session in enumerate(sessions)
         ]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-    finally:
-        for child in children:
-            child.stop()
     return sessions
 
 

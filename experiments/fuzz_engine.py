@@ -35,6 +35,9 @@ class RandomPlans:
     newest: Any = None
     solver: object = None
     offers: int = 0
+    replaced: int = 0
+    failed_starts: int = 0
+    errors: int = 0
 
     def start(self) -> None:
         """Nothing to start."""

@@ -7,7 +7,7 @@ reload gave back lies before `start` and is no recompute. h is forgotten once a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,7 +57,8 @@ class Accounting:
     finished: int = 0
     useful_flops: float = 0.0  # of finished requests
     _evicted: dict[str, _Evicted] = field(default_factory=dict)
-    _behind: dict[str, _Evicted] = field(default_factory=dict)  # those of them below their mark
+    behind: dict[str, _Evicted] = field(default_factory=dict)  # those of them below their mark
+    back: dict[str, _Evicted] = field(default_factory=dict)  # those of these that were scheduled again
 
     @property
     def preemption_frequency(self) -> float:
@@ -80,22 +81,31 @@ class Accounting:
         known = self._evicted.setdefault(request.request_id, _Evicted(0, Tally()))
         known.mark = max(known.mark, min(request.num_computed_tokens, request.num_tokens))
         known.resumed = False
-        self._behind[request.request_id] = known
+        self.back.pop(request.request_id, None)
+        self.behind[request.request_id] = known
         known.tally.preemptions += 1
         self.total.preemptions += 1
 
-    def scheduled(self, num_tokens: Mapping[str, int], requests: Mapping[str, Any]) -> None:
-        """The step computes `num_tokens` of each request; call it before the engine moves the requests on."""
-        for name in list(filter(num_tokens.__contains__, self._behind)):
-            known = self._behind[name]
+    def scheduled(
+        self, num_tokens: Mapping[str, int], requests: Mapping[str, Any], joined: Iterable[str] | None = None
+    ) -> None:
+        """The step computes `num_tokens` of each request; call it before the engine moves the requests on.
+
+        `joined`: those of the waiting who may be among them; None: anybody.
+        """
+        behind = self.behind
+        names = behind if joined is None else {**self.back, **{one: behind[one] for one in joined if one in behind}}
+        for name in list(filter(num_tokens.__contains__, names)):
+            known = self.back[name] = self.behind[name]
             self._chunk(known, requests[name].num_computed_tokens, num_tokens[name])
             if known.mark == 0:
-                del self._behind[name]
+                del self.behind[name], self.back[name]
 
     def release(self, request: Any) -> None:
         """The request is over, finished or aborted."""
         known = self._evicted.pop(request.request_id, None)
-        self._behind.pop(request.request_id, None)
+        self.behind.pop(request.request_id, None)
+        self.back.pop(request.request_id, None)
         tally = known.tally if known is not None else Tally()
         prompt, output = request.num_prompt_tokens, request.num_output_tokens
         useful = _useful_flops(self.shape, prompt, output) if self.shape is not None else 0.0

@@ -6,22 +6,23 @@ from collections import Counter
 from typing import Any
 
 from kvhorizon.adapter.control import Control
+from kvhorizon.adapter.intake import Intake
 from kvhorizon.adapter.modes import Mode
 
 
 class Admitted:
     """Of one engine. `advice` counts `agreed`, `held_instead` and `admitted_instead` under `advise`."""
 
-    def __init__(self, control: Control) -> None:
+    def __init__(self, control: Control, intake: Intake) -> None:
         self.advice: Counter[str] = Counter()
-        self._control = control
+        self._control, self._intake = control, intake
 
     def take(self, running: list[Any], now_s: float, mode: Mode) -> list[int]:
         """Slots of the newly admitted, in the engine's order: it appends them. Their rows run from now on."""
         control, rows = self._control, self._control.rows
         taken = []
         for request in reversed(running):
-            slot = rows.slot_of[request.request_id]
+            slot = self._intake.slot(request.request_id)
             if not rows.extra.waits[slot]:
                 if rows.streaming:
                     continue

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from kvhorizon.adapter.demand import STEADY, Demand, Sizes, share
@@ -30,6 +31,7 @@ class Batch:
         self.engine, self.rows = engine, rows
         self.reads = 0  # of all running requests
         self._sizes = engine.sizes
+        self._numbers: IntArray = np.array(engine.sizes, dtype=np.int64)
         self._room = max(engine.max_active, 1)
         self._slots: Slots = np.zeros(self._room, np.int32)  # the first `_count` of them, in the engine's order
         self._count = 0
@@ -49,12 +51,10 @@ class Batch:
         """One has finished or is being evicted; call it before its row changes."""
         if not self._current:
             return
-        found = np.flatnonzero(self._slots[: self._count] == slot)
-        if len(found) != 1:
+        count, self._count = self._count, take_out(self._slots, self._count, slot)
+        if self._count == count:
             self._current = False
             return
-        place, self._count = int(found[0]), self._count - 1
-        self._slots[place : self._count] = self._slots[place + 1 : self._count + 1]
         if self._open.pop(slot, None) is None:
             self._count_due(int(self.rows.columns.computed[slot]) + self._ahead, -1)
 
@@ -70,6 +70,10 @@ class Batch:
         """A step was scheduled: so many tokens of each request; slots of those that joined, in the engine's order."""
         if not self._current:
             return
+        self._ahead += 1
+        self._phase += 1
+        if not joined and not self._open and total_tokens == self._count:
+            return
         for slot in joined:
             if self._count == self._room:
                 self._current = False
@@ -81,12 +85,10 @@ class Batch:
         rest = sum(num_tokens.get(request.request_id, 0) for request in self._open.values())
         if total_tokens != steady + rest and not self._left_out(num_tokens, steady + rest - total_tokens):
             self._current = False
-        self._ahead += 1
-        self._phase += 1
 
     def wanted_blocks(self) -> int | None:
         """New blocks of the step to come at most, where that is known without a look at everybody; else None."""
-        if not self._known:
+        if not self._current or self._count != len(self.engine.scheduler.running) or self._phase >= READ_EVERY:
             return None
         return (self._settle() if self._open else 0) + self._due[self._phase % self._sizes.block_size]
 
@@ -101,7 +103,8 @@ class Batch:
             self._read(scheduled)
         slots, count = self._slots[: self._count], self._count
         tokens, blocks, rows = self._tokens[:count], self._blocks[:count], self.rows
-        totals = share(rows.columns, rows.extra.pending, slots, self._ahead, self._sizes, tokens, blocks)
+        real, whole, marks, *_ = rows.pool
+        totals = share(real, whole, marks, rows.extra.pending, slots, self._ahead, self._numbers, tokens, blocks)
         self._ahead = 0
         return Demand(slots, tokens, blocks, *totals)
 
@@ -197,6 +200,17 @@ class Batch:
             self._room = count
             self._slots = np.zeros(count, np.int32)
             self._tokens, self._blocks = np.zeros(count, np.int64), np.zeros(count, np.int64)
+
+
+@njit(cache=True)
+def take_out(slots, count, slot):  # type: ignore[no-untyped-def]
+    """Close the gap that `slot` leaves in the first `count` of them, if it is there; returns how many are left."""
+    place = 0
+    while place < count and slots[place] != slot:
+        place += 1
+    for k in range(place + 1, count):
+        slots[k - 1] = slots[k]
+    return count - 1 if place < count else count
 
 
 def _most_blocks(computed: int, left: int, sizes: Sizes) -> int:

@@ -25,8 +25,10 @@ class StepClock:
         """Seconds on the guest's clock."""
         return self._clock() - self._origin_s
 
-    def step(self, now_s: float, busy: bool) -> None:
-        """A step begins; `busy`: the one before it ran requests."""
+    def step(self, busy: bool) -> float:
+        """A step begins, now; `busy`: the one before it ran requests."""
+        now_s = self._clock() - self._origin_s
         if busy and self._last_s > 0.0:
             self.step_s += _STEP_WEIGHT * (min(max(now_s - self._last_s, 0.0), _LONGEST_STEP_S) - self.step_s)
         self._last_s = now_s
+        return now_s

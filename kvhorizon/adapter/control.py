@@ -33,6 +33,7 @@ class Control:
         self.stage: Stage = HeapStage() if engine.by_priority else ListStage()
         self.choice = NOBODY
         self.busy = False  # this step called for a look at everybody
+        self.shown: list[Any] | None = None  # those whom the engine can admit in this step; None: anybody
         self.evicted = 0  # ahead of need
         self.evict_occupancy, self.evict_residency_s = EVICT_OCCUPANCY, EVICT_RESIDENCY_S
         self.step = 0
@@ -54,47 +55,45 @@ class Control:
     def act(self, now_s: float, may_evict: bool) -> None:
         """Prepare the engine for this step; undone by `stage.restore()`, but for evictions and order."""
         self.choice, self.busy = NOBODY, False
-        plans, engine = self.plans, self.engine
-        asked = plans.plan is not None and self._evictions_done != plans.serial
+        plans, engine, rows = self.plans, self.engine, self.rows
+        asked = plans.serial != self._evictions_done and plans.plan is not None
         evicted = self._evict(now_s) if asked and may_evict and self.level >= compat.Level.FULL else []
-        demand = self._put_victims_last(now_s) if self._may_lack() else None
-        queue = engine.scheduler.waiting
+        free, wanted = engine.free_blocks, self.batch.wanted_blocks()
+        may_lack = self.step >= self._calm_until if wanted is None else wanted > free
+        demand = self._put_victims_last(now_s) if may_lack else None
+        queue, running = engine.scheduler.waiting, engine.scheduler.running
         if not queue or engine.seats <= 0:  # the engine admits nobody in this step
             return
-        lacking = demand is not None and demand.total_blocks > engine.free_blocks
-        self.choice = NOBODY if lacking else self._choose(demand, now_s, evicted)
-        shown = self._shown(queue)
-        if shown or engine.scheduler.running:  # an idle engine is never shown an empty queue
+        lacking = demand is not None and demand.total_blocks > free
+        if not (lacking or (running and self.rule.hopeless(rows, engine, free, now_s))):
+            self.choice = self._choose(demand, now_s, evicted)
+        others = rows.num_passing > 0 or rows.streaming or engine.has_connector
+        shown = self._shown(queue) if others or self.choice is not NOBODY else []
+        if shown or running:  # an idle engine is never shown an empty queue
             self.stage.present(engine.scheduler, shown)
+            self.shown = None if others else shown
 
     def advise(self, now_s: float) -> None:
         """Decide, and leave the engine as it is."""
         self.choice, self.busy = NOBODY, False
-        if self.engine.scheduler.waiting and self.engine.seats > 0:
-            self.choice = self._choose(None, now_s, [])
-
-    def _may_lack(self) -> bool:
-        """Whether the running requests might want more blocks in this step than there are."""
-        wanted = self.batch.wanted_blocks()
-        if wanted is not None:
-            return wanted > self.engine.free_blocks
-        return self.step >= self._calm_until
+        engine = self.engine
+        running, free = engine.scheduler.running, engine.free_blocks
+        if engine.scheduler.waiting and engine.seats > 0:
+            hopeless = running and self.rule.hopeless(self.rows, engine, free, now_s)
+            self.choice = NOBODY if hopeless else self._choose(None, now_s, [])
 
     def _choose(self, demand: Demand | None, now_s: float, evicted: list[int]) -> Choice:
-        rows, engine = self.rows, self.engine
-        if engine.scheduler.running and self.rule.hopeless(rows, engine, now_s):
-            return NOBODY
         candidates = self._candidates(evicted)
         if not len(candidates):
             return NOBODY
         self.busy = True
-        choice = self.rule.choose(rows, engine, demand or self.batch.demand(), candidates, now_s)
+        choice = self._by_class(candidates, demand or self.batch.demand(), now_s)
         if choice is NOBODY:
             self._note_held(candidates, now_s)
         return choice
 
     def _candidates(self, evicted: list[int]) -> Slots:
-        """Waiting requests that are ours to admit; with priorities, the most urgent of them."""
+        """Waiting requests that are ours to admit."""
         rows = self.rows
         slots = rows.waiting()
         if rows.num_passing:
@@ -103,10 +102,23 @@ class Control:
             slots = np.array([slot for slot in slots.tolist() if ready(rows.request[slot])], dtype=np.int32)
         if evicted:
             slots = slots[~np.isin(slots, evicted)]
-        if self.engine.by_priority and len(slots):
-            priority = rows.extra.priority[slots]
-            slots = slots[priority == priority.min()]
         return slots
+
+    def _by_class(self, candidates: Slots, demand: Demand, now_s: float) -> Choice:
+        """With priorities the most urgent class first, the next one once all before it are in and stay in."""
+        rows, engine, rule = self.rows, self.engine, self.rule
+        if not engine.by_priority:
+            return rule.choose(rows, engine, demand, candidates, now_s)
+        priority, choice, before = rows.extra.priority[candidates], NOBODY, 0
+        for level in np.unique(priority).tolist():
+            urgent = candidates[priority <= level]
+            wider = rule.choose(rows, engine, demand, urgent, now_s)
+            if before and not set(choice.slots) <= set(wider.slots):
+                break
+            choice, before = wider, len(urgent)
+            if len(choice.slots) < before:
+                break
+        return choice
 
     def _shown(self, queue: Any) -> list[Any]:
         """The chosen, and those that pass through, each before the first chosen one that came after it."""
@@ -124,7 +136,9 @@ class Control:
 
     def _ours(self, request: Any) -> bool:
         """Whether the request is among those that are chosen from; all others are the engine's."""
-        slot, extra = self.rows.slot_of[request.request_id], self.rows.extra
+        slot, extra = self.rows.slot_of.get(request.request_id), self.rows.extra
+        if slot is None:  # it has only just come
+            return True
         return bool(extra.steer[slot] and extra.waits[slot]) and ready(request)
 
     def _put_victims_last(self, now_s: float) -> Demand:

@@ -8,6 +8,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from kvhorizon.adapter.pool import columns_in
 from kvhorizon.adapter.rows import Slots
 
 IntArray = NDArray[np.int64]
@@ -41,18 +42,25 @@ class Demand(NamedTuple):
 
 
 @njit(cache=True)
+def sizes_in(numbers):  # type: ignore[no-untyped-def]
+    """Sizes from (6,) numbers."""
+    return Sizes(numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5])
+
+
+@njit(cache=True)
 def blocks_for(tokens, sizes):  # type: ignore[no-untyped-def]
     """Blocks that hold so many tokens, no more than the longest sequence."""
     return (min(tokens, sizes.max_model_len) + sizes.block_size - 1) // sizes.block_size
 
 
 @njit(cache=True)
-def share(columns, pending, slots, ahead, sizes, tokens, blocks):  # type: ignore[no-untyped-def]
+def share(real, whole, marks, pending, slots, ahead, numbers, tokens, blocks):  # type: ignore[no-untyped-def]
     """Fill `tokens` and `blocks` (R,) of the requests at `slots`; returns (owed blocks, blocks, tokens) in all.
 
     Columns of steady requests are `ahead` steps old, and brought up to date; `pending` (N,) tokens of the others, and
-    their columns but for blocks, are as of now.
+    their columns but for blocks, are as of now. Columns as they lie in the pool; `numbers` (6,) are `Sizes`.
     """
+    columns, sizes = columns_in(real, whole, marks), sizes_in(numbers)
     owed, total_blocks, total_tokens, wished = 0, 0, 0, 0
     for i in range(len(slots)):
         n = slots[i]

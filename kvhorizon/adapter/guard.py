@@ -48,8 +48,8 @@ class Guard:
         self.name = name
         self.retired = False
         self.failures: Counter[str] = Counter()
+        self.in_a_row = 0
         self._limit = limit
-        self._in_a_row = 0
 
     @property
     def total(self) -> int:
@@ -59,18 +59,18 @@ class Guard:
     def failed(self, hook: str, error: BaseException) -> None:
         """An error came; the first of each hook is logged with its trace."""
         self.failures[hook] += 1
-        self._in_a_row += 1
+        self.in_a_row += 1
         if self.failures[hook] == 1:
             logger.error("kvhorizon %s failed in %s; vLLM goes on alone", self.name, hook, exc_info=error)
-        if self._in_a_row >= self._limit and not self.retired:
+        if self.in_a_row >= self._limit and not self.retired:
             self.retired = True
-            logger.error("kvhorizon %s retires after %d errors in a row", self.name, self._in_a_row)
+            logger.error("kvhorizon %s retires after %d errors in a row", self.name, self.in_a_row)
 
     def succeeded(self) -> None:
         """A whole step went well."""
-        self._in_a_row = 0
+        self.in_a_row = 0
 
     def recall(self) -> None:
         """Back to work."""
         self.retired = False
-        self._in_a_row = 0
+        self.in_a_row = 0

@@ -26,6 +26,8 @@ from kvhorizon.adapter.session import PlanSession
 from kvhorizon.adapter.telemetry.telemetry import Telemetry
 from kvhorizon.adapter.ticker import Ticker
 
+ENTER_MOST = 256  # requests that get a row in a step; the rest of a flood stays hidden until then
+
 
 class Guest:
     """Of one scheduler."""
@@ -53,12 +55,15 @@ class Guest:
         self.mode = Mode.OFF  # of this step
         self.ladder: Counter[str] = Counter()
         self.intake = Intake(self.engine, self.rows, forecaster)
-        self.admitted = Admitted(control)
+        self.admitted = Admitted(control, self.intake)
         self.stale = False  # the rows may be wrong
         self.failed_step = False
+        self.restore = control.stage.restore  # the queue is whole again, whatever happened
         self.use_clock(clock, wall)
+        self.alone = True  # this step is vLLM's own
+        self._now_s = 0.0  # at its beginning
         self._leave_alone = False  # the last step ran idle although requests wait
-        self._session_started = False
+        self.planning = False  # the session was begun
         self.telemetry: Telemetry | None = None
 
     @property
@@ -93,55 +98,56 @@ class Guest:
         """An error of ours: it is counted, nobody stays hidden, and the rows are read anew before use."""
         self.control.stage.restore()
         self.stale = True
-        self.failed_step = True
+        self.failed_step = self.alone = True
+        self.control.shown = None
         self.ladder["native"] += hook == "before_schedule"
         self.guard.failed(hook, error)
 
     @fail_open
     def before_schedule(self) -> None:
         """Decide, and present the queue."""
-        now_s = self._clock.now()
-        self.failed_step = False
-        self.control.step += 1
-        self._clock.step(now_s, bool(self.engine.scheduler.running))
-        self.mode = self.switch.mode(now_s)
+        control, switch = self.control, self.switch
+        now_s = self._now_s = self._clock.step(bool(self.engine.scheduler.running))
+        self.failed_step, control.shown = False, None
+        self.alone = True
+        control.step += 1
+        mode = self.mode = switch.mode(now_s) if switch.watched or switch.killed else switch.chosen
         if self.stale and not self.guard.retired:
             self._rebuild(now_s)
-        acts = self.mode in (Mode.ADVISE, Mode.CONTROL) and not self.guard.retired
-        if not acts or self._leave_alone or self.engine.paused or self.control.level == Level.NONE:
+        for slot in self.intake.enter(ENTER_MOST) if self.intake.outside else ():
+            self.rule.arrived(self.rows.tokens(slot))
+        acts = (mode is Mode.CONTROL or mode is Mode.ADVISE) and not self.guard.retired
+        if not acts or self._leave_alone or self.engine.paused or control.level == Level.NONE:
             self._leave_alone = False
             self.ladder["native"] += 1
             return
         self._refresh(now_s)
-        if self.mode is Mode.ADVISE:
-            self.control.advise(now_s)
+        if mode is Mode.ADVISE:
+            control.advise(now_s)
             self.ladder["native"] += 1
             return
-        self.control.act(now_s, self.may_evict)
-        self.ladder["plan" if self.plans.fresh else "local"] += 1
-
-    def restore(self) -> None:
-        """The queue is whole again, whatever happened."""
-        self.control.stage.restore()
+        control.act(now_s, self.may_evict)
+        self.alone = False
+        self.ladder["local" if self.plans.plan is None else "plan"] += 1
 
     @fail_open
     def after_schedule(self, num_tokens: Mapping[str, int], total_tokens: int) -> None:
         """Note whom the engine has admitted, and what it computes of each; hand the state to the planner when due."""
         if self.stale or self.guard.retired:
             return
-        now_s = self._clock.now()
-        scheduler = self.engine.scheduler
-        taken = self.admitted.take(scheduler.running, now_s, self.mode)
-        self.control.batch.advanced(num_tokens, total_tokens, taken)
+        control, scheduler, mode, now_s = self.control, self.engine.scheduler, self.mode, self._now_s
+        taken = [] if control.shown == [] else self.admitted.take(scheduler.running, now_s, mode)
+        control.batch.advanced(num_tokens, total_tokens, taken)
         self._leave_alone = total_tokens == 0 and bool(scheduler.waiting) and not scheduler.running
-        if self.mode is not Mode.OFF:
+        if mode is not Mode.OFF:
             self.learner.poke(now_s)
-        if self.session is not None and self.mode in (Mode.ADVISE, Mode.CONTROL):
-            if not self._session_started:
-                self._session_started = True
+        if self.session is not None and (mode is Mode.CONTROL or mode is Mode.ADVISE):
+            if not self.planning:
+                self.planning = True
                 self.session.start()
-            self.ticker.tick(self.session, self.control.batch, now_s, self._clock.step_s, self.control.busy)
-        if not self.failed_step:
+            if now_s >= self.ticker.due_s:
+                self.ticker.tick(self.session, control.batch, now_s, self._clock.step_s, control.busy)
+        if self.guard.in_a_row and not self.failed_step:
             self.guard.succeeded()
 
     @fail_open
@@ -151,7 +157,6 @@ class Guest:
             return
         if self.intake.add(request, self._clock.now(), self._clock.wall()):
             self.ticker.event()
-            self.rule.arrived(request.num_prompt_tokens)
 
     @fail_open
     def preempted(self, request: Any) -> None:
@@ -168,6 +173,7 @@ class Guest:
     def released(self, request: Any) -> None:
         """The request is over."""
         rows = self.rows
+        self.intake.outside.pop(request.request_id, None)
         slot = rows.slot_of.get(request.request_id)
         if slot is None:
             return
@@ -186,10 +192,16 @@ class Guest:
         self._account("preempting", request)
 
     def account_scheduled(self, output: Any) -> None:
-        """Before the engine moves scheduled requests on."""
-        self._account("scheduled", output.num_scheduled_tokens, self.engine.scheduler.requests)
+        """Before the engine moves scheduled requests on. Most steps have nothing to tell."""
+        shown, accounting = self.control.shown, self.accounting
+        behind = bool(accounting.back if shown == [] else accounting.behind)
+        if behind:
+            joined = None if shown is None else [request.request_id for request in shown]
+            self._account("scheduled", output.num_scheduled_tokens, self.engine.scheduler.requests, joined)
         if self.telemetry is not None:
-            self.telemetry.observer.scheduled(output)
+            observer = self.telemetry.observer
+            if behind or observer.watching or output.scheduled_new_reqs:
+                observer.scheduled(output)
 
     def account_release(self, request: Any) -> None:
         """Before the engine forgets a request."""
@@ -200,11 +212,6 @@ class Guest:
         self.stale = True
         self.guard.recall()
         self.account_guard.recall()
-
-    @property
-    def planning(self) -> bool:
-        """Whether the planning session was begun."""
-        return self._session_started
 
     def stop(self) -> None:
         """End the learning, the session and its solver, and what makes the guest visible."""
@@ -232,8 +239,8 @@ class Guest:
             self.rule.losing = self.losing.cost()
             self.ticker.habits = self.losing.habits(self.rows.tables.tokens_per_step)
             self.rule.changed()
-        newest = self.session.newest if self.session is not None else None
-        if self.plans.look(newest, self.rows, now_s):
+        newest, plans = self.session.newest if self.session is not None else None, self.plans
+        if (newest is not plans.last or now_s > plans.stale_s) and plans.look(newest, self.rows, now_s):
             self.rule.changed()
 
     def _rebuild(self, now_s: float) -> None:

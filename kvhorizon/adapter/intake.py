@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import islice
 from typing import Any
 
 from kvhorizon.adapter.engine import Engine, steerable
@@ -21,51 +22,61 @@ class Intake:
 
     def __init__(self, engine: Engine, rows: Rows, forecaster: Forecaster) -> None:
         self.hints: Counter[str] = Counter()
+        self.outside: dict[str, tuple[Any, float]] = {}  # came, and have no row yet: with when they arrived
         self._engine, self._rows, self._forecaster = engine, rows, forecaster
 
     def add(self, request: Any, now_s: float, wall_s: float) -> bool:
-        """A row for a request that came to the queue; False for one that is known and got more input.
+        """Note a request that came to the queue; False for one that is known and got more input.
 
         `now_s` is the guest's clock, `wall_s` the time of day.
         """
-        rows = self._rows
-        if request.request_id in rows.slot_of:
+        if request.request_id in self._rows.slot_of or request.request_id in self.outside:
             return False
         age_s = min(max(wall_s - request.arrival_time, 0.0), AGE_LIMIT_S)
+        self.outside[request.request_id] = request, now_s - age_s
+        return True
+
+    def enter(self, most: int = 1 << 30) -> list[int]:
+        """Rows for those who came first, at most so many; their slots."""
+        return [self.slot(name) for name in list(islice(self.outside, most))]
+
+    def slot(self, name: str) -> int:
+        """Of a request; it gets its row if it has none yet. Raises KeyError for a stranger."""
+        if name not in self.outside:
+            return self._rows.slot_of[name]
+        return self._enter(*self.outside.pop(name))
+
+    def _enter(self, request: Any, arrival_s: float) -> int:
+        rows = self._rows
         tenant, hint = self._said(request)
         room = max(self._engine.max_model_len - request.num_prompt_tokens, 1)
         limit = max(min(request.max_tokens, room), 1)
         leaf = leaf_of(request, tenant, hint, limit, room)
         told, tokens = hint_leaf(leaf, hint), hint.tokens if hint is not None else 0.0
-        slot = rows.add(request, now_s - age_s, limit, leaf, told, tokens, steerable(request))
+        slot = rows.add(request, arrival_s, limit, leaf, told, tokens, steerable(request))
         self._forecaster.arrived(int(rows.extra.handle[slot]), leaf, told, tokens, limit)
-        return True
+        return slot
 
     def rebuild(self, now_s: float, wall_s: float) -> None:
         """All rows from the engine's own requests, after an error or an absence."""
         rows, scheduler = self._rows, self._engine.scheduler
+        self.outside.clear()
         for name in list(rows.slot_of):
             rows.release(name)
         for request in list(scheduler.requests.values()):
             if not request.is_finished():
                 self.add(request, now_s, wall_s)
+        self.enter()
         for request in scheduler.running:
             rows.take(rows.slot_of[request.request_id], now_s)
 
     def ended(self, slot: int, request: Any) -> None:
         """Of those cut short, by a limit or by their client, all that is known is that they would have been longer."""
-        extra, tokens = self._rows.extra, request.num_output_tokens
+        told, tokens = self._rows.told[slot], request.num_output_tokens
+        assert told is not None
         aborted = request.status.name in ABORTED
-        ended = Ended(
-            int(extra.handle[slot]),
-            int(extra.key[slot]),
-            int(extra.hint_key[slot]),
-            float(extra.hint_tokens[slot]),
-            tokens,
-            aborted or tokens >= int(self._rows.columns.limit[slot]),
-            aborted,
-        )
-        self._forecaster.finished(ended)
+        cut = aborted or tokens >= told.limit
+        self._forecaster.finished(Ended(told.handle, told.key, told.hint_key, told.hint_tokens, tokens, cut, aborted))
 
     def _said(self, request: Any) -> tuple[str, Hint | None]:
         """Tenant and hint; what is of no use is ignored and counted."""

@@ -81,5 +81,5 @@ def _kind(request: Any) -> int:
     structured = request.structured_output_request is not None
     if sampling is None:
         return int(structured)
-    bits = (structured, sampling.temperature == 0.0, bool(sampling.stop), bool(sampling.min_tokens))
-    return sum(int(bit) << place for place, bit in enumerate(bits))
+    greedy = sampling.temperature == 0.0
+    return int(structured) | int(greedy) << 1 | bool(sampling.stop) << 2 | bool(sampling.min_tokens) << 3

@@ -41,6 +41,7 @@ class Switch:
         self._canary = canary
         self._window_s = window_s
         self._kill_switch = kill_switch
+        self.watched = kill_switch is not None or canary < 1.0  # else the mode in force is the one chosen, or killed
 
     def mode(self, now_s: float) -> Mode:
         """The mode of a step at `now_s`; the kill switch is looked at in every one."""

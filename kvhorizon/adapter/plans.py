@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import numpy as np
@@ -20,8 +21,8 @@ class PlanFollower:
         self.plan: Plan | None = None
         self.serial = 0
         self._epoch = epoch
-        self._last: Plan | None = None
-        self._since_s = 0.0
+        self.last: Plan | None = None  # that was looked at
+        self.stale_s = math.inf  # when the plan in force will be
 
     @property
     def fresh(self) -> bool:
@@ -30,10 +31,10 @@ class PlanFollower:
 
     def look(self, newest: Plan | None, rows: Rows, now_s: float) -> bool:
         """Take up a new plan, or drop a stale one; True if either happened."""
-        if newest is not None and newest is not self._last:
-            self._last = newest
+        if newest is not None and newest is not self.last:
+            self.last = newest
             return self._take(newest, rows, now_s)
-        if self.plan is not None and now_s - self._since_s > STALE_S:
+        if now_s > self.stale_s:
             self.drop(rows)
             self.counts["stale"] += 1
             return True
@@ -41,7 +42,7 @@ class PlanFollower:
 
     def drop(self, rows: Rows) -> None:
         """Follow no plan."""
-        self.plan = None
+        self.plan, self.stale_s = None, math.inf
         rows.desk.rank[:] = 0
 
     def _take(self, plan: Plan, rows: Rows, now_s: float) -> bool:
@@ -54,7 +55,7 @@ class PlanFollower:
         slots = slots[rows.extra.waits[slots]]
         rank[:] = 0
         rank[slots] = np.arange(1, len(slots) + 1)
-        self.plan, self._since_s = plan, now_s
+        self.plan, self.stale_s = plan, now_s + STALE_S
         self.serial += 1
         self.counts["program" if plan.source == Source.PROGRAM else "greedy"] += 1
         return True

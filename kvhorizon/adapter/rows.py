@@ -8,14 +8,26 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from kvhorizon.adapter.forecast import Tables, curve_of, place
+from kvhorizon.adapter.pool import Pool, columns_of, curves_of, desk_of, grown, new_pool
 from kvhorizon.models.survival import Curves
 from kvhorizon.solver.columns import Columns
-from kvhorizon.solver.select import Desk, new_desk
+from kvhorizon.solver.select import Desk
 
 Slots = NDArray[np.int32]
+
+
+class Told(NamedTuple):
+    """What the forecast has to know again when a request ends."""
+
+    handle: int
+    key: int
+    hint_key: int
+    hint_tokens: float
+    limit: int
 
 
 class Extra(NamedTuple):
@@ -35,19 +47,15 @@ class Extra(NamedTuple):
     pending: NDArray[np.int64]  # of running requests, as `demand` wants it
 
 
-def _columns(size: int) -> Columns:
-    a, b, c, d, e, f = (np.zeros(size, np.int32) for _ in range(6))
-    return Columns(np.zeros(size), a, b, c, d, e, f, np.zeros(size, np.uint8), np.zeros(size))
-
-
-def _extra(size: int) -> Extra:
+def _extra(pool: Pool) -> Extra:
+    size = len(pool.marks)
     return Extra(
         np.zeros(size, np.uint64),
         np.zeros(size, np.int64),
         np.zeros(size, np.int64),
         np.zeros(size),
-        np.zeros(size, np.int32),
-        np.ones(size),
+        pool.whole[6],
+        pool.real[2],
         np.zeros(size, np.int64),
         np.zeros(size),
         np.zeros(size, np.bool_),
@@ -57,18 +65,32 @@ def _extra(size: int) -> Extra:
     )
 
 
+@njit(cache=True)
+def close_gaps(queue, end, place):  # type: ignore[no-untyped-def]
+    """Drop the gaps (-1) among the first `end` of the queue, and keep everybody's `place`; returns the new end."""
+    kept = 0
+    for k in range(end):
+        slot = queue[k]
+        if slot >= 0:
+            if k != kept:
+                queue[kept] = slot
+                place[slot] = kept
+            kept += 1
+    return kept
+
+
 class Rows:
     """Slots are reused; handles never are."""
 
     def __init__(self, seats: int, tables: Tables, capacity: int = 1024) -> None:
-        self.columns, self.extra = _columns(capacity), _extra(capacity)
-        self.desk: Desk = new_desk(capacity, seats)
+        self.pool = new_pool(capacity, seats)
+        self.extra = _extra(self.pool)
         self.slot_of: dict[str, int] = {}
         self.slot_of_handle: dict[int, int] = {}
         self.request: list[Any] = [None] * capacity
+        self.told: list[Told | None] = [None] * capacity
         self.tables = tables
         self.fresh: list[int] = []  # waiting rows whose `remaining` is not predicted yet
-        self._seats = seats
         self._free = list(range(capacity - 1, -1, -1))
         self._next_handle = 1
         self._queue: Slots = np.full(capacity, -1, np.int32)  # slots in order of becoming waiting; -1 once taken
@@ -76,7 +98,7 @@ class Rows:
         self.num_waiting = 0
         self.num_passing = 0  # of those that wait, not ours to admit
         self.streaming = False  # some request came whose input streams: it may wait again without our being told
-        self.curves = self._curves()
+        self._view()
 
     def add(
         self,
@@ -107,6 +129,7 @@ class Rows:
         extra.steer[slot] = steer
         self.streaming |= bool(request.resumable)
         self.request[slot] = request
+        self.told[slot] = Told(handle, key, hint_key, hint_tokens, limit)
         self.slot_of[request.request_id] = slot
         self.slot_of_handle[handle] = slot
         self.wait(slot)
@@ -141,8 +164,10 @@ class Rows:
             return None
         if self.extra.waits[slot]:
             self._leave(slot)
-        self.slot_of_handle.pop(int(self.extra.handle[slot]), None)
-        self.request[slot] = None
+        told = self.told[slot]
+        if told is not None:
+            self.slot_of_handle.pop(told.handle, None)
+        self.request[slot] = self.told[slot] = None
         self.desk.rank[slot] = 0
         self._free.append(slot)
         return slot
@@ -154,11 +179,7 @@ class Rows:
     def waiting(self) -> Slots:
         """(W,) slots in order of becoming waiting; a view, valid until the next event."""
         if self._end != self.num_waiting:
-            kept = self._queue[: self._end]
-            kept = kept[kept >= 0]
-            self._queue[: len(kept)] = kept
-            self.extra.place[kept] = np.arange(len(kept))
-            self._end = len(kept)
+            self._end = close_gaps(self._queue, self._end, self.extra.place)
         return self._queue[: self._end]
 
     def use_tables(self, tables: Tables) -> None:
@@ -167,11 +188,15 @@ class Rows:
         if (tables.rows, tables.ratio_rows, tables.distrusted) != (before.rows, before.ratio_rows, before.distrusted):
             extra = self.extra
             extra.curve[:], extra.scale[:] = place(tables, extra.key, extra.hint_key, extra.hint_tokens)
-        self.curves = self._curves()
+        self._view()
         self.fresh = self.waiting().tolist()
 
-    def _curves(self) -> Curves:
-        return Curves(self.tables.survival, self.tables.residual, self.extra.curve, self.extra.scale)
+    def _view(self) -> None:
+        """Columns, curves and desk as they lie in the pool."""
+        pool, tables = self.pool, self.tables
+        self.columns: Columns = columns_of(pool.real, pool.whole, pool.marks)
+        self.curves: Curves = curves_of(pool.real, pool.whole, tables.survival, tables.residual)
+        self.desk: Desk = desk_of(pool.real, pool.whole, pool.sums, pool.chosen, pool.overtakes)
 
     def _append(self, slot: int) -> None:
         if self._end == len(self._queue):
@@ -189,18 +214,16 @@ class Rows:
 
     def _grow(self) -> None:
         old, size = len(self.request), 2 * len(self.request)
-        columns, extra = _columns(size), _extra(size)
-        old_arrays: tuple[NDArray[Any], ...] = (*self.columns, *self.extra)
-        new_arrays: tuple[NDArray[Any], ...] = (*columns, *extra)
-        for before, after in zip(old_arrays, new_arrays, strict=True):
+        self.pool = grown(self.pool, size)
+        extra = _extra(self.pool)
+        arrays: tuple[NDArray[Any], ...] = (*extra,)
+        for before, after in zip(self.extra, arrays, strict=True):
             after[:old] = before
-        self.columns, self.extra = columns, extra
-        desk = new_desk(size, self._seats)
-        desk.rank[:old] = self.desk.rank
-        self.desk = desk
+        self.extra = extra
         queue = np.full(size, -1, np.int32)
         queue[:old] = self._queue
         self._queue = queue
         self.request += [None] * old
+        self.told += [None] * old
         self._free = list(range(size - 1, old - 1, -1))
-        self.curves = self._curves()
+        self._view()

@@ -15,6 +15,7 @@ from numba import njit
 
 from kvhorizon.adapter.demand import Demand
 from kvhorizon.adapter.engine import Engine
+from kvhorizon.adapter.pool import columns_in, curves_in, desk_in
 from kvhorizon.adapter.rows import Rows, Slots
 from kvhorizon.models.survival import mean_remaining
 from kvhorizon.solver.columns import Int32Array, Room
@@ -24,6 +25,7 @@ from kvhorizon.state import StepCost
 
 STANDS_S = 0.1  # how long a decision of "nobody" may stand while forecasts move on
 NO_TOKENS = 1 << 62  # of nobody
+NO_LIMIT = 1 << 62  # where prompts come in chunks, how many begin in a step is vLLM's to say
 
 
 class Choice(NamedTuple):
@@ -72,9 +74,9 @@ class Rule:
         if self._smallest_tokens is not None and tokens <= self._smallest_tokens:
             self._smallest_tokens = None
 
-    def hopeless(self, rows: Rows, engine: Engine, now_s: float) -> bool:
-        """Whether `choose` would answer "nobody", or has and may stand by it, at the cost of a glance."""
-        free, size = engine.free_blocks, engine.block_size
+    def hopeless(self, rows: Rows, engine: Engine, free: int, now_s: float) -> bool:
+        """Whether `choose` would answer "nobody" with `free` blocks, or has and may stand by it, at a glance."""
+        size = engine.block_size
         spare = free * size - self.greedy.reserve_min_share * engine.total_blocks * size
         if now_s < self._stands_until_s and free <= self._stands_at_free and spare < self._newest_tokens:
             return True
@@ -85,14 +87,14 @@ class Rule:
 
     def choose(self, rows: Rows, engine: Engine, demand: Demand, candidates: Slots, now_s: float) -> Choice:
         """Admissions for this step, after the running requests took theirs; each fits by vLLM's own measure."""
-        count = len(demand.slots)
+        count, tokens = len(demand.slots), engine.token_budget - demand.total_tokens
         room = Room(
             free_blocks=engine.free_blocks - demand.total_blocks - (engine.watermark_blocks if count else 0),
             owed_blocks=demand.owed_blocks,
             total_blocks=engine.total_blocks,
             block_size=engine.block_size,
             seats=min(engine.seats, len(rows.desk.chosen)),
-            token_budget=engine.token_budget - demand.total_tokens,
+            token_budget=NO_LIMIT if engine.long_prefill > 0 and tokens > 0 else tokens,
             now_s=now_s,
             late_after_s=self.greedy.late_after_s,
             late_per_token_s=0.0,
@@ -100,7 +102,10 @@ class Rule:
         desk = rows.desk
         desk.waiting[: len(candidates)] = candidates
         fresh, rows.fresh = np.array(rows.fresh, dtype=np.int32), []
-        chosen = decide(rows.columns, rows.curves, self.greedy, demand.slots, room, desk, len(candidates), fresh)
+        tables = rows.tables
+        chosen = decide(
+            *rows.pool, tables.survival, tables.residual, self.greedy, demand.slots, len(candidates), fresh, *room
+        )
         if chosen == 0:
             if room.token_budget <= 0:  # next step has one again
                 return NOBODY
@@ -114,23 +119,55 @@ class Rule:
         waiting = rows.waiting()
         oldest_age_s = now_s - float(rows.columns.arrival_s[waiting].min()) if len(waiting) else 0.0
         scores = np.zeros(len(demand.slots))
-        score_running(
-            rows.columns, rows.curves, self.greedy, self.losing, demand.slots, now_s, max(oldest_age_s, 0.0), scores
-        )
+        real, whole, marks, *_ = rows.pool
+        tables, rules, age_s = rows.tables, (self.greedy, self.losing), max(oldest_age_s, 0.0)
+        score_running(real, whole, marks, tables.survival, tables.residual, *rules, demand.slots, now_s, age_s, scores)
         best_first: list[int] = np.argsort(-scores, kind="stable").tolist()
         return best_first
 
 
 @njit(cache=True)
-def decide(columns, curves, rule, running, room, desk, num_waiting, fresh):  # type: ignore[no-untyped-def]
-    """Predict the `fresh` waiting requests, then choose; returns how many were chosen."""
+def decide(  # type: ignore[no-untyped-def]
+    real,
+    whole,
+    marks,
+    sums,
+    picked,
+    overtakes,
+    survival,
+    residual,
+    rule,
+    running,
+    num_waiting,
+    fresh,
+    free_blocks,
+    owed_blocks,
+    total_blocks,
+    block_size,
+    seats,
+    token_budget,
+    now_s,
+    late_after_s,
+    late_per_token_s,
+):
+    """Predict the `fresh` waiting requests, then choose; returns how many were chosen.
+
+    A pool, tables of curves, and a `Room`, each in its parts.
+    """
+    columns, curves = columns_in(real, whole, marks), curves_in(real, whole, survival, residual)
+    desk = desk_in(real, whole, sums, picked, overtakes)
+    late = late_after_s, late_per_token_s
+    room = Room(free_blocks, owed_blocks, total_blocks, block_size, seats, token_budget, now_s, *late)
     refresh_remaining(columns, curves, fresh, len(fresh))
     return choose_admissions(columns, curves, rule, running, len(running), room, desk, num_waiting)
 
 
 @njit(cache=True)
-def score_running(columns, curves, rule, cost, running, now_s, oldest_age_s, out):  # type: ignore[no-untyped-def]
+def score_running(  # type: ignore[no-untyped-def]
+    real, whole, marks, survival, residual, rule, cost, running, now_s, oldest_age_s, out
+):
     """Victim scores (R,) of the running requests."""
+    columns, curves = columns_in(real, whole, marks), curves_in(real, whole, survival, residual)
     for i in range(len(running)):
         n = running[i]
         generated = columns.generated[n]

@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
 from kvhorizon.errors import InputError
 from kvhorizon.solver.greedy import Knob
@@ -27,7 +27,9 @@ class GuestSettings(BaseModel):
     canary: float = Field(1.0, ge=0.0, le=1.0, description="share of time windows under control; the rest observe")
     canary_window_s: float = Field(60.0, gt=0.0)
     kill_switch: Path | None = Field(None, description="a file: while it exists, vLLM is left alone")
-    knob: Knob = Field(Knob.BALANCED, description="of the rules: means, balanced or strict")
+    knob: Annotated[Knob, PlainValidator(Knob)] = Field(
+        Knob.BALANCED, description="of the rules: means, balanced, strict or max-wait:SECONDS"
+    )
     solver: str | None = Field(None, description="host:port or unix:/path of a shared service; none: a child process")
     local_only: bool = Field(False, description="no solver at all: the rules beside the engine decide")
     budget: str = Field("0.01", description="seconds per plan of the child, whose work an engine on few cores feels")

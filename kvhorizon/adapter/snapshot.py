@@ -6,13 +6,15 @@ import numpy as np
 from numba import njit
 
 from kvhorizon.adapter.demand import Demand
+from kvhorizon.adapter.pool import columns_in
 from kvhorizon.adapter.rows import Rows
 from kvhorizon.state import EngineFacts, ForecastKind, Habits, Requests, Snapshot
 
 
 @njit(cache=True)
-def gather(columns, handles, curve, scale, slots, first, handle, whole, real, overtaker):  # type: ignore[no-untyped-def]
+def gather(pool_real, pool_whole, marks, handles, slots, first, handle, whole, real, overtaker):  # type: ignore[no-untyped-def]
     """Rows at `slots` (n,) to places `first` … of handles (N,), counts (7, N), times and scales (2, N), marks (N,)."""
+    columns = columns_in(pool_real, pool_whole, marks)
     for i in range(len(slots)):
         n, at = slots[i], first + i
         handle[at] = handles[n]
@@ -23,8 +25,8 @@ def gather(columns, handles, curve, scale, slots, first, handle, whole, real, ov
         whole[3, at] = columns.blocks[n]
         whole[4, at] = columns.limit[n]
         whole[5, at] = columns.preemptions[n]
-        whole[6, at] = curve[n]
-        real[1, at] = scale[n]
+        whole[6, at] = pool_whole[6, n]  # of the tables
+        real[1, at] = pool_real[2, n]
         overtaker[at] = columns.overtaker[n]
 
 
@@ -43,9 +45,8 @@ def take_snapshot(
     size = len(demand.slots) + len(waiting)
     handle, overtaker = np.empty(size, np.uint64), np.empty(size, np.uint8)
     whole, real = np.empty((7, size), np.int64), np.empty((2, size))
-    columns, extra = rows.columns, rows.extra
     for slots, first in ((demand.slots, 0), (waiting, len(demand.slots))):
-        gather(columns, extra.handle, extra.curve, extra.scale, slots, first, handle, whole, real, overtaker)
+        gather(*rows.pool[:3], rows.extra.handle, slots, first, handle, whole, real, overtaker)
     if facts.window_tokens:
         whole[3] = np.minimum(whole[3], -(-facts.window_tokens // facts.block_size))
     requests = Requests(

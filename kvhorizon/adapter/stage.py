@@ -8,9 +8,12 @@ waiting in the old order, behind those whom the engine has put in front meanwhil
 from __future__ import annotations
 
 import heapq
+import operator
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+_ARRIVAL = operator.attrgetter("arrival_time")
 _FEW = 16  # removals from the long queue that are done one by one
 
 
@@ -60,7 +63,11 @@ class ListStage:
         if queue is None:
             return
         self._scheduler.waiting = queue
-        if self._shown or self._short:
+        if not self._short and len(self._shown) <= _FEW:  # most often everybody shown was admitted
+            for request in self._shown:
+                _remove(queue, request)
+            self._shown = ()
+        else:
             left = list(self._short)
             self._short.clear()
             _take_out(queue, self._shown, {id(request) for request in left})
@@ -74,12 +81,21 @@ def _take_out(queue: Any, shown: Sequence[Any], left: set[int]) -> None:
     gone = [request for request in shown if id(request) not in left]
     if len(gone) <= _FEW:
         for request in gone:
-            queue.remove(request)
+            _remove(queue, request)
         return
     lost = {id(request) for request in gone}
     kept = [request for request in queue if id(request) not in lost]
     queue.clear()
     queue.extend(kept)
+
+
+def _remove(queue: Any, request: Any) -> None:
+    """Where it should be by its arrival, or else where it is: a search would touch all that came before."""
+    place = bisect_left(queue, request.arrival_time, key=_ARRIVAL)
+    if place < len(queue) and queue[place] is request:
+        del queue[place]
+    else:
+        queue.remove(request)
 
 
 class HeapStage:

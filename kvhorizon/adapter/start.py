@@ -32,7 +32,6 @@ from kvhorizon.adapter.ticker import Ticker
 from kvhorizon.adapter.warm_up import warm_up
 from kvhorizon.errors import InputError
 from kvhorizon.models.gpu import preset
-from kvhorizon.solver.greedy import GREEDY, PLANNED
 from kvhorizon.wire.child import SolverChild
 from kvhorizon.wire.resilient import ResilientSolver
 from kvhorizon.wire.tls import tls_of
@@ -48,6 +47,7 @@ def attach(scheduler: Any, version: str, device_name: str | None) -> Guest | Non
     Raises InputError for wrong settings, so that whoever starts the engine sees them at once; for nothing else.
     """
     try:
+        speak_as_vllm()
         verdict = compat.check(scheduler, version)
         settings = load(getattr(scheduler.vllm_config, "additional_config", None))
         if verdict.level == compat.Level.NONE:
@@ -59,9 +59,18 @@ def attach(scheduler: Any, version: str, device_name: str | None) -> Guest | Non
     except Exception:
         logger.exception("kvhorizon could not start; vLLM goes on alone")
         return None
-    logger.info("kvhorizon: %s, mode %s, knob %s", verdict.reason, settings.mode, settings.knob)
+    known = logging.INFO if verdict.level == compat.Level.FULL else logging.WARNING
+    logger.log(known, "kvhorizon: %s, mode %s, knob %s", verdict.reason, settings.mode, settings.knob)
     toggle_on_signal(guest.switch)
     return guest
+
+
+def speak_as_vllm() -> None:
+    """Our lines go where vLLM's do, unless somebody has said where they are to go."""
+    theirs, ours = logging.getLogger("vllm"), logging.getLogger("kvhorizon")
+    if theirs.handlers and not ours.handlers and not logging.getLogger().handlers:
+        ours.handlers = list(theirs.handlers)
+        ours.setLevel(theirs.level)
 
 
 def build(
@@ -78,7 +87,7 @@ def build(
     gpu = preset(settings.gpu) if settings.gpu else gpu_of(device_name)
     cost = price(shape, gpu, int(config.parallel_config.tensor_parallel_size))
     facts = engine_facts(engine, cost, config)
-    greedy = (GREEDY if settings.local_only else PLANNED)[settings.knob]
+    greedy = settings.knob.rule if settings.local_only else settings.knob.beside
     warm_up_forecasts()
     forecaster = Forecaster(greedy.z, engine.block_size, engine.window_tokens or math.inf)
     rows = Rows(engine.max_active, forecaster.tables)
@@ -108,7 +117,7 @@ def make_solver(settings: GuestSettings, config: Any) -> SolverLike:
     tls = tls_of(settings.tls_cert, settings.tls_key, settings.tls_ca)
     if settings.solver:
         return SharedSolver(settings.solver, tls, PLAN_DEADLINE_S)
-    options = ["--budget-s", settings.budget, "--knob", settings.knob.value]
+    options = ["--budget-s", settings.budget, "--knob", settings.knob]
     if int(getattr(config.parallel_config, "data_parallel_size", 1)) > 1:
         return HostSolver(meeting_place(options), functools.partial(AnnouncedChild, options), PLAN_DEADLINE_S)
     return ResilientSolver(functools.partial(SolverChild, options), PLAN_DEADLINE_S)

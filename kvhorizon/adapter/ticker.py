@@ -21,7 +21,7 @@ class Ticker:
         self.revision = 0
         self.habits = Habits()
         self._facts = facts
-        self._due_s = 0.0
+        self.due_s = 0.0
         self._asked_s = 0.0
         self._news = False
 
@@ -31,9 +31,9 @@ class Ticker:
 
     def tick(self, session: PlanSession, batch: Batch, now_s: float, step_s: float, busy: bool) -> None:
         """Offer the session a snapshot, if it is time; not in a `busy` step, unless it has waited long enough."""
-        if now_s < self._due_s or (busy and now_s < self._due_s + PATIENCE_S):
+        if now_s < self.due_s or (busy and now_s < self.due_s + PATIENCE_S):
             return
-        self._due_s = now_s + TICK_S
+        self.due_s = now_s + TICK_S
         if not self._news and now_s - self._asked_s < IDLE_TICK_S:
             return
         self._news, self._asked_s = False, now_s

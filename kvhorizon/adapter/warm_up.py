@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from kvhorizon.adapter.batch import take_out
 from kvhorizon.adapter.demand import Demand, share
 from kvhorizon.adapter.engine import Engine
 from kvhorizon.adapter.forecast import Forecaster
-from kvhorizon.adapter.rows import Rows, Slots
+from kvhorizon.adapter.rows import Rows, Slots, close_gaps
 from kvhorizon.adapter.rule import Rule, decide, score_running
 from kvhorizon.adapter.snapshot import take_snapshot
 from kvhorizon.models.step_time import recompute_seconds
@@ -22,10 +23,15 @@ def warm_up(rule: Rule, engine: Engine, facts: EngineFacts) -> None:
     rows.columns.limit[:] = 8
     running: Slots = np.zeros(1, np.int32)
     tokens, blocks = np.zeros(1, np.int64), np.zeros(1, np.int64)
-    totals = share(rows.columns, rows.extra.pending, running, 0, engine.sizes, tokens, blocks)
+    real, whole, marks, *_ = rows.pool
+    survival, residual = rows.tables.survival, rows.tables.residual
+    sizes = np.array(engine.sizes, dtype=np.int64)
+    totals = share(real, whole, marks, rows.extra.pending, running, 0, sizes, tokens, blocks)
     rows.desk.waiting[0] = 1
     room = Room(30, 0, 100, 16, 1, 64, 1.0, 1.0, 0.0)
-    decide(rows.columns, rows.curves, rule.greedy, running, room, rows.desk, 1, np.zeros(1, np.int32))
-    score_running(rows.columns, rows.curves, rule.greedy, rule.losing, running, 1.0, 0.0, np.zeros(1))
+    decide(*rows.pool, survival, residual, rule.greedy, running, 1, np.zeros(1, np.int32), *room)
+    score_running(real, whole, marks, survival, residual, rule.greedy, rule.losing, running, 1.0, 0.0, np.zeros(1))
     take_snapshot(rows, Demand(running, tokens, blocks, *totals), facts, 0, 0.0, 0.02, 1, Habits())
+    close_gaps(np.zeros(1, np.int32), 1, rows.extra.place)
+    take_out(running, 1, 1)
     recompute_seconds(rule.losing, 0, 1)

@@ -15,14 +15,15 @@ from pathlib import Path
 
 from kvhorizon.errors import InputError
 from kvhorizon.service.calls import PlannerLike
-from kvhorizon.service.server import Server, serve
+from kvhorizon.service.server import MAX_SESSIONS, Server, serve
 from kvhorizon.service.warm_up import warm_up
+from kvhorizon.service.workers import SESSIONS_EACH
 from kvhorizon.solver.budget import Budget
 from kvhorizon.solver.greedy import Knob
 from kvhorizon.solver.planner import Planner, PlannerSettings
 from kvhorizon.solver.settings import Settings, settings_of
 from kvhorizon.wire.channel import unix_path
-from kvhorizon.wire.tls import Tls
+from kvhorizon.wire.tls import Tls, tls_of
 
 logger = logging.getLogger(__name__)
 
@@ -46,12 +47,13 @@ def run_service(
     exit_on_stdin_eof: bool = False,
     make_planner: Callable[[], PlannerLike] = functools.partial(planner_for, Knob.BALANCED),
     tls: Tls | None = None,
+    share_port: bool = False,
 ) -> None:
     """Serve on `listen` until SIGTERM or SIGINT, then finish the plans under way. Call it from the main thread.
 
     Prints the bound address once the planner is warm and health checks succeed. With `exit_on_stdin_eof` the service
     belongs to its parent: when standard input ends or the parent dies, it removes its socket and exits at once.
-    Raises InputError where an address cannot be bound.
+    With `share_port` it is one of several workers. Raises InputError where an address cannot be bound.
     """
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -59,7 +61,8 @@ def run_service(
     if exit_on_stdin_eof:
         threading.Thread(target=_follow_parent, args=(listen, os.getppid()), daemon=True).start()
     refine_s = 0.0 if budget.seconds is None else min(REFINE_S, budget.seconds)  # work units alone repeat exactly
-    with serve(listen, make_planner, budget, metrics_port, tls=tls, refine_s=refine_s) as server:
+    sessions = SESSIONS_EACH if share_port else MAX_SESSIONS
+    with serve(listen, make_planner, budget, metrics_port, sessions, tls, refine_s, share_port) as server:
         warm_up(make_planner(), _WARM_UP)
         server.serving()
         _announce(server)
@@ -99,10 +102,15 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     effort = parser.add_mutually_exclusive_group()
     effort.add_argument("--budget-s", type=float, help=f"seconds per plan (default: {DEFAULT_BUDGET_S})")
     effort.add_argument("--work", type=int, help="work units per plan, for results that repeat")
-    parser.add_argument("--knob", choices=list(Knob), default=Knob.BALANCED, help="of the rules (default: %(default)s)")
+    parser.add_argument(
+        "--knob", default=Knob.BALANCED, help="means, balanced, strict or max-wait:SECONDS (default: %(default)s)"
+    )
     parser.add_argument("--candidates", type=int, default=CANDIDATES, help="waiting requests in the program at most")
     parser.add_argument("--metrics-port", type=int, help="serve Prometheus metrics there (0: any free port)")
     parser.add_argument("--exit-on-stdin-eof", action="store_true", help="exit when standard input ends")
+    parser.add_argument("--share-port", action="store_true", help="other workers may listen on the same port")
+    for name in ("cert", "key", "ca"):
+        parser.add_argument(f"--tls-{name}", type=Path, help="mutual TLS, PEM")
     parser.add_argument("--nice", type=int, default=0, help="lower the priority by this much")
     return parser.parse_args(argv)
 
@@ -126,6 +134,8 @@ def main(argv: list[str], make_planner: Callable[[], PlannerLike] | None = None)
             arguments.metrics_port,
             arguments.exit_on_stdin_eof,
             make_planner or functools.partial(planner_for, Knob(arguments.knob), arguments.candidates),
+            tls_of(arguments.tls_cert, arguments.tls_key, arguments.tls_ca),
+            arguments.share_port,
         )
     except InputError as error:
         print(error, file=sys.stderr)

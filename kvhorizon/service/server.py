@@ -16,7 +16,7 @@ from grpc_reflection.v1alpha import reflection
 from kvhorizon.errors import InputError
 from kvhorizon.service.calls import PlannerLike, PlannerService, handlers
 from kvhorizon.service.metrics import ServiceMetrics
-from kvhorizon.wire.channel import SERVER_OPTIONS, SERVICE, unix_path
+from kvhorizon.wire.channel import SERVICE, server_options, unix_path
 from kvhorizon.wire.tls import Tls, server_credentials
 
 MAX_SESSIONS = 16
@@ -68,6 +68,7 @@ def serve(
     max_sessions: int = MAX_SESSIONS,
     tls: Tls | None = None,
     refine_s: float = 0.0,
+    share_port: bool = False,
 ) -> Server:
     """Start the service on `listen`, `host:port` (port 0: any free one) or `unix:/path`.
 
@@ -75,12 +76,15 @@ def serve(
     session and once per single call; `budget` is passed on with each plan, and after it the planner has `refine_s`
     seconds to itself while no update waits. `metrics_port` (0: any) serves Prometheus
     metrics on the host of `listen`, for a Unix socket on localhost. With `tls`, clients on `host:port` must show a
-    certificate of its authority. Raises InputError where an address cannot be bound.
+    certificate of its authority. With `share_port` other processes may listen on the same port.
+    Raises InputError where an address cannot be bound.
     """
     metrics = ServiceMetrics()
     service = PlannerService(make_planner, budget, metrics, max_sessions, refine_s)
     workers = max_sessions + _OTHER_CALLS
-    server = grpc.server(ThreadPoolExecutor(workers), options=SERVER_OPTIONS, maximum_concurrent_rpcs=4 * workers)
+    server = grpc.server(
+        ThreadPoolExecutor(workers), options=server_options(share_port), maximum_concurrent_rpcs=4 * workers
+    )
     server.add_generic_rpc_handlers((handlers(service),))
     checks = health.HealthServicer(
         experimental_non_blocking=True, experimental_thread_pool=ThreadPoolExecutor(max_workers=1)

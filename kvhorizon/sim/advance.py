@@ -118,7 +118,7 @@ def schedule(engine, curves, guest, cost, desk):  # type: ignore[no-untyped-def]
     decodes_only = budget == engine.limits.max_tokens - engine.counters[RUNNING]
     if engine.counters[WAITING] == 0:
         if guest.steers and guest.rule.late_virtual:
-            forget_queue(engine, desk)
+            forget_queue(engine)
         return True
     if guest.steers:
         catch_up(engine, 1)

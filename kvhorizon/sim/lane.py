@@ -7,10 +7,20 @@ joins it with all its work, and the time for which that one had to wait is known
 
 from kvhorizon.models.compiled import inside
 from kvhorizon.models.survival import mean_remaining
-from kvhorizon.sim.arrays import ARRIVED, FREE, NOW, RUNNING, STEPS
+from kvhorizon.sim.arrays import (
+    ARRIVED,
+    BACKLOG,
+    FREE,
+    FRONTIER,
+    FULL,
+    NOW,
+    RUNNING,
+    STEPS,
+    STEPS_SEEN,
+    VIRTUAL_WAIT,
+)
 from kvhorizon.sim.step import known_tokens
 from kvhorizon.solver.greedy import kv_time
-from kvhorizon.solver.select import BACKLOG, FRONTIER, FULL, STEPS_SEEN, VIRTUAL_WAIT
 
 SMOOTHING = 0.05  # of the moving average of the running requests' work
 
@@ -29,18 +39,18 @@ def work_in_all(engine, curves, n):  # type: ignore[no-untyped-def]
 
 
 @inside
-def forget_queue(engine, desk):  # type: ignore[no-untyped-def]
+def forget_queue(engine):  # type: ignore[no-untyped-def]
     """Nobody waits: first-come-first-served would have served all who came."""
-    desk.lane[FRONTIER] = engine.counters[ARRIVED]
-    desk.lane[STEPS_SEEN] = engine.counters[STEPS]
+    engine.lane[FRONTIER] = engine.counters[ARRIVED]
+    engine.lane[STEPS_SEEN] = engine.counters[STEPS]
 
 
 @inside
-def look_on(engine, curves, desk, rule):  # type: ignore[no-untyped-def]
+def look_on(engine, curves, rule):  # type: ignore[no-untyped-def]
     """Bring the fluid up to this step; returns the longest wait it has made [s], 0 where the rule asks for none."""
     if not rule.late_virtual:
         return 0.0
-    lane = desk.lane
+    lane = engine.lane
     steps = engine.counters[STEPS] - lane[STEPS_SEEN]
     lane[STEPS_SEEN] = engine.counters[STEPS]
     lane[BACKLOG] -= steps * (engine.limits.total_blocks - engine.counters[FREE]) * engine.limits.block_size

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from kvhorizon.errors import InputError
 from kvhorizon.sim.rivals.named import RIVALS
 from kvhorizon.sim.steer import UNSTEERED, Guest
-from kvhorizon.solver.greedy import GREEDY, PLANNED, Knob
+from kvhorizon.solver.greedy import Knob
 from kvhorizon.solver.settings import Settings, settings_of
 
 OURS = ("greedy", "edge-only", "no-evict", "point", "z=F")  # parts of the planned policy
@@ -36,8 +36,8 @@ class Policy:
 def _knob(policy: str, text: str) -> Knob:
     try:
         return Knob(text or Knob.BALANCED)
-    except ValueError:
-        raise InputError("policy", policy, f"the part after '/' must be one of {', '.join(Knob)}") from None
+    except InputError as error:
+        raise InputError("policy", policy, f"the part after '/' {error.rule}") from None
 
 
 def _fcfs(policy: str, option: str, knob: str) -> Policy:
@@ -87,8 +87,8 @@ def _ablation(policy: str, option: str, knob: Knob) -> Settings:
 def _kvhorizon(policy: str, option: str, knob: str) -> Policy:
     chosen = _knob(policy, knob)
     if option == "greedy":
-        return Policy(policy, guest=Guest(True, GREEDY[chosen]))
-    beside = Guest(True, PLANNED[chosen])
+        return Policy(policy, guest=Guest(True, chosen.rule))
+    beside = Guest(True, chosen.beside)
     if option == "edge-only":
         return Policy(policy, guest=beside)
     return Policy(policy, guest=beside, planner=chosen, program=_ablation(policy, option, chosen) if option else None)

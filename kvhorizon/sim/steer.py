@@ -135,7 +135,7 @@ def admit_by_ours(engine, curves, rule, desk, budget):  # type: ignore[no-untype
         seats,
         budget,
         engine.clock[NOW],
-        rule.late_after_s + look_on(engine, curves, desk, rule),
+        rule.late_after_s + look_on(engine, curves, rule),
         rule.late_steps * engine.clock[STEP],
     )
     running, num_running = engine.lists.running, engine.counters[RUNNING]

@@ -30,10 +30,10 @@ class Rows(NamedTuple):
     sequences: FloatArray  # (S, A, K) expected
     blocks_by_option: FloatArray  # (A, K, S)
     sequences_by_option: FloatArray  # (A, K, S)
+    mean: FloatArray  # (A, S, K) of the blocks, before the chance adjustment
+    variance: FloatArray  # (A, S, K)
     block_steps: FloatArray  # (S, A) expected block·steps until the horizon
     alive_steps: FloatArray  # (S, A) expected sequence·steps
-    mean_now: FloatArray  # (S, K) of option 0, before the chance adjustment
-    variance_now: FloatArray  # (S, K)
 
 
 class Slots(NamedTuple):
@@ -53,9 +53,10 @@ class Arena:
         self.size = reserved  # slots in use lie below
 
     def regrid(self, grid: Grid) -> None:
-        """Cut time differently; requests keep their slots."""
+        """Cut time differently; requests keep their slots, and arrays of the same shape stay where they are."""
+        if len(grid.bucket) != len(self.grid.bucket) or not np.array_equal(grid.bucket, self.grid.bucket):
+            self.rows = _empty(len(self.slots.taken), grid)[0]
         self.grid = grid
-        self.rows = _empty(len(self.slots.taken), grid)[0]
         self.forget()
 
     def place(self, handle: NDArray[np.uint64], traits: FloatArray) -> tuple[IntArray, IntArray]:
@@ -80,6 +81,10 @@ class Arena:
         turn_rows(self.rows.blocks, self.rows.blocks_by_option, slot, self.grid.bucket)
         turn_rows(self.rows.sequences, self.rows.sequences_by_option, slot, self.grid.bucket)
 
+    def reprice(self, spread_price: FloatArray) -> None:
+        """P of all rows anew from their means and variances; `spread_price` (K,)."""
+        reprice_rows(self.rows, self.size, self.grid.bucket, spread_price)
+
     def keep_now(self, slot: IntArray, blocks: FloatArray) -> None:
         """Replace what option 0 of `slot` (n,) holds by `blocks` (n, K)."""
         self.rows.blocks[slot, 0] = blocks
@@ -88,7 +93,7 @@ class Arena:
     def offered(self) -> tuple[FloatArray, FloatArray]:
         """Mean and variance (K,) of the blocks that all waiting requests would hold if they ran from now on."""
         sums = np.zeros((2, len(self.grid.edges) - 1))
-        add_up(self.slots.taken, self.size, self.rows.mean_now, self.rows.variance_now, sums)
+        add_up(self.slots.taken, self.size, self.rows.mean[0], self.rows.variance[0], sums)
         return sums[0], sums[1]
 
     def forget(self) -> None:
@@ -100,10 +105,8 @@ class Arena:
         self.rows, self.slots = _empty(size, self.grid, held.traits.shape[1])
         count = len(held.taken)
         for new, before in zip((*self.rows, *self.slots), (*old, *held), strict=True):
-            if before.shape[-1] == count and before.ndim == 3 and new.shape[-1] == size:
-                new[..., :count] = before
-            else:
-                new[:count] = before
+            axis = next(i for i, length in enumerate(new.shape) if length != before.shape[i])
+            new[(slice(None),) * axis + (slice(0, count),)] = before
 
 
 def _empty(size: int, grid: Grid, traits: int = 0) -> tuple[Rows, Slots]:
@@ -113,10 +116,10 @@ def _empty(size: int, grid: Grid, traits: int = 0) -> tuple[Rows, Slots]:
         np.zeros((size, points, buckets)),
         np.zeros((points, buckets, size)),
         np.zeros((points, buckets, size)),
+        np.zeros((points, size, buckets)),
+        np.zeros((points, size, buckets)),
         np.zeros((size, points)),
         np.zeros((size, points)),
-        np.zeros((size, buckets)),
-        np.zeros((size, buckets)),
     )
     return rows, Slots(np.zeros(size, np.uint64), np.zeros(size, np.bool_), np.zeros((size, traits)))
 
@@ -165,11 +168,10 @@ def assign(slots, reserved, handle, traits, table, slot, stale):  # type: ignore
 def write_rows(rows, slot, which, curves, traits, grid, block_size, spread_price):  # type: ignore[no-untyped-def]
     """P = E + price of spread · Var and Q of each option, and their sums over time."""
     points, buckets = rows.blocks.shape[1:]
-    mean, variance = np.zeros(buckets), np.zeros(buckets)
     for i in range(len(slot)):
         s = slot[i]
         for a in range(points):
-            alive = rows.sequences[s, a]
+            mean, variance, alive = rows.mean[a, s], rows.variance[a, s], rows.sequences[s, a]
             hold_from(curves, traits, which[i], grid, a, block_size, mean, variance, alive)
             block_steps, alive_steps = 0.0, 0.0
             for k in range(grid.bucket[a], buckets):
@@ -177,10 +179,22 @@ def write_rows(rows, slot, which, curves, traits, grid, block_size, spread_price
                 block_steps += mean[k] * width
                 alive_steps += alive[k] * width
                 rows.blocks[s, a, k] = mean[k] + spread_price[k] * variance[k]
-            if a == 0:
-                rows.mean_now[s], rows.variance_now[s] = mean, variance
             rows.block_steps[s, a] = block_steps
             rows.alive_steps[s, a] = alive_steps
+
+
+@njit(cache=True, nogil=True)
+def reprice_rows(rows, size, bucket, spread_price):  # type: ignore[no-untyped-def]
+    """P = E + price of spread · Var of the first `size` slots, a few at a time as in `turn_rows`."""
+    points, buckets = rows.blocks.shape[1:]
+    for first in range(0, size, TOGETHER):
+        last = min(first + TOGETHER, size)
+        for a in range(points):
+            for k in range(bucket[a], buckets):
+                for s in range(first, last):
+                    blocks = rows.mean[a, s, k] + spread_price[k] * rows.variance[a, s, k]
+                    rows.blocks[s, a, k] = blocks
+                    rows.blocks_by_option[a, k, s] = blocks
 
 
 @njit(cache=True, nogil=True)

@@ -82,7 +82,7 @@ class Spending:
         for part in parts:
             self._pace.refused(part)
 
-    def timed(self, part: str, work: Callable[[], None]) -> None:
+    def timed(self, part: str, work: Callable[[], object]) -> None:
         """Do a part and learn how long it takes, where time counts."""
         if self._budget.seconds is None:
             work()

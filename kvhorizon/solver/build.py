@@ -1,37 +1,30 @@
 """From a snapshot to the program's arrays, in time that hardly depends on how many requests wait.
 
 Expected blocks are those of `horizon`. The chance constraint mean + z·√V ≤ pool is replaced by its tangent at V0, which
-lies above it: P = mean + z·Var/(2√V0), M = pool − z·√V0/2. Any V0 > 0 and any buckets make a valid program, so both are
-kept while they fit roughly: then rows of waiting requests (`arena`) stay right from plan to plan.
+lies above it: P = mean + z·Var/(2√V0), M = pool − z·√V0/2. Buckets, V0 and the rows of waiting requests are kept from
+plan to plan (`frame`).
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kvhorizon.models.resolve import resolve_curves
 from kvhorizon.models.survival import Curves
-from kvhorizon.solver.arena import Arena
 from kvhorizon.solver.costs import (
+    Options,
     Outlook,
-    delay_costs,
     evictable,
     eviction_losses,
+    option_costs,
     outlook_of,
     overflow_price,
-    read_costs,
 )
-from kvhorizon.solver.horizon import (
-    Traits,
-    admission_buckets,
-    bucket_edges,
-    full_pool_variance,
-    grid_of,
-    hold_now,
-)
+from kvhorizon.solver.frame import Foreseen, Frame, Queue
+from kvhorizon.solver.horizon import Traits
 from kvhorizon.solver.problem import NOBODY, Problem, Tables, Turned
 from kvhorizon.solver.settings import Settings
 from kvhorizon.state import Snapshot
@@ -39,16 +32,6 @@ from kvhorizon.state import Snapshot
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
-HORIZON_DRIFT = 1.25  # the horizon may differ by this factor from what it should be
-SPREAD_DRIFT = 2.0  # and V0 by this one: a slack of at most z·√V·(√2 + √½ − 2)/2, 6 % of the margin for the spread
-
-
-class Held(NamedTuple):
-    """What some requests hold if they run from now on, (n, K) each."""
-
-    mean: FloatArray
-    variance: FloatArray
-    sequences: FloatArray
 
 
 def build(snapshot: Snapshot, settings: Settings, curves: Curves | None = None) -> Problem:
@@ -61,11 +44,7 @@ class Builder:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._arena: Arena | None = None
-        self._horizon_steps = 0.0
-        self._spread = np.zeros(0)  # (K,) √V0
-        self._offered: tuple[FloatArray, FloatArray] | None = None  # what the last queue would hold; None: not known
-        self._made_for: tuple[object, ...] = ()
+        self.frame = Frame(settings)
 
     def build(self, snapshot: Snapshot, curves: Curves | None = None) -> Problem:
         """The program of `snapshot`, in rows that stay where they are from one to the next."""
@@ -73,44 +52,40 @@ class Builder:
         curves = resolve_curves(snapshot) if curves is None else curves
         outlook = outlook_of(snapshot, curves, settings)
         waiting = considered(snapshot, outlook, settings)
-        arena = self._frame(snapshot, outlook, waiting)
         traits = Traits(outlook.context, requests.generated_tokens, requests.output_limit_tokens)
-        block_size, pool = snapshot.facts.block_size, foreseen_pool(snapshot, settings)
-        held = held_now(curves, traits, np.arange(running), arena, block_size)
+        foreseen = Foreseen(curves, traits, snapshot.facts.block_size)
+        queue = Queue(requests.handle[waiting], depends_on(snapshot, waiting), only(foreseen, waiting))
+        frame, pool = self.frame, foreseen_pool(snapshot, settings)
+        arena, slot = frame.fit(snapshot, horizon_steps(snapshot, outlook, waiting, settings), queue)
+        held = frame.held(arena, np.arange(running), foreseen)
         held.mean[:, 0] = np.maximum(held.mean[:, 0], requests.blocks_held[:running])
-        if self._offered is None:
-            some = held_now(curves, traits, waiting, arena, block_size)
-            self._offered = some.mean.sum(axis=0), some.variance.sum(axis=0)
-        self._spreading(held, self._offered, pool)
-        spread_price = settings.z / (2.0 * self._spread)
+        frame.spread_for(arena, held, pool)
         loss = eviction_losses(snapshot, outlook, settings)
         may_leave = evictable(snapshot, outlook, settings)  # (R,)
         leaving = np.flatnonzero(may_leave)
-        slot, stale = arena.place(requests.handle[waiting], depends_on(snapshot, waiting))
-        arena.write(slot[stale], waiting[stale], curves, traits, block_size, spread_price)
-        arena.write(np.arange(len(leaving)), leaving, curves, traits, block_size, spread_price)
-        self._offered = arena.offered()
-        running_blocks = held.mean + spread_price * held.variance
+        frame.write(arena, np.arange(len(leaving)), leaving, foreseen)
+        running_blocks = held.mean + frame.spread_price * held.variance
+        staying = ~may_leave if len(leaving) else slice(None)
         arena.keep_now(np.arange(len(leaving)), running_blocks[leaving])
         rows = np.concatenate([leaving, waiting])
         slot = np.concatenate([np.arange(len(leaving)), slot])
         edges, bucket = arena.grid.edges, arena.grid.bucket
-        cost, never = delay_costs(snapshot, outlook.weight[rows], loss[leaving], edges, bucket, settings)
-        reads = settings.read_price * read_costs(snapshot, arena.rows.block_steps[slot], arena.rows.alive_steps[slot])
+        size, options = arena.size, Options(slot, outlook.weight[rows], loss[leaving], edges, bucket)
+        steps = arena.rows.block_steps[:size], arena.rows.alive_steps[:size]
+        cost, never = option_costs(snapshot, options, *steps, settings)
         prefill, budget = prefill_needs(snapshot, rows, len(leaving), edges[bucket], edges[-1])
-        size = arena.size
         tables = Tables(
-            cost=spread_out(cost + reads, slot, size, np.inf),
-            cost_never=spread_out(never + reads[:, 0], slot, size),  # the same work, only later
+            cost=cost,
+            cost_never=never,
             blocks=arena.rows.blocks[:size],
             sequences=arena.rows.sequences[:size],
             prefill_tokens=spread_out(prefill, slot, size),
             held_blocks=spread_out(held_blocks(snapshot, rows), slot, size),
             capacity_blocks=pool
             + shared_blocks(snapshot) * held.sequences.sum(axis=0) / max(running, 1)
-            - settings.z * self._spread / 2.0
-            - running_blocks[~may_leave].sum(axis=0),
-            max_sequences=max(snapshot.facts.max_num_seqs, running) - held.sequences[~may_leave].sum(axis=0),
+            - settings.z * frame.spread / 2.0
+            - running_blocks[staying].sum(axis=0),
+            max_sequences=max(snapshot.facts.max_num_seqs, running) - held.sequences[staying].sum(axis=0),
             prefill_budget_tokens=budget,
             present_blocks=np.array([snapshot.free_blocks + requests.blocks_held[leaving].sum()], np.float64),
             overflow_price=np.full(
@@ -131,35 +106,6 @@ class Builder:
             Turned(arena.rows.blocks_by_option, arena.rows.sequences_by_option),
         )
 
-    def _frame(self, snapshot: Snapshot, outlook: Outlook, waiting: IntArray) -> Arena:
-        """The rows as they are, or empty ones where the horizon, the engine or its forecasts have changed."""
-        settings, remaining = self._settings, outlook.remaining
-        total = remaining[: snapshot.num_running].sum() + remaining[waiting].sum()
-        facts, gained = snapshot.facts, snapshot.habits.tokens_per_step
-        steps = settings.horizon_outputs * float(total) / (gained * max(snapshot.num_running + len(waiting), 1))
-        steps = max(steps, 1.0)
-        made_for = (facts, snapshot.curves_version, gained)
-        drift = max(steps / max(self._horizon_steps, 1e-9), self._horizon_steps / steps)
-        if self._arena is not None and drift <= HORIZON_DRIFT and made_for == self._made_for:
-            return self._arena
-        grid = grid_of(bucket_edges(steps, settings), admission_buckets(settings), gained, facts.window_tokens)
-        reserved = min(settings.max_evictions, facts.max_num_seqs)
-        if self._arena is None or self._arena.reserved != reserved:
-            self._arena = Arena(reserved, grid)
-        self._arena.regrid(grid)
-        self._horizon_steps, self._spread, self._made_for = steps, np.zeros(settings.buckets), made_for
-        self._offered = None
-        return self._arena
-
-    def _spreading(self, running: Held, offered: tuple[FloatArray, FloatArray], pool: float) -> None:
-        """Choose V0 anew where the present one is too far from the variance of a full pool."""
-        wanted = full_pool_variance((running.mean.sum(axis=0), running.variance.sum(axis=0)), offered, pool)
-        now = np.maximum(self._spread**2, 1e-9)
-        if max((wanted / now).max(), (now / wanted).max()) > SPREAD_DRIFT:
-            self._spread = np.sqrt(wanted)
-            assert self._arena is not None
-            self._arena.forget()
-
 
 def spread_out(values: NDArray[Any], slot: IntArray, size: int, empty: float = 0) -> NDArray[Any]:
     """`values` (n, …) at their slots (n,) of `size`, `empty` elsewhere."""
@@ -168,12 +114,18 @@ def spread_out(values: NDArray[Any], slot: IntArray, size: int, empty: float = 0
     return out
 
 
-def held_now(curves: Curves, traits: Traits, rows: IntArray, arena: Arena, block_size: int) -> Held:
-    """What the requests `rows` hold if they run from now on."""
-    shape = (len(rows), len(arena.grid.edges) - 1)
-    held = Held(np.empty(shape), np.empty(shape), np.empty(shape))
-    hold_now(curves, traits, rows, arena.grid, float(block_size), *held)
-    return held
+def horizon_steps(snapshot: Snapshot, outlook: Outlook, waiting: IntArray, settings: Settings) -> float:
+    """How far to look: some mean outputs to come, at the engine's tokens per step."""
+    remaining, running = outlook.remaining, snapshot.num_running
+    total = float(remaining[:running].sum() + remaining[waiting].sum())
+    return settings.horizon_outputs * total / (snapshot.habits.tokens_per_step * max(running + len(waiting), 1))
+
+
+def only(foreseen: Foreseen, rows: IntArray) -> Foreseen:
+    """That of the requests `rows` (n,) alone, in arrays of its own."""
+    curves, traits = foreseen.curves, foreseen.traits
+    own = curves._replace(curve=curves.curve[rows], scale=curves.scale[rows])
+    return Foreseen(own, Traits(*(column[rows] for column in traits)), foreseen.block_size)
 
 
 def depends_on(snapshot: Snapshot, rows: IntArray) -> FloatArray:

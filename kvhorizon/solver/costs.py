@@ -37,6 +37,16 @@ class Outlook(NamedTuple):
     key: FloatArray  # KV·time^size_power / (weight · (order_age_s + age)), the step's own order, least first
 
 
+class Options(NamedTuple):
+    """Who has options, and when they begin."""
+
+    slot: IntArray  # (n,) running requests first
+    weight: FloatArray  # (n,) of a second of delay
+    loss: FloatArray  # (r,) of evicting each running one
+    edges: FloatArray  # (K + 1,) steps
+    bucket: IntArray  # (A,) at whose start an option begins
+
+
 def outlook_of(snapshot: Snapshot, curves: Curves, settings: Settings) -> Outlook:
     """Predictions of all requests."""
     requests = snapshot.requests
@@ -113,27 +123,31 @@ def evictable(snapshot: Snapshot, outlook: Outlook, settings: Settings) -> BoolA
     return allowed
 
 
-def delay_costs(
-    snapshot: Snapshot, weight: FloatArray, loss: FloatArray, edges: FloatArray, bucket: IntArray, settings: Settings
+def option_costs(
+    snapshot: Snapshot, options: Options, block_steps: FloatArray, alive_steps: FloatArray, settings: Settings
 ) -> tuple[FloatArray, FloatArray]:
-    """Weighted seconds (N, A) of each option and (N,) of none.
+    """Weighted seconds (S, A) of each option and (S,) of none; inf and 0 in slots that nobody has.
 
-    `weight` (N,) is that of a second of delay, `loss` (R,) that of evicting: inf for a request that must stay.
+    `block_steps`, `alive_steps` (S, A): expected blocks and sequences, summed over the steps of the horizon; reading
+    them slows the running sequences, now or later. Not within the horizon the same work is only later.
     """
-    start_s = edges[bucket] * snapshot.step_s
+    edges, bucket, step_s = options.edges, options.bucket, snapshot.step_s
     late = np.where(edges[bucket] > 0.0, 1.0 + settings.postponed, 1.0)
-    cost = weight[:, None] * (start_s * late)[None, :]
-    never = weight * settings.never * edges[-1] * snapshot.step_s
-    cost[: len(loss), 1:] += loss[:, None]
-    never[: len(loss)] += loss
-    return cost, never
+    start_s = edges[bucket] * step_s * late
+    cost, price = snapshot.facts.cost, settings.read_price * max(snapshot.num_running, 1)
+    block_s, sequence_s = price * cost.kv_read_s_per_token * snapshot.facts.block_size, price * cost.sequence_s
+    out = np.full(block_steps.shape, np.inf), np.zeros(len(block_steps))
+    never_s = settings.never * edges[-1] * step_s
+    _fill_costs(options, start_s, never_s, block_steps, alive_steps, block_s, sequence_s, *out)
+    return out
 
 
-def read_costs(snapshot: Snapshot, block_steps: FloatArray, alive_steps: FloatArray) -> FloatArray:
-    """(n, A) Seconds by which each option slows the running sequences: its KV reads and its place in the batch.
-
-    `block_steps`, `alive_steps` (n, A): expected blocks and sequences, summed over the steps of the horizon.
-    """
-    cost = snapshot.facts.cost
-    block_s = cost.kv_read_s_per_token * snapshot.facts.block_size
-    return np.asarray(max(snapshot.num_running, 1) * (block_steps * block_s + alive_steps * cost.sequence_s))
+@njit(cache=True)
+def _fill_costs(options, start_s, never_s, block_steps, alive_steps, block_s, sequence_s, cost, never):  # type: ignore[no-untyped-def]
+    for i in range(len(options.slot)):
+        s, w = options.slot[i], options.weight[i]
+        loss = options.loss[i] if i < len(options.loss) else 0.0
+        for a in range(len(start_s)):
+            reads = block_steps[s, a] * block_s + alive_steps[s, a] * sequence_s
+            cost[s, a] = w * start_s[a] + reads + (loss if a > 0 else 0.0)
+        never[s] = w * never_s + block_steps[s, 0] * block_s + alive_steps[s, 0] * sequence_s + loss

@@ -11,9 +11,11 @@ Notation: c context [tokens], R predicted output to come [tokens], age time sinc
 * Reordering budget (`budgeted`): requests admitted before an older one may hold at most a share of the pool; the oldest
   request otherwise goes first, and memory that it waits for is only partly lent out.
 
-* Late lane: a request that has waited longer than a bound goes before all that have not, among themselves by
-  χ·v^¾ (χ = 3 if it was preempted), and keeps only the least reserve. The bound is in seconds or, in the simulator's
-  rule L, what first-come-first-served would have made it wait (`sim.lane`).
+* Late lane: a request that has waited longer than a bound goes before all that have not and keeps only the least
+  reserve. With `max-wait:SECONDS` the late go in order of arrival, and where the first of them does not fit, nobody
+  enters: then nobody is served later than first-come-first-served would, by more than about these seconds. In the
+  simulator's rule L the bound is what first-come-first-served would have made it wait (`sim.lane`), and the late go by
+  χ·v^¾ (χ = 3 if preempted).
 
 A plan's order is v^p / (a + age): with p = 0 it is arrival order, and where sizes hardly differ it is that for any p.
 Beside a plan (`PLANNED`) what it names goes first, within the budget of reordering where the rule has one; `means` has
@@ -23,9 +25,8 @@ reserve; the others keep the forecast's.
 
 from __future__ import annotations
 
-import enum
 import math
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from numba import njit
 
@@ -35,20 +36,44 @@ from kvhorizon.models.step_time import recompute_seconds
 HORIZONS = (16, 48, 112, 240, 496, 1008, 2032, 4080, 8176, 16368)  # steps ahead, geometric
 
 
-class Knob(enum.StrEnum):
-    """How much later than first-come-first-served the slowest requests may be, in exchange for the mean."""
+class Knob(str):
+    """How much later than first-come-first-served the slowest requests may be, in exchange for the mean.
 
-    MEANS = "means"
-    BALANCED = "balanced"
-    STRICT = "strict"
+    `means`, `balanced`, `strict`, or `max-wait:SECONDS`: by no more than about so long. Raises InputError.
+    """
+
+    MEANS: ClassVar[Knob]
+    BALANCED: ClassVar[Knob]
+    STRICT: ClassVar[Knob]
+
+    def __new__(cls, text: str) -> Knob:
+        knob = super().__new__(cls, text)
+        if text not in NAMED and not 0.0 <= knob.max_wait_s < math.inf:
+            raise InputError("knob", text, f"must be one of {', '.join(NAMED)} or {MAX_WAIT}SECONDS")
+        return knob
+
+    @property
+    def max_wait_s(self) -> float:
+        """The bound that it asks for [s], inf where there is none."""
+        try:
+            return float(self.removeprefix(MAX_WAIT)) if self.startswith(MAX_WAIT) else math.inf
+        except ValueError:
+            return math.nan
+
+    @property
+    def rule(self) -> Greedy:
+        """The rule of an engine without a solver."""
+        return GREEDY[self] if self in NAMED else waiting_at_most(GREEDY[Knob.MEANS], self.max_wait_s)
+
+    @property
+    def beside(self) -> Greedy:
+        """The step's rule beside a plan."""
+        return PLANNED[self] if self in NAMED else waiting_at_most(PLANNED[Knob.MEANS], self.max_wait_s)
 
 
-def parse_knob(text: str) -> Knob:
-    """A knob by name. Raises InputError."""
-    try:
-        return Knob(text)
-    except ValueError:
-        raise InputError("knob", text, f"must be one of {', '.join(Knob)}") from None
+NAMED = ("means", "balanced", "strict")
+MAX_WAIT = "max-wait:"
+Knob.MEANS, Knob.BALANCED, Knob.STRICT = KNOBS = tuple(map(Knob, NAMED))
 
 
 class Greedy(NamedTuple):
@@ -76,6 +101,7 @@ class Greedy(NamedTuple):
     late_steps: float = 0.0  # and so many steps longer per token of predicted output
     late_virtual: bool = False  # and beyond the wait of virtual first-come-first-served
     late_again: float = 3.0  # χ: a request that was preempted is less urgent
+    late_in_order: bool = False  # the late by arrival, and each waits for the one before it
 
 
 GREEDY: dict[Knob, Greedy] = {
@@ -106,6 +132,11 @@ PLANNED: dict[Knob, Greedy] = {
 }
 
 
+def waiting_at_most(rule: Greedy, seconds: float) -> Greedy:
+    """The rule with a late lane in order of arrival after so many seconds."""
+    return rule._replace(late_after_s=seconds, late_in_order=True)
+
+
 @njit(cache=True)
 def kv_time(context, remaining):  # type: ignore[no-untyped-def]
     """Area under a request's KV until its end [token·steps]: R·(c + R/2)."""
@@ -119,9 +150,11 @@ def aging(age_s, predicted_output, rule):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def late_work(work, preemptions, rule):  # type: ignore[no-untyped-def]
-    """Order among the late, the least first: χ·v^¾."""
-    return (rule.late_again if preemptions > 0 else 1.0) * max(work, 1.0) ** 0.75
+def urgency(work, age_s, preemptions, rule):  # type: ignore[no-untyped-def]
+    """Order among the late, the greatest first: age, or 1 / (χ·v^¾)."""
+    if rule.late_in_order:
+        return age_s
+    return 1.0 / ((rule.late_again if preemptions > 0 else 1.0) * max(work, 1.0) ** 0.75)
 
 
 @njit(cache=True)

@@ -6,6 +6,7 @@ plans: prices, then repair and local search around them, again while there is ti
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from kvhorizon.solver.budget import Spending
 from kvhorizon.solver.core import Core, Limits
 from kvhorizon.solver.dual import Ascent, Bound, Prices
 from kvhorizon.solver.insert import cost_of, feasible, insert_cheapest
-from kvhorizon.solver.moves import local_search
+from kvhorizon.solver.moves import Moves
 from kvhorizon.solver.problem import NEVER, NOBODY, Problem
 
 IntArray = NDArray[np.int64]
@@ -39,6 +40,8 @@ class Search:
     cold_step: float = 0.3  # first step of a dual that begins without prices
     warm_step: float = 0.1  # and of one that begins from the last one's
     pairs: int = 24  # requests on each side of pair moves
+    singles_at_once: int = 64  # moves between two looks at the clock
+    pairs_at_once: int = 4
     sweeps: int = 3
     sweep_units: int = 10  # of work, per sweep
     core_requests: int = 8
@@ -120,25 +123,40 @@ class Improver:
             insert_cheapest(self._problem.tables, self.duals.by_option, stayers_first(self._problem, self.duals))
         )
 
-    def sweep(self) -> None:
-        """Local search on the best choice."""
+    def sweep(self) -> bool:
+        """Local search on the best choice, a piece at a time; returns whether it came to its end."""
         assert self.duals is not None
         order = movable(self._problem, self.duals, self.best)
-        candidate = self.best.copy()
-        self._gain = local_search(self._problem, candidate, order, order[: self._search.pairs])
+        near = order[: self._search.pairs]
+        candidate, before = self.best.copy(), self.least
+        moves = Moves(self._problem, candidate)
+        ended = self._in_pieces("singles", order, self._search.singles_at_once, moves.singles) and self._in_pieces(
+            "pairs", near, self._search.pairs_at_once, lambda seconds: moves.pairs(seconds, near)
+        )
         self.offer(candidate)
+        self._gain = before - self.least
+        return ended
+
+    def _in_pieces(self, part: str, order: IntArray, at_once: int, move: Callable[[IntArray], float]) -> bool:
+        """Move `order` piece after piece while time is left for one more; whether all were moved."""
+        for first in range(0, len(order), at_once):
+            if not self._budget.allows(part):
+                self._budget.refused(part)
+                return False
+            piece = order[first : first + at_once]
+            self._budget.timed(part, lambda: move(piece))  # noqa: B023
+        return True
 
     def sweeps(self) -> None:
         """Sweeps until none helps, as far as the budget goes."""
         for _ in range(self._search.sweeps):
             units = self._search.sweep_units
-            if not self._budget.allows("sweep"):
-                self._budget.refused("sweep")
+            if not self._budget.allows("singles"):
+                self._budget.refused("singles")
                 return
             if not self.open or self._budget.take(units) < units:
                 return
-            self._budget.timed("sweep", self.sweep)
-            if self._gain <= LITTLE * abs(self.least):
+            if not self.sweep() or self._gain <= LITTLE * abs(self.least):
                 return
 
     def core(self, core: Core) -> None:
@@ -182,14 +200,14 @@ def _work_off(under_way: Improver, planned: bool, budget: Spending, search: Sear
             under_way.prove()
         return
     if budget.by_clock:
-        under_way.price(search.between, "repair", "sweep")
+        under_way.price(search.between, "repair", "singles")
     if not budget.allows("repair"):
         budget.refused("repair")
         budget.timed("prove", under_way.prove)
         return
     budget.timed("repair", under_way.repair)
     under_way.sweeps()
-    while budget.by_clock and under_way.price(search.between, "repair", "sweep") and budget.allows("repair"):
+    while budget.by_clock and under_way.price(search.between, "repair", "singles") and budget.allows("repair"):
         budget.timed("repair", under_way.repair)
         under_way.sweeps()
         under_way.core(core)

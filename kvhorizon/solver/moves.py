@@ -84,10 +84,10 @@ def least_cost(tables, n):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def move_pairs(tables, used, choice, near):  # type: ignore[no-untyped-def]
-    """For each two of `near`, reinsert the first without the second, then the second; returns the gain."""
+def move_pairs(tables, used, choice, seconds, near):  # type: ignore[no-untyped-def]
+    """For each of `seconds` and each of `near`, reinsert the latter without the former, then it; returns the gain."""
     gain = 0.0
-    for second in near:
+    for second in seconds:
         floor = least_cost(tables, second)
         for first in near:
             if first == second or choice[second] == NEVER or choice[first] == 0:
@@ -111,19 +111,26 @@ def move_pairs(tables, used, choice, near):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def sweep(tables, choice, order, near):  # type: ignore[no-untyped-def]
-    """Improve `choice` in place: single moves over `order`, pair moves over `near`²; returns the gain."""
+def used_by(tables, choice):  # type: ignore[no-untyped-def]
+    """What a choice (N,) takes."""
     used = nothing_used(tables)
     for n in range(len(choice)):
         if choice[n] != NEVER:
             take(tables, used, n, choice[n])
-    gain = move_singles(tables, used, choice, order)
-    return gain + move_pairs(tables, used, choice, near)
+    return used
 
 
-def local_search(problem: Problem, choice: IntArray, order: IntArray, near: IntArray) -> float:
-    """One sweep that improves the feasible `choice` in place; returns the gain [weighted seconds].
+class Moves:
+    """Moves that improve a feasible `choice` (N,) in place."""
 
-    `order` (n,) are the requests to move alone, `near` (m,) those to move in pairs.
-    """
-    return float(sweep(problem.tables, choice, order, near))
+    def __init__(self, problem: Problem, choice: IntArray) -> None:
+        self._tables, self._choice = problem.tables, choice
+        self._used = used_by(problem.tables, choice)
+
+    def singles(self, order: IntArray) -> float:
+        """Move each of `order` (n,) alone; returns the gain [weighted seconds]."""
+        return float(move_singles(self._tables, self._used, self._choice, order))
+
+    def pairs(self, seconds: IntArray, near: IntArray) -> float:
+        """Move each of `seconds` (n,) with each of `near` (m,); returns the gain [weighted seconds]."""
+        return float(move_pairs(self._tables, self._used, self._choice, seconds, near))

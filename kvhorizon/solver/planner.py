@@ -20,7 +20,7 @@ from kvhorizon.solver.budget import FINISH, Budget, Pace, Spending
 from kvhorizon.solver.build import Builder
 from kvhorizon.solver.core import Core
 from kvhorizon.solver.dual import Prices, no_prices
-from kvhorizon.solver.greedy import GREEDY, Greedy, Knob
+from kvhorizon.solver.greedy import Greedy, Knob
 from kvhorizon.solver.improve import Improved, Improver, Search, Warm, improve
 from kvhorizon.solver.insert import by_key, cost_of, greedy_choices, insert_planned
 from kvhorizon.solver.problem import NEVER, NOBODY, Problem
@@ -45,7 +45,7 @@ class PlannerSettings:
     @property
     def rule(self) -> Greedy:
         """The greedy's parameters."""
-        return GREEDY[self.knob]
+        return self.knob.rule
 
 
 class Solved(NamedTuple):
@@ -131,6 +131,7 @@ class Planner:
             return
         problem, search = self._kept.problem, self._settings.search
         spending = Spending(Budget(seconds=seconds), self._clock, self._pace)
+        self._builder.frame.work_ahead(spending)
         under_way = Improver(problem, self._kept.choice, spending, Warm(self._kept.prices, None), search)
         if under_way.price(search.refining, "repair") and spending.allows("repair"):
             spending.timed("repair", under_way.repair)

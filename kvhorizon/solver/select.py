@@ -10,13 +10,11 @@ from numba import njit
 from numpy.typing import NDArray
 
 from kvhorizon.models.survival import mean_remaining, survive_each
-from kvhorizon.solver.greedy import HORIZONS, aging, kv_time, late_work, own_horizon_excess, reserve_cap
+from kvhorizon.solver.greedy import HORIZONS, aging, kv_time, own_horizon_excess, reserve_cap, urgency
 
 TRIED = np.inf
 PLANNED_FIRST, LATE_FIRST = 0.0, -1.0  # below these lie the keys of planned requests, and of late ones
 LATE_SCALE = 1e12
-# Places in `Desk.lane`.
-VIRTUAL_WAIT, BACKLOG, FRONTIER, FULL, STEPS_SEEN, LANE_PLACES = range(6)
 
 
 class Desk(NamedTuple):
@@ -30,7 +28,6 @@ class Desk(NamedTuple):
     variance: NDArray[np.float64]  # (H,)
     survival: NDArray[np.float64]  # (H,)
     rank: NDArray[np.int32]  # (N,) place in the present plan from 1; 0 if it names the request not
-    lane: NDArray[np.float64]  # (LANE_PLACES,) of virtual first-come-first-served, where someone keeps it
 
 
 def new_desk(requests: int, seats: int) -> Desk:
@@ -45,7 +42,6 @@ def new_desk(requests: int, seats: int) -> Desk:
         variance=np.zeros(horizons),
         survival=np.zeros(horizons),
         rank=np.zeros(requests, np.int32),
-        lane=np.zeros(LANE_PLACES),
     )
 
 
@@ -104,7 +100,8 @@ def rank_waiting(columns, rule, room, desk, num_waiting):  # type: ignore[no-unt
         n = desk.waiting[i]
         if is_late(columns, rule, room, n):
             work = kv_time(columns.prompt[n] + columns.generated[n], columns.remaining[n])
-            desk.keys[i] = LATE_FIRST - LATE_SCALE / late_work(work, columns.preemptions[n], rule)
+            age_s = room.now_s - columns.arrival_s[n]
+            desk.keys[i] = LATE_FIRST - LATE_SCALE * urgency(work, age_s, columns.preemptions[n], rule)
         elif desk.rank[n] > 0:
             desk.keys[i] = PLANNED_FIRST - 1.0 / desk.rank[n]
         elif rule.budgeted and desk.keys[i] > mean_work:
@@ -214,10 +211,10 @@ def choose_admissions(columns, curves, rule, running, num_running, room, desk, n
         context = columns.prompt[n] + columns.generated[n]
         wanted = (context + room.block_size - 1) // room.block_size
         fits = wanted <= free
+        late = desk.keys[place] < LATE_FIRST
         if fits and num_running + chosen > 0:
             occupied = float((room.total_blocks - free) * room.block_size)
             profile = (running, num_running, chosen, ready)
-            late = desk.keys[place] < LATE_FIRST
             sure = late or (desk.rank[n] > 0 and columns.remaining[n] <= rule.sure_outputs * average)
             entitled = place == oldest or (rule.patient and place == first)
             fits, ready = leaves_reserve(
@@ -225,6 +222,8 @@ def choose_admissions(columns, curves, rule, running, num_running, room, desk, n
             )
         desk.keys[place] = TRIED
         if not fits:
+            if late and rule.late_in_order:
+                break
             failures += 1
             oldest_waits = oldest_waits or place == oldest
             continue

@@ -22,12 +22,14 @@ _CHANNEL_OPTIONS = (
     ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 5_000),
+    ("grpc.use_local_subchannel_pool", 1),  # a new channel is a new connection, perhaps to another worker
 )
-SERVER_OPTIONS = (
-    *_SIZES,
-    ("grpc.so_reuseport", 0),  # a second service on the same port must fail, not share it
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", _KEEPALIVE_MS // 2),
-)
+_SERVER_OPTIONS = (*_SIZES, ("grpc.http2.min_recv_ping_interval_without_data_ms", _KEEPALIVE_MS // 2))
+
+
+def server_options(share_port: bool) -> tuple[tuple[str, int], ...]:
+    """Of a server; a second service on the same port must fail, unless it is to share it."""
+    return (*_SERVER_OPTIONS, ("grpc.so_reuseport", int(share_port)))
 
 
 def unix_path(address: str) -> Path | None:

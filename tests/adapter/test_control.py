@@ -72,6 +72,30 @@ def test_kv_that_comes_from_elsewhere_is_left_alone() -> None:
     assert shown(build(0, [loading, plain], connector=SimpleNamespace())) == ["loading"]
 
 
+def test_the_next_class_comes_once_all_of_the_more_urgent_are_in() -> None:
+    """Priorities 0, 1 and 2, of 1, 5 and 1 blocks, or 40 of the most urgent; nobody takes its place."""
+    waiting = [request("last", 16, priority=2), request("next", 80, priority=1), request("first", 16)]
+
+    def chosen(free: int, first: int = 16) -> set[str]:
+        waiting[2].num_prompt_tokens = first
+        control = build(free, waiting, policy=SimpleNamespace(value="priority"))
+        control.advise(10.0)
+        return {control.rows.request[slot].request_id for slot in control.choice.slots}
+
+    assert chosen(60) == {"first", "next", "last"}
+    assert chosen(6) == {"first"}
+    assert chosen(45, first=640) == {"first"}
+    assert chosen(35, first=640) == set()
+
+
+def test_prompts_that_come_in_chunks_are_not_counted_whole() -> None:
+    """A step has 256 tokens; vLLM gives each prompt at most 64 of them."""
+    waiting = [request("a", 200), request("b", 200), request("c", 200)]
+    assert shown(build(90, waiting)) == ["a", "b"]
+    chunks = SimpleNamespace(long_prefill_token_threshold=64)
+    assert shown(build(90, waiting, scheduler_config=chunks)) == ["a", "b", "c"]
+
+
 def test_an_idle_engine_sees_everybody_if_nobody_is_chosen() -> None:
     control = build(3, [request("a", 1500), request("b", 1500)])
     control.engine.scheduler.running.clear()

@@ -11,7 +11,7 @@ from kvhorizon.adapter.facts import UNKNOWN_COST
 from kvhorizon.adapter.forecast import Forecaster
 from kvhorizon.adapter.rows import Rows
 from kvhorizon.adapter.rule import NOBODY, Rule, enough_victims, put_last
-from kvhorizon.solver.greedy import GREEDY, Knob
+from kvhorizon.solver.greedy import GREEDY, KNOBS, Knob
 
 TABLES = Forecaster().tables
 
@@ -62,21 +62,21 @@ def test_calm_is_calm(known: list[tuple[int, int, int]], free: int) -> None:
     st.lists(st.tuples(st.integers(1, 200), st.integers(0, 60)), max_size=10),
     st.lists(st.integers(1, 900), min_size=1, max_size=12),
     st.integers(0, 400),
-    st.sampled_from(list(Knob)),
+    st.sampled_from(KNOBS),
 )
 def test_hopeless_means_nobody(known: list[tuple[int, int]], waiting: list[int], free: int, knob: Knob) -> None:
     engine, rows = build([(p, g, p + g) for p, g in known], waiting, free)
     rule = Rule(GREEDY[knob], UNKNOWN_COST)
     if not known:
         return
-    hopeless = rule.hopeless(rows, engine, 200.0)
+    hopeless = rule.hopeless(rows, engine, engine.free_blocks, 200.0)
     choice = rule.choose(rows, engine, Batch(engine, rows).demand(), rows.waiting(), 200.0)
     assert not (hopeless and choice.slots)
     blocks = sum(-(-int(rows.columns.prompt[slot]) // 16) for slot in choice.slots)
     assert blocks + Batch(engine, rows).demand().total_blocks <= max(free, Batch(engine, rows).demand().total_blocks)
     assert len(choice.slots) <= engine.seats
     if not choice.slots:
-        assert rule.hopeless(rows, engine, 200.05)  # it stands
+        assert rule.hopeless(rows, engine, engine.free_blocks, 200.05)  # it stands
         rule.arrived(1)
         assert rule.choose(rows, engine, Batch(engine, rows).demand(), rows.waiting(), 200.05) is NOBODY
 

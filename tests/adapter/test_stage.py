@@ -2,6 +2,7 @@
 
 import heapq
 from collections import deque
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 from hypothesis import given, settings
@@ -10,10 +11,17 @@ from hypothesis import strategies as st
 from kvhorizon.adapter.stage import HeapStage, ListStage
 
 
+@dataclass(frozen=True, eq=False)
+class Arrived:
+    arrival_time: int
+
+
 @settings(deadline=None)
 @given(st.integers(0, 12) | st.integers(20, 40), st.data())
 def test_a_queue_in_order(size: int, data: st.DataObject) -> None:
-    names = list(range(size))
+    """Most came in order of arrival; some did not, and some share a time."""
+    times = data.draw(st.lists(st.integers(0, size), min_size=size, max_size=size))
+    names = [Arrived(time) for time in (sorted(times) if data.draw(st.booleans()) else times)]
     queue = deque(names)
     shown = data.draw(st.permutations(names))[: data.draw(st.integers(0, size))]
     stage = ListStage()
@@ -22,7 +30,7 @@ def test_a_queue_in_order(size: int, data: st.DataObject) -> None:
     assert list(engine.waiting) == shown
     assert stage.hidden == size - len(shown)
     taken = [engine.waiting.popleft() for _ in range(data.draw(st.integers(0, len(shown))))]
-    front = [100 + number for number in range(data.draw(st.integers(0, 2)))]
+    front = [Arrived(0) for _ in range(data.draw(st.integers(0, 2)))]
     engine.waiting.extendleft(front)
     stage.restore()
     assert engine.waiting is queue

@@ -155,6 +155,7 @@ def test_hints_reach_the_forecast() -> None:
         for request in workload(1, seed=1, extra=extra):
             request.request_id = str(extra["pred_len"])[:8]
             ours.scheduler.add_request(request)
+    guest.intake.enter()
     slot = guest.rows.slot_of["500"]
     assert guest.rows.extra.scale[slot] == 500.0 * HINT_SCALE
     assert guest.hints == {"used": 1, "ignored": 1}

@@ -23,6 +23,7 @@ from test_guest_session import run_until
 
 from experiments._guest_driver import Drive, Setup, check_whole, drive, workload
 from kvhorizon.adapter.telemetry import recorder
+from kvhorizon.adapter.telemetry.canary import LINE_EVERY
 from kvhorizon.adapter.telemetry.observer import Observer
 from kvhorizon.cli.explain import find, planned, sentence
 from kvhorizon.errors import InputError
@@ -30,6 +31,7 @@ from kvhorizon.recording.read import read_recording
 from kvhorizon.wire.local import ask, local_addresses
 
 STEP_S = 0.02
+BOUNDS = ("low", "mean", "high")
 Samples = dict[tuple[str, tuple[str, ...]], float]
 
 
@@ -103,6 +105,26 @@ def test_metrics_are_what_was_counted(mode: str, asynchronous: bool) -> None:
     assert total(found, "kvhorizon_exceptions_total") == 0.0
     assert guest.telemetry.observer.live == 0
     guest.stop()
+
+
+def test_the_canary_reports_the_difference(caplog: pytest.LogCaptureFixture) -> None:
+    """Arrivals faster than the engine serves them: vLLM preempts in its windows, the guest hardly in its own."""
+    port = free_port()
+    made = engine(canary=0.5, canary_window_s=4.0, http_port=port)
+    with caplog.at_level("INFO", "kvhorizon"):
+        run(made, workload(700, seed=3))
+        found = samples(ask(f"http://127.0.0.1:{port}", "/metrics"))
+    arms = [found["kvhorizon_canary_windows_total", (arm,)] for arm in ("control", "observe")]
+    assert min(arms) >= 3
+    assert sum(arms) <= made.now_s / 4.0
+    bounds = {bound: found["kvhorizon_canary_difference", (bound, "preemptions_per_request")] for bound in BOUNDS}
+    assert bounds["low"] < bounds["mean"] < bounds["high"] < 0.0
+    means = {arm: found["kvhorizon_canary_mean", (arm, "preemptions_per_request")] for arm in ("control", "observe")}
+    assert means["control"] - means["observe"] == pytest.approx(bounds["mean"])
+    assert found["kvhorizon_canary_mean", ("control", "ttft_s")] > 0.0
+    assert f"{arms[0]:.0f} windows under control" in (ask(f"http://127.0.0.1:{port}", "/canary") or b"").decode()
+    assert sum("kvhorizon canary: " in line for line in caplog.messages) == sum(arms) // LINE_EVERY
+    made.scheduler.kvhorizon.stop()
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])

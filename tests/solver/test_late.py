@@ -31,8 +31,8 @@ def order_and_lateness(
     rank_waiting(columns, rule, room, desk, WAITING)
     late = np.array([is_late(columns, rule, room, n) for n in waiting])
     work = kv_time(columns.prompt[waiting] + columns.generated[waiting], columns.remaining[waiting])
-    urgency = np.where(columns.preemptions[waiting] > 0, rule.late_again, 1.0) * np.maximum(work, 1.0) ** 0.75
-    return np.argsort(desk.keys[:WAITING], kind="stable"), late, urgency
+    least_first = np.where(columns.preemptions[waiting] > 0, rule.late_again, 1.0) * np.maximum(work, 1.0) ** 0.75
+    return np.argsort(desk.keys[:WAITING], kind="stable"), late, least_first
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -41,12 +41,12 @@ def test_the_late_go_first_then_the_planned_then_the_rest(seed: int) -> None:
     ages = snapshot.now_s - snapshot.requests.arrival_s[RUNNING:]
     rule = MEANS._replace(late_after_s=float(np.quantile(ages, 0.7)))
     planned = {RUNNING + 3: 2, RUNNING + 17: 1}
-    order, late, urgency = order_and_lateness(snapshot, rule, planned)
+    order, late, least_first = order_and_lateness(snapshot, rule, planned)
     np.testing.assert_array_equal(late, ages > rule.late_after_s)
     assert 0 < late.sum() < WAITING
     first = order[: late.sum()]
     assert late[first].all()
-    assert (np.diff(urgency[first]) >= 0.0).all()
+    assert (np.diff(least_first[first]) >= 0.0).all()
     sooner = [place for place in (17, 3) if not late[place]]
     np.testing.assert_array_equal(order[late.sum() :][: len(sooner)], sooner)
 

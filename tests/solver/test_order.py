@@ -10,7 +10,7 @@ from kvhorizon.models.resolve import resolve_curves
 from kvhorizon.models.survival import EXACT, Curves
 from kvhorizon.solver.columns import Columns, Room
 from kvhorizon.solver.costs import outlook_of
-from kvhorizon.solver.greedy import GREEDY, PLANNED, Greedy, Knob
+from kvhorizon.solver.greedy import GREEDY, KNOBS, PLANNED, Greedy, Knob
 from kvhorizon.solver.rule_plan import columns_of, room_of
 from kvhorizon.solver.select import choose_admissions, new_desk, rank_waiting, refresh_remaining
 from kvhorizon.solver.settings import Settings, settings_of
@@ -36,7 +36,7 @@ def step_order(snapshot: Snapshot, rule: Greedy) -> np.ndarray:
     return running + np.argsort(desk.keys[: size - running], kind="stable")
 
 
-PATIENT = [knob for knob in Knob if PLANNED[knob].patient]  # who takes the plan's order for all
+PATIENT = [knob for knob in KNOBS if PLANNED[knob].patient]  # who takes the plan's order for all
 
 
 @pytest.mark.parametrize("knob", PATIENT)

@@ -20,7 +20,7 @@ from kvhorizon.models.survival import (
     survive_each,
 )
 from kvhorizon.solver.columns import Columns, Room
-from kvhorizon.solver.greedy import GREEDY, HORIZONS, PLANNED, Greedy, Knob, aging, kv_time, reserve_cap
+from kvhorizon.solver.greedy import GREEDY, HORIZONS, KNOBS, PLANNED, Greedy, Knob, aging, kv_time, reserve_cap
 from kvhorizon.solver.select import choose_admissions, new_desk, refresh_remaining
 
 TOTAL = 2000
@@ -168,7 +168,7 @@ class Plainly:
 RULES = [*GREEDY.values(), *PLANNED.values()]
 
 
-@pytest.mark.parametrize("rule", RULES, ids=[*Knob, *(f"planned {knob}" for knob in Knob)])
+@pytest.mark.parametrize("rule", RULES, ids=[*KNOBS, *(f"planned {knob}" for knob in KNOBS)])
 @settings(deadline=None, max_examples=60)
 @given(
     seed=st.integers(0, 10_000),

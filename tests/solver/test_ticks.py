@@ -45,8 +45,7 @@ def test_rows_kept_are_rows_computed() -> None:
         kept = builder.build(snapshot).tables
         kept = kept._replace(blocks=kept.blocks.copy(), sequences=kept.sequences.copy())
         if tick % 5 == 4:
-            assert builder._arena is not None
-            builder._arena.forget()
+            builder.frame.forget()
             there = np.isfinite(kept.cost).any(axis=1)
             for name, was, now in zip(kept._fields, kept, builder.build(snapshot).tables, strict=True):
                 rows = there if len(was) == len(there) else slice(None)

@@ -115,6 +115,24 @@ CATALOGUE = (
     _gauge("kvhorizon_overflow_seen", "Share of the last thousand batches that did"),
     _counter("kvhorizon_recorded_requests", "Requests written to the recording, or lost", "outcome"),
     _gauge("kvhorizon_mode", "1 for the mode in force, else 0", "mode"),
+    _counter(
+        "kvhorizon_canary_windows",
+        "Canary: windows that count, `control` and `observe` (vLLM alone)",
+        "arm",
+    ),
+    _gauge(
+        "kvhorizon_canary_mean",
+        "Canary: mean over windows of preemptions_per_request, recompute_tokens_per_request, tokens_per_s "
+        "(computed for the first time), ttft_s (of first tokens in the window)",
+        "measure",
+        "arm",
+    ),
+    _gauge(
+        "kvhorizon_canary_difference",
+        "Canary: control minus vLLM alone; `mean`, and `low` and `high` of its 95 % interval",
+        "measure",
+        "bound",
+    ),
     _gauge("kvhorizon_retired", "1 for a part of the guest that retired after errors in a row", "part"),
     _gauge(
         "kvhorizon_session",

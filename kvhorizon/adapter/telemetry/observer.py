@@ -17,6 +17,7 @@ from kvhorizon.adapter.decisions import Decision
 from kvhorizon.adapter.guard import Guard
 from kvhorizon.adapter.hints import MAX_CHARACTERS, TENANT
 from kvhorizon.adapter.modes import Mode
+from kvhorizon.adapter.telemetry.canary import Counts, Windows
 
 if TYPE_CHECKING:
     from kvhorizon.adapter.guest import Guest
@@ -67,6 +68,7 @@ class Observer:
         self,
         guest: Guest,
         wants_hashes: bool = False,
+        windows: Windows | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -77,13 +79,16 @@ class Observer:
         self.recompute_measured_s = 0.0  # of steps, by the share of their tokens that were computed again
         self._guest = guest
         self._wants_hashes = wants_hashes
+        self._windows = windows  # of the canary, where there is one
         self._clock, self._wall = clock, wall
         self._awaited: dict[str, Any] = {}  # scheduled, without a token yet
         self._first_s: dict[str, float] = {}
         self._recomputed = 0  # tokens, up to the step before
         self._share = 0.0  # of the last step's tokens, that were computed again
         self._step_s = 0.0  # when it was scheduled
-        self._native = 0  # steps of vLLM's own, up to the step before
+        self.watching = windows is not None  # this step's `scheduled` is wanted though it tells nothing new
+        self._tokens = 0  # computed, again or not
+        self._firsts, self._ttft_s = 0, 0.0  # requests that gave a first token, and how long theirs took in all
 
     @property
     def live(self) -> int:
@@ -101,13 +106,16 @@ class Observer:
         self._recomputed, self._step_s = tokens, now_s
         if self._awaited:
             self._see_first_tokens()
-        native, self._native = guest.ladder["native"] > self._native, guest.ladder["native"]
+        if self._windows is not None:
+            self._windows.step(guest.now(), guest.mode, self._counts())
+        self._tokens += output.total_num_scheduled_tokens
         if output.scheduled_new_reqs:
             requests = guest.engine.scheduler.requests
             for new in output.scheduled_new_reqs:
                 self._awaited[new.req_id] = requests[new.req_id]
-            by = "vllm" if native or guest.mode is not Mode.CONTROL else guest.control.source
+            by = "vllm" if guest.alone or guest.mode is not Mode.CONTROL else guest.control.source
             self.admissions[by] += len(output.scheduled_new_reqs)
+        self.watching = bool(self._awaited) or self._share > 0.0 or self._windows is not None
 
     @guarded
     def preempting(self, request: Any) -> None:
@@ -131,7 +139,7 @@ class Observer:
         now_s, name = self._wall(), request.request_id
         first_s = self._first_s.pop(name, None)
         if self._awaited.pop(name, None) is not None and request.num_output_tokens > 0:
-            first_s = now_s
+            first_s = self._first(request, now_s)
         parameters = request.sampling_params
         extra = (parameters.extra_args if parameters is not None else None) or {}
         hashes: tuple[Any, ...] = ()
@@ -156,5 +164,23 @@ class Observer:
     def _see_first_tokens(self) -> None:
         now_s = self._wall()
         for name in [name for name, request in self._awaited.items() if request.num_output_tokens > 0]:
-            del self._awaited[name]
-            self._first_s[name] = now_s
+            self._first_s[name] = self._first(self._awaited.pop(name), now_s)
+
+    def _first(self, request: Any, now_s: float) -> float:
+        """The request has given its first token; returns when."""
+        self._firsts += 1
+        self._ttft_s += max(now_s - request.arrival_time, 0.0)
+        return now_s
+
+    def _counts(self) -> Counts:
+        """Up to the step that is being scheduled."""
+        accounting = self._guest.accounting
+        total = accounting.total
+        return Counts(
+            accounting.finished,
+            total.preemptions,
+            total.recompute_tokens,
+            self._tokens - total.recompute_tokens,
+            self._firsts,
+            self._ttft_s,
+        )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from prometheus_client import CollectorRegistry
 
 from kvhorizon.adapter.modes import Mode
+from kvhorizon.adapter.telemetry.canary import MEASURES, CanaryReport
 from kvhorizon.adapter.telemetry.catalogue import build
 from kvhorizon.adapter.telemetry.observer import Ended, Observer
 from kvhorizon.adapter.telemetry.pressure import promised_blocks
@@ -22,9 +23,11 @@ SESSION_STATES = ("off", "idle", "starting", "planning")
 class Publisher:
     """Of one guest. `publish` may be called from any thread; it returns the requests that ended since the last call."""
 
-    def __init__(self, guest: Guest, observer: Observer, model_name: str, engine: int) -> None:
+    def __init__(
+        self, guest: Guest, observer: Observer, model_name: str, engine: int, canary: CanaryReport | None = None
+    ) -> None:
         self.registry = CollectorRegistry()
-        self._guest, self._observer = guest, observer
+        self._guest, self._observer, self._canary = guest, observer, canary
         self._labels = {"model_name": model_name, "engine": str(engine)}
         self._families = build(self.registry)
         self._children: dict[tuple[str, tuple[str, ...]], Any] = {}
@@ -42,6 +45,8 @@ class Publisher:
             self._forecasts()
             self._trouble()
             self._state()
+            if self._canary is not None:
+                self._compare(self._canary)
             return ended
 
     def recorded(self, written: int, lost: int) -> None:
@@ -133,6 +138,18 @@ class Publisher:
         self._grow("kvhorizon_overflow_batches", health.batches)
         self._set("kvhorizon_overflow_promised", health.overflow_promised)
         self._set("kvhorizon_overflow_seen", health.overflow_seen)
+
+    def _compare(self, canary: CanaryReport) -> None:
+        """Control against vLLM alone; nothing is said of what is not known."""
+        canary.take()
+        for arm, count in canary.windows.items():
+            self._grow("kvhorizon_canary_windows", count, arm=arm)
+        for measure in MEASURES:
+            if min(canary.windows.values()) > 0:
+                for bound, value in canary.difference(measure)._asdict().items():
+                    self._set("kvhorizon_canary_difference", value, measure=measure, bound=bound)
+                for arm in canary.windows:
+                    self._set("kvhorizon_canary_mean", canary.mean(measure, arm), measure=measure, arm=arm)
 
     def _child(self, name: str, **labels: str) -> Any:
         key = (name, tuple(labels.values()))

@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 from kvhorizon.adapter.facts import data_parallel_rank
 from kvhorizon.adapter.settings import GuestSettings
 from kvhorizon.adapter.telemetry import explain
+from kvhorizon.adapter.telemetry.canary import CanaryReport, Windows
 from kvhorizon.adapter.telemetry.listen import Answer, Listener, Route, as_json, listen_locally, listen_tcp
 from kvhorizon.adapter.telemetry.observer import Observer
 from kvhorizon.adapter.telemetry.publisher import Publisher
@@ -39,9 +40,11 @@ class Telemetry:
     def __init__(self, guest: Guest, settings: GuestSettings, config: Any, facts: EngineFacts) -> None:
         """Raises InputError where a port or folder that the settings ask for cannot be had."""
         engine = data_parallel_rank(config)
-        self.observer = Observer(guest, wants_hashes=settings.record is not None and settings.record_prefixes)
+        windows = Windows(settings.canary_window_s) if settings.canary < 1.0 else None
+        self.observer = Observer(guest, settings.record is not None and settings.record_prefixes, windows)
+        self.canary = CanaryReport(windows) if windows is not None else None
         guest.accounting.on_finished = self.observer.released
-        self.publisher = Publisher(guest, self.observer, model_name(config), engine)
+        self.publisher = Publisher(guest, self.observer, model_name(config), engine, self.canary)
         self.publisher.publish()  # compiles, or loads from the cache, before the engine serves
         self.recorder = make_recorder(settings, engine, described(config, facts))
         self.http = self._listen_http(settings, engine)
@@ -101,7 +104,12 @@ class Telemetry:
 
     def _routes(self) -> Mapping[str, Route]:
         """They do not keep the guest alive."""
-        methods = {"/metrics": self._metrics, "/explain": self._explain, "/decisions": self._decisions}
+        methods = {
+            "/metrics": self._metrics,
+            "/explain": self._explain,
+            "/decisions": self._decisions,
+            "/canary": self._canary,
+        }
         return {path: _weakly(method) for path, method in methods.items()}
 
     def _metrics(self, _query: Mapping[str, str]) -> Answer:
@@ -111,6 +119,12 @@ class Telemetry:
     def _explain(self, query: Mapping[str, str]) -> Answer | None:
         found = explain.explain(self._guest, query.get("request", ""), time.time(), self._engine_id)
         return None if found is None else as_json(found)
+
+    def _canary(self, _query: Mapping[str, str]) -> Answer | None:
+        if self.canary is None:
+            return None
+        self.collect()
+        return "text/plain; charset=utf-8", f"{self.canary.line()}\n".encode()
 
     def _decisions(self, _query: Mapping[str, str]) -> Answer:
         return as_json(explain.newest(self._guest, time.time()))

@@ -164,14 +164,14 @@ def _victims(policy: str, option: str, knob: Knob) -> Rival:
     """Ablation: vLLM with watermark 2 %, only the victim differs."""
     if option not in VICTIMS:
         raise InputError("policy", policy, f"victims:NAME needs one of {', '.join(sorted(VICTIMS))}")
-    return Rival(VLLM._replace(ours=GREEDY[knob], victim=VICTIMS[option]), ABLATION_WATERMARK)
+    return Rival(VLLM._replace(ours=knob.rule, victim=VICTIMS[option]), ABLATION_WATERMARK)
 
 
 def _admission(policy: str, option: str, knob: Knob) -> Rival:
     """Ablation: our reserve at the engine's own order and victims, as in the greedy or with a cap tuned for that."""
     if option not in ("ours", "reserve"):
         raise InputError("policy", policy, "must be admission:ours[/KNOB] or admission:reserve")
-    ours = GREEDY[knob] if option == "ours" else RESERVE_ALONE
+    ours = knob.rule if option == "ours" else RESERVE_ALONE
     return Rival(VLLM._replace(ours=ours, admission=codes.CAPPED_RESERVE))
 
 

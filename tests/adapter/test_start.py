@@ -1,0 +1,54 @@
+"""What is said at the start is heard where vLLM's own lines are."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from kvhorizon.adapter.start import speak_as_vllm
+
+
+class Kept(logging.Handler):
+    """Keeps the messages."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+@contextmanager
+def vllms() -> Iterator[Kept]:
+    """vLLM's logger as it sets it up, and none for everybody else; all is as before afterwards."""
+    loggers = [logging.getLogger(name) for name in ("", "vllm", "kvhorizon")]
+    before = [(list(one.handlers), one.level) for one in loggers]
+    kept = Kept()
+    for one in loggers:
+        one.handlers = []
+    loggers[1].handlers = [kept]
+    loggers[1].setLevel(logging.INFO)
+    try:
+        yield kept
+    finally:
+        for one, (handlers, level) in zip(loggers, before, strict=True):
+            one.handlers = handlers
+            one.setLevel(level)
+
+
+def test_our_lines_go_where_vllms_go() -> None:
+    with vllms() as kept:
+        logging.getLogger("kvhorizon.adapter.start").info("not heard yet")
+        speak_as_vllm()
+        speak_as_vllm()
+        logging.getLogger("kvhorizon.adapter.start").info("heard once")
+    assert kept.messages == ["heard once"]
+
+
+def test_whoever_has_set_up_logging_has_the_say() -> None:
+    with vllms() as kept:
+        own = Kept()
+        logging.getLogger().handlers = [own]
+        speak_as_vllm()
+        logging.getLogger("kvhorizon").warning("one")
+    assert (kept.messages, own.messages) == ([], ["one"])
