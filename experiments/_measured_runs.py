@@ -123,7 +123,8 @@ def trajectory(run: MeasuredRun, cost: StepCost, until_s: float) -> FloatArray:
     most = int(run.trace.output_tokens.sum() + run.trace.prompt_tokens.sum())  # every step computes a token
     rows = np.zeros((most, 3))
     desk = new_desk(len(run.trace), run.max_num_seqs)
-    return rows[: _walk(engine, forecast.curves, FCFS.guest, cost, desk, until_s, rows)]
+    guest = FCFS.guest.at_work(len(run.trace), run.max_num_seqs, cost)
+    return rows[: _walk(engine, forecast.curves, guest, cost, desk, until_s, rows)]
 
 
 def by_second(steps: FloatArray, seconds: FloatArray) -> FloatArray:

@@ -52,7 +52,7 @@ def what_if(
     limit: Annotated[int | None, typer.Option(help="Only so many requests.")] = None,
     seed: Annotated[int, typer.Option(help="Of synthetic workloads and forecast noise.")] = 0,
     policy: Annotated[list[str] | None, typer.Option(help="May be given several times (default: all five).")] = None,
-    forecast: Annotated[str, typer.Option(help="history, hint:S, learned:FILE, noisy:S or oracle.")] = "history",
+    forecast: Annotated[str, typer.Option(help="history, hint:S, learned[:FILE], noisy:S or oracle.")] = "history",
     budget: Annotated[str, typer.Option(help="Of the program, per plan: work units, or 5ms.")] = "100",
     delay_s: Annotated[float | None, typer.Option(help="From snapshot to applied plan, in virtual time.")] = None,
     sweep: Annotated[
