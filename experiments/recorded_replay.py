@@ -26,7 +26,7 @@ from kvhorizon.recording.write import write_rows
 from kvhorizon.sim.whatif import Question, prepare
 
 SEEDS, QUICK_SEEDS = (0, 1), (100,)  # what was tried while building used seeds from 100 on
-REQUESTS, QUICK_REQUESTS = 800, 400
+REQUESTS, QUICK_REQUESTS = 600, 400
 WARM = 20
 LOAD = 2.0
 BLOCKS, SEATS = 240, 128

@@ -16,10 +16,10 @@ from rich.table import Table
 from kvhorizon.errors import InputError
 from kvhorizon.recording.read import Recording, is_recording, read_recording
 from kvhorizon.sim.asked_engine import asked_engine
+from kvhorizon.sim.asked_trace import load_trace
 from kvhorizon.sim.inspection import inspect as look_into
 from kvhorizon.sim.traces import limit as first
 from kvhorizon.sim.traces import recorded_trace
-from kvhorizon.sim.whatif import load_trace
 from kvhorizon.state import EngineFacts
 
 TABLE_WIDTH = 124  # where standard output is no terminal

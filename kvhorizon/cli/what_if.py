@@ -61,7 +61,18 @@ def what_if(
     find: Annotated[
         str | None, typer.Option(help="Goals such as 'ttft_p99<=2s,goodput>=.95': how much load or memory meets them.")
     ] = None,
-    over: Annotated[str, typer.Option(help="With --find: load (the largest) or kv_blocks (the smallest).")] = "load",
+    over: Annotated[
+        str, typer.Option(help="With --find: load (the largest), kv_blocks or replicas (the fewest).")
+    ] = "load",
+    replicas: Annotated[int, typer.Option(help="Engines behind a router; load is of one of them.")] = 1,
+    router: Annotated[str, typer.Option(help="round-robin, least-kv or prefix.")] = "round-robin",
+    patience_s: Annotated[
+        float | None, typer.Option(help="Clients give up that have no token after so many seconds.")
+    ] = None,
+    retries: Annotated[int, typer.Option(help="How often a client that gave up asks again.")] = 0,
+    prefix_caching: Annotated[
+        bool, typer.Option(help="vLLM's prefix caching, for traces that say what is shared.")
+    ] = False,
     workers: Annotated[int, typer.Option(help="Processes of a sweep.")] = 1,
     executor: Annotated[str, typer.Option(help="Of a sweep: processes, ray, or ray:ADDRESS.")] = "processes",
 ) -> None:
@@ -78,6 +89,11 @@ def what_if(
         policies=tuple(policy or DEFAULT_POLICIES),
         forecast=forecast,
         delay_s=delay_s,
+        replicas=replicas,
+        router=router,
+        patience_s=patience_s,
+        retries=retries,
+        prefix_caching=prefix_caching,
     )
     require("plotly", "whatif")
     effort = parse_budget(budget)

@@ -118,11 +118,12 @@ def _text(parts: list[Mapping[str, Any]], *names: str) -> str:
 def _time(number: int, value: object) -> float:
     """Seconds since 1970, from a number in any of the usual units, or from a date and time."""
     try:
-        if isinstance(value, str) and not value.replace(".", "", 1).isdigit():
-            return datetime.fromisoformat(value.strip().replace("Z", "+00:00")).timestamp()
         if isinstance(value, bool):
             raise ValueError
-        seconds = float(value)  # type: ignore[arg-type]
+        if isinstance(value, str) and not value.replace(".", "", 1).isdigit():
+            seconds = datetime.fromisoformat(value.strip().replace("Z", "+00:00")).timestamp()
+        else:
+            seconds = float(value)  # type: ignore[arg-type]
         if not math.isfinite(seconds) or seconds < 0.0:
             raise ValueError
     except (TypeError, ValueError, OverflowError):

@@ -86,6 +86,16 @@ def _numbers(picture: Picture) -> str:
     )
 
 
+def _fleet(fleet: dict[str, Any] | None) -> dict[str, str]:
+    """Engines and clients, where they are not one and endlessly patient."""
+    if fleet is None or (fleet["replicas"] == 1 and fleet["patience_s"] is None):
+        return {}
+    told = {"engines": f"{fleet['replicas']:,}, by {fleet['router']}"}
+    if fleet["patience_s"] is not None:
+        told["clients"] = f"give up after {fleet['patience_s']:g} s, and ask again up to {fleet['retries']} times"
+    return told
+
+
 def _facts(results: dict[str, Any], command: str) -> str:
     trace, engine = results["trace"], results["engine"]
     facts = {
@@ -94,6 +104,7 @@ def _facts(results: dict[str, Any], command: str) -> str:
         "engine": f"{engine['model']} on {engine['tp']} × {engine['gpu']}",
         "KV pool": f"{engine['kv_blocks']:,} blocks of {engine['block_size']} tokens",
         "limits": f"{engine['max_num_seqs']:,} sequences, {engine['max_num_batched_tokens']:,} tokens a step",
+        **_fleet(results.get("fleet")),
         "load": "the trace's own arrivals" if results["load"] is None else f"{results['load']} × capacity",
         "forecast": results["forecast"],
         "seed": str(results["seed"]),

@@ -21,6 +21,10 @@ AXES: dict[str, Callable[[str], Any]] = {
     "seed": int,
     "forecast": str,
     "delay_s": float,
+    "replicas": int,
+    "router": str,
+    "patience_s": float,
+    "retries": int,
 }
 
 

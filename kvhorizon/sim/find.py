@@ -1,4 +1,4 @@
-"""The largest load, or the smallest pool, at which a policy still keeps to stated goals.
+"""The largest load, the smallest pool or the fewest replicas at which a policy still keeps to stated goals.
 
 Bisection: the goals are taken to hold on one side of the answer and not on the other, as they do where queues grow
 with load. Every point that was tried is in the answer, so that a reader sees where that is not so.
@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from kvhorizon.errors import InputError
+from kvhorizon.sim.fleet import MOST_REPLICAS
 from kvhorizon.sim.goals import Goal
 from kvhorizon.sim.setup import Setup
 from kvhorizon.sim.whatif import Question
@@ -39,6 +40,7 @@ PRECISION = 0.02  # relative
 OVER = {
     "load": Sought("load", True, 0.05, 3.0, False),
     "kv_blocks": Sought("kv_blocks", False, 0.0, math.inf, True),
+    "replicas": Sought("replicas", False, 1.0, MOST_REPLICAS, True),
 }
 
 
@@ -46,7 +48,7 @@ def sought(setup: Setup, over: str) -> Sought:
     """The bounds for this engine and trace: a pool from its largest request up to 16 times what the GPU gives."""
     if over not in OVER:
         raise InputError("over", over, f"must be one of {', '.join(OVER)}")
-    if over == "load":
+    if over != "kv_blocks":
         return OVER[over]
     largest = int((setup.trace.prompt_tokens + setup.trace.output_tokens).max())
     least = -(-largest // setup.facts.block_size) + 1

@@ -94,7 +94,7 @@ def start(setup: Setup, policy: Policy) -> tuple[Engine, Forecast]:
     return engine, forecast
 
 
-def _learn(engine: Engine, forecast: Forecast, desk: Desk, since: int) -> int:
+def learn(engine: Engine, forecast: Forecast, desk: Desk, since: int) -> int:
     """Tell the forecast who runs and who finished; returns how many have by now."""
     done = int(engine.counters[DONE])
     running = engine.lists.running[: int(engine.counters[RUNNING])].astype(np.int64)
@@ -128,14 +128,15 @@ def replay(
         if progress:
             progress(float(engine.counters[DONE]) / total)
         if reason == FINISHED:
-            return _outcome(setup, engine, follower.plans if follower else {})
+            return outcome_of(setup, engine, follower.plans if follower else {})
         if reason == LEARN and guest.steers:
-            learned = _learn(engine, forecast, desk, learned)
+            learned = learn(engine, forecast, desk, learned)
         elif follower:
             follower.tick()
 
 
-def _outcome(setup: Setup, engine: Engine, plans: dict[str, int]) -> Outcome:
+def outcome_of(setup: Setup, engine: Engine, plans: dict[str, int]) -> Outcome:
+    """What an engine leaves behind."""
     live, count, clock = engine.live, engine.counters, engine.clock
     cost = setup.facts.cost
     wasted = cost.flops_per_token * live.recompute_tokens + cost.flops_per_pair * live.recompute_pairs

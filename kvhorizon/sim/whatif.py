@@ -6,17 +6,18 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kvhorizon.errors import InputError
 from kvhorizon.models.forecast import check_spec
-from kvhorizon.recording.read import Recording, is_recording, read_recording
+from kvhorizon.recording.read import Recording
 from kvhorizon.sim.alone import alone
 from kvhorizon.sim.asked_engine import AskedEngine, asked_engine
+from kvhorizon.sim.asked_trace import recording_of, tenants_of, trace_of
 from kvhorizon.sim.bound import hindsight_bound_s, over_bound
+from kvhorizon.sim.fleet import Fleet, play
 from kvhorizon.sim.in_process import InProcess
 from kvhorizon.sim.metrics import summarize
 from kvhorizon.sim.outcome import Outcome
@@ -25,14 +26,10 @@ from kvhorizon.sim.replay import replay
 from kvhorizon.sim.self_check import Check, check, clock_of, seen_of
 from kvhorizon.sim.setup import Setup, Solver
 from kvhorizon.sim.trace import Trace
-from kvhorizon.sim.traces import limit, read_trace, recorded_trace
-from kvhorizon.sim.workloads import synthesize
 from kvhorizon.solver.greedy import Knob
 from kvhorizon.state import EngineFacts
 
 SCHEMA = 1
-SYNTHETIC = "synthetic:"
-SYNTHETIC_REQUESTS = 2000
 Progress = Callable[[str, float], None]
 
 
@@ -51,6 +48,16 @@ class Question:
     policies: tuple[str, ...] = ()
     forecast: str = "history"
     delay_s: float | None = None
+    replicas: int = 1
+    router: str = "round-robin"
+    patience_s: float | None = None  # after which a client without a token gives up
+    retries: int = 0  # how often it then asks again
+    prefix_caching: bool = False
+
+    @property
+    def fleet(self) -> Fleet:
+        """Engines, router and clients."""
+        return Fleet(self.replicas, self.router, self.patience_s, self.retries)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +69,6 @@ class Answer:
     facts: EngineFacts
     outcomes: list[Outcome]
     tenants: tuple[str, ...] = ()  # names of the trace's keys, where they are known
-
-
-def load_trace(name: str, most: int | None, seed: int) -> Trace:
-    """A trace file, or a synthetic workload; its first `most` requests. Raises InputError."""
-    if most is not None and most < 1:
-        raise InputError("limit", most, "must be >= 1")
-    if name.startswith(SYNTHETIC):
-        return synthesize(name.removeprefix(SYNTHETIC), most or SYNTHETIC_REQUESTS, seed)
-    trace = read_trace(Path(name))
-    return trace if most is None else limit(trace, most)
 
 
 def check_fits(trace: Trace, facts: EngineFacts) -> None:
@@ -122,41 +119,22 @@ def prepare(question: Question) -> Prepared:
         raise InputError("delay-s", question.delay_s, "must be >= 0 and < 60")
     if question.load is not None and not 0.0 < question.load < 1000.0:
         raise InputError("load", question.load, "must be > 0 and < 1000")
-    recording = _recording(question.trace)
+    question.fleet.check()
+    recording = recording_of(question.trace)
     engine = asked_engine(question.model, question.gpu, question.tp, question.kv_blocks, recording)
-    trace = _trace_of(question, recording)
+    trace = trace_of(recording, question.trace, question.limit, question.seed)
     check_fits(trace, engine.facts)
     engine, checked = _checked(question, recording, engine, trace)
     setup = Setup(
-        at_load(trace, engine.facts, question.load), engine.facts, forecast=question.forecast, seed=question.seed
+        at_load(trace, engine.facts, question.load),
+        engine.facts,
+        forecast=question.forecast,
+        seed=question.seed,
+        prefix_caching=question.prefix_caching,
     )
     if question.delay_s is not None:
         setup = dataclasses.replace(setup, delay_s=question.delay_s)
-    return Prepared(question, policies, setup, engine, checked, _tenants(recording))
-
-
-def _recording(name: str) -> Recording | None:
-    if name.startswith(SYNTHETIC) or not is_recording(Path(name)):
-        return None
-    return read_recording(Path(name))
-
-
-def _trace_of(question: Question, recording: Recording | None) -> Trace:
-    if recording is None:
-        return load_trace(question.trace, question.limit, question.seed)
-    if question.limit is not None and question.limit < 1:
-        raise InputError("limit", question.limit, "must be >= 1")
-    whole = recorded_trace(Path(question.trace).name.removesuffix(".parquet"), recording)
-    return whole if question.limit is None else limit(whole, question.limit)
-
-
-def _tenants(recording: Recording | None) -> tuple[str, ...]:
-    """Names in the order in which a recording's trace numbers them."""
-    if recording is None:
-        return ()
-    counts = recording.counts
-    kept = np.flatnonzero((counts["prompt_tokens"] > 0) & (counts["output_tokens"] > 0))
-    return tuple(dict.fromkeys(recording.texts["tenant"][n] for n in kept))
+    return Prepared(question, policies, setup, engine, checked, tenants_of(recording))
 
 
 def _checked(
@@ -174,14 +152,18 @@ def _checked(
 
 
 def what_if(prepared: Prepared, solvers: Mapping[Knob, Solver], progress: Progress | None = None) -> Answer:
-    """Replay the trace under every policy; one whose solver is missing follows its greedy rule."""
+    """Replay the trace under every policy; one whose solver is missing follows its greedy rule, as in a fleet."""
     setup = prepared.setup
     prefill_s, service_s = alone(setup)
-    bound_s = hindsight_bound_s(setup)
+    fleet = prepared.question.fleet
+    bound_s = hindsight_bound_s(setup) if fleet.plain else None
     outcomes, entries, timing = [], [], {}
     for policy in prepared.policies:
         started_s = time.perf_counter()
-        outcome = _run(setup, policy, _solver_of(policy, solvers), progress)
+        if fleet.plain:
+            outcome = _run(setup, policy, _solver_of(policy, solvers), progress)
+        else:
+            outcome = play(setup, policy, fleet)
         timing[policy.name] = round(time.perf_counter() - started_s, 3)
         columns = summarize(
             setup.trace,
@@ -195,7 +177,8 @@ def what_if(prepared: Prepared, solvers: Mapping[Knob, Solver], progress: Progre
         entries.append({"policy": policy.name, **columns})
     timing["total_s"] = round(sum(timing.values()), 3)
     results = _results(prepared, bound_s, entries, timing)
-    return Answer(results, setup.trace, setup.facts, outcomes, prepared.tenants)
+    whole = dataclasses.replace(setup.facts, total_blocks=fleet.replicas * setup.facts.total_blocks)
+    return Answer(results, setup.trace, whole, outcomes, prepared.tenants)
 
 
 def _solver_of(policy: Policy, solvers: Mapping[Knob, Solver]) -> Solver | None:
@@ -237,6 +220,7 @@ def _results(
             "max_num_batched_tokens": facts.max_num_batched_tokens,
         },
         "self_check": None if checked is None else {**checked._asdict(), "says": checked.says()},
+        "fleet": dataclasses.asdict(question.fleet),
         "load": question.load,
         "seed": question.seed,
         "forecast": question.forecast,

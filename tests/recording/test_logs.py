@@ -55,6 +55,7 @@ def test_access_logs(text: str) -> None:
         (lines({**FLAT, "ts": None}), "entry 1: timestamp"),
         (lines({**FLAT, "ts": "soon"}), "entry 1: timestamp='soon'"),
         (lines({**FLAT, "ts": -4}), "entry 1: timestamp='-4'"),
+        (lines({**FLAT, "ts": "0024-05-01T10:00:00Z"}), "entry 1: timestamp='0024-05-01T10:00:00Z'"),
         (lines({**FLAT, "input_tokens": 2.5}), "entry 1: prompt_tokens='2.5'"),
         (lines({**FLAT, "output_tokens": True}), "entry 1: completion_tokens='True'"),
         (lines({**FLAT, "latency_s": "fast"}), "entry 1: latency_s='fast'"),

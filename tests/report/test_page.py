@@ -137,6 +137,14 @@ def test_the_numbers_of_a_figure_are_there_as_a_table(answer: Answer) -> None:
     assert lengths.table[0][1] == f"{wait[shortest].mean():,.2f}"
 
 
+def test_engines_and_clients_are_told_where_they_are_not_plain(answer: Answer) -> None:
+    fleet = {"replicas": 3, "router": "least-kv", "patience_s": 9.0, "retries": 1}
+    page = render(dataclasses.replace(answer, results={**answer.results, "fleet": fleet}), "kvhorizon")
+    assert "<dd>3, by least-kv</dd>" in page
+    assert "give up after 9 s, and ask again up to 1 times" in page
+    assert "<dt>clients</dt>" not in render(answer, "kvhorizon")
+
+
 def test_evictions_that_are_not_listed_are_told(answer: Answer) -> None:
     first, second = answer.outcomes
     short = dataclasses.replace(first, preempted_at=first.preempted_at[:5])

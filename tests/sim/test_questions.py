@@ -96,6 +96,25 @@ def test_the_smallest_pool_holds_and_none_is_told() -> None:
         sought(prepare(SMALL).setup, "tp")
 
 
+def test_the_fewest_replicas_hold_and_one_less_does_not() -> None:
+    busy = replace(SMALL, load=2.5)
+    goals = parse_goals("ttft_p99<=3s")
+    found = search(busy, "fcfs", goals, sought(prepare(busy).setup, "replicas"), lambda one: answer_all([one], 100)[0])
+    assert found.value is not None
+    assert found.value > 1
+    assert (found.value, True) in found.tried
+    assert (found.value - 1, False) in found.tried
+
+
+def test_clients_who_give_up_are_not_finished() -> None:
+    asked = replace(SMALL, load=8.0, replicas=2, router="least-kv", patience_s=1.0)
+    results = answer_all([asked], 100)[0]
+    assert results["fleet"] == {"replicas": 2, "router": "least-kv", "patience_s": 1.0, "retries": 0}
+    (entry,) = results["policies"]
+    assert entry["finished"] < entry["requests"]
+    assert (entry["over_bound"], results["hindsight_bound"]) == (None, None)
+
+
 def test_an_answer_for_other_arguments_is_not_taken(tmp_path: Path) -> None:
     kept_in = tmp_path / "answers.jsonl"
     answer_all([SMALL], 100, kept_in=kept_in)
