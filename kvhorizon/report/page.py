@@ -29,12 +29,16 @@ def _advice(advice: Advice) -> str:
         parts.append(
             f'<p class="switch"><span class="soft">Switch it on</span><code>{escape(advice.switch)}</code></p>'
         )
-    lists = (("It buys", advice.buys, "better"), ("It costs", advice.costs, "worse"), ("How sure", advice.sure, ""))
+    lists = (
+        ("It buys", advice.buys, "better-side"),
+        ("It costs", advice.costs, "worse-side"),
+        ("How sure", advice.sure, "sure-side"),
+    )
     columns = ""
     for title, items, kind in lists:
         if items:
             entries = "".join(f"<li>{escape(item)}</li>" for item in items)
-            columns += f'<div class="{kind}-side"><h3>{title}</h3><ul>{entries}</ul></div>'
+            columns += f'<div class="{kind}"><h3>{title}</h3><ul>{entries}</ul></div>'
     return (
         f'<section class="answer" aria-label="The answer">{"".join(parts)}<div class="sides">{columns}</div></section>'
     )
