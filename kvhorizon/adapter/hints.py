@@ -60,7 +60,7 @@ def read_tenant(extra_args: Mapping[str, object] | None) -> str:
 
 def number_of_name(name: str) -> int:
     """A positive number of 32 bits, the same in every process; 0 for no name."""
-    return max(zlib.crc32(name.encode()), 1) if name else 0
+    return max(zlib.crc32(name.encode(errors="surrogatepass")), 1) if name else 0
 
 
 def _parse(text: str) -> object:
@@ -77,7 +77,7 @@ def _range(value: list[object] | tuple[object, ...]) -> Hint:
     low, high = _tokens(value[0]), _tokens(value[1])
     if low > high:
         raise InputError(NAME, value, _RULE)
-    return Hint(math.sqrt(low * high), min(round(2.0 * math.log2(high / low)), _MOST_WIDTH))
+    return Hint(math.sqrt(low * high), min(round(2.0 * (math.log2(high) - math.log2(low))), _MOST_WIDTH))
 
 
 def _tokens(value: object) -> float:

@@ -14,13 +14,15 @@ from typing import Any
 from kvhorizon.errors import InputError
 
 Config = Mapping[str, Any]
+MOST_BITS = 64  # of a weight
+LARGEST = 10**9  # of any size
 
 
 def read_config(path: Path) -> Config:
     """The JSON object in a file; raises InputError where there is none."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError("config", str(path), f"must be a readable config.json ({error})") from None
     if not isinstance(config, dict):
         raise InputError("config", str(path), "must hold a JSON object")
@@ -30,6 +32,8 @@ def read_config(path: Path) -> Config:
 def shape_fields(config: Config) -> dict[str, Any]:
     """All fields of the shape but its name; raises InputError for a key that is missing or no integer."""
     text = config.get("text_config", config)
+    if not isinstance(text, Mapping):
+        raise InputError("text_config", text, "must be an object in config.json")
     return {**_widths(text), **_latent(text), **_experts(text), **_window(text), **_weights(config)}
 
 
@@ -83,6 +87,8 @@ def _window(text: Config) -> dict[str, Any]:
     if not window or not text.get("use_sliding_window", True):
         return {}
     types = text.get("layer_types")
+    if types and not (isinstance(types, list) and all(isinstance(kind, str) for kind in types)):
+        raise InputError("layer_types", types, "must be a list of texts in config.json")
     windowed = sum("sliding" in kind for kind in types) if types else _int(text, "num_hidden_layers")
     return {"sliding_window": window, "windowed_layers": windowed}
 
@@ -91,8 +97,12 @@ def _weights(config: Config) -> dict[str, Any]:
     """fp8, mxfp4 (experts only; a scale byte per 32 weights) and integer `bits`; anything else counts as 16 bit."""
     tied = bool(config.get("tie_word_embeddings", str(config.get("model_type")).startswith("gemma")))
     quantization = config.get("quantization_config") or {}
-    method = quantization.get("quant_method")
-    dense = 1.0 if method == "fp8" else quantization.get("bits", 16) / 8
+    if not isinstance(quantization, Mapping):
+        raise InputError("quantization_config", quantization, "must be an object in config.json")
+    method, bits = quantization.get("quant_method"), quantization.get("bits", 16)
+    if method != "fp8" and (isinstance(bits, bool) or not isinstance(bits, int | float) or not 0 < bits <= MOST_BITS):
+        raise InputError("quantization_config.bits", bits, f"must be a number > 0 and <= {MOST_BITS} in config.json")
+    dense = 1.0 if method == "fp8" else bits / 8
     expert = (4 + 8 / 32) / 8 if method == "mxfp4" else dense
     return {"tied_embeddings": tied, "weight_bytes_per_param": dense, "expert_bytes_per_param": expert}
 
@@ -100,6 +110,6 @@ def _weights(config: Config) -> dict[str, Any]:
 def _int(config: Config, *keys: str, default: int | None = None) -> int:
     """The first of `keys` that is there and not null."""
     value = next((config[key] for key in keys if config.get(key) is not None), default)
-    if not isinstance(value, int) or value < 0:
+    if not isinstance(value, int) or not 0 <= value <= LARGEST:
         raise InputError(" or ".join(keys), value, "must be an integer >= 0 in config.json")
     return value

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ def load_history(history: LengthHistory, path: Path) -> None:
     try:
         with np.load(path, allow_pickle=False) as archive:
             parts = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise InputError("history", str(path), f"must be a readable history file ({error})") from None
     if int(parts.get("version", np.array(-1)).flat[0]) != VERSION:
         raise InputError("history", str(path), f"must be of version {VERSION}")

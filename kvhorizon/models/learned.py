@@ -87,7 +87,7 @@ def load_model(path: Path) -> LearnedModel:
         parts = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError("model", str(path), f"must be a readable file ({error.strerror})") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError("model", str(path), f"must be JSON ({error})") from None
     if not isinstance(parts, dict) or parts.get("format") != FORMAT or parts.get("version") != VERSION:
         raise InputError("model", str(path), f"must be of format {FORMAT}, version {VERSION}")
@@ -95,7 +95,7 @@ def load_model(path: Path) -> LearnedModel:
         raise InputError("model features", parts.get("features"), f"must be {', '.join(FEATURES)}")
     try:
         return _checked(parts)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError("model", str(path), f"must be complete and numeric ({error})") from None
