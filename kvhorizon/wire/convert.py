@@ -144,7 +144,7 @@ def encode_snapshot(snapshot: Snapshot) -> pb.Snapshot:
         requests=encode_requests(snapshot.requests),
         curves=encode_curves(snapshot.curves),
         curves_version=snapshot.curves_version,
-        habits=encode_habits(snapshot.habits),
+        habits=None if snapshot.habits == Habits() else encode_habits(snapshot.habits),  # the default stays absent
     )
 
 
