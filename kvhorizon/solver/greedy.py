@@ -124,13 +124,10 @@ GREEDY: dict[Knob, Greedy] = {
     ),
 }
 
-# What a plan names goes first; `balanced` and `strict` keep a budget of reordering, which bounds the tail: `balanced` a
-# larger one than without a plan, with more memory kept for the oldest, as plans know better whom to let pass.
+# What a plan names goes first; `balanced` and `strict` keep their budget of reordering, which bounds the tail.
 PLANNED: dict[Knob, Greedy] = {
     Knob.MEANS: Greedy(budgeted=False, patient=True, aging_s=1.0, size_power=0.5, reserve_oldest_share=0.02),
-    Knob.BALANCED: GREEDY[Knob.BALANCED]._replace(
-        aging_s=1.0, size_power=0.5, overtake_share=0.4, reserve_oldest_share=0.05
-    ),
+    Knob.BALANCED: GREEDY[Knob.BALANCED]._replace(aging_s=1.0, size_power=0.5),
     Knob.STRICT: GREEDY[Knob.STRICT]._replace(aging_s=1.0, size_power=0.5),
 }
 

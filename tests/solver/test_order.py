@@ -48,11 +48,10 @@ def test_plan_and_step_agree(knob: Knob, seed: int) -> None:
 
 
 @pytest.mark.parametrize("knob", [Knob.BALANCED, Knob.STRICT])
-def test_beside_a_plan_there_is_a_budget_of_reordering_still(knob: Knob) -> None:
+def test_beside_a_plan_the_budget_of_reordering_stays(knob: Knob) -> None:
     beside, alone = PLANNED[knob], GREEDY[knob]
     assert beside.budgeted
-    assert alone.overtake_share <= beside.overtake_share < 0.5
-    assert beside.backfill_share == alone.backfill_share
+    assert (beside.overtake_share, beside.backfill_share) == (alone.overtake_share, alone.backfill_share)
 
 
 def test_without_regard_to_size_it_is_arrival_order() -> None:
