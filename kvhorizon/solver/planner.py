@@ -32,6 +32,7 @@ __all__ = ["Budget", "Planner", "PlannerSettings", "Settings"]
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
+KNOWN_SHARE = 0.5  # of the waiting requests, for the last plan to be worth repairing
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +153,7 @@ class Planner:
         return Warm(no_prices(problem), None) if kept is None else Warm(kept.prices.recut(problem), kept.scale)
 
     def _planned(self, snapshot: Snapshot, problem: Problem) -> IntArray | None:
-        """What the last plan wanted, as far as it still fits: rows stay where they are."""
+        """What the last plan wanted, as far as it still fits; None where a new frame has put rows elsewhere."""
         kept = self._known(snapshot)
         if kept is None:
             return None
@@ -161,6 +162,9 @@ class Planner:
         both = slice(running, min(len(kept.choice), len(wanted)))
         same = np.zeros(len(wanted), bool)
         same[both] = problem.handle[both] == kept.handle[both]
+        there = problem.rows != NOBODY
+        if np.count_nonzero(same & there) < KNOWN_SHARE * np.count_nonzero(there[running:]):
+            return None
         wanted[both] = np.where(same[both], kept.choice[both], NEVER)
         order = np.flatnonzero(wanted != NEVER)
         order = order[np.argsort(wanted[order].astype(np.int16), kind="stable")]
