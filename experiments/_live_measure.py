@@ -14,6 +14,7 @@ from experiments._live_server import Served
 from kvhorizon.models.gpu import preset
 from kvhorizon.models.shape import from_config
 from kvhorizon.models.step_time import step_cost
+from kvhorizon.sim.fitted_clock import not_negative
 from kvhorizon.sim.in_process import InProcess
 from kvhorizon.sim.metrics import spread
 from kvhorizon.sim.outcome import Outcome
@@ -84,7 +85,7 @@ def fit_cost(steps: Sequence[Sequence[float]]) -> StepCost:
     gap_s = np.append(rows[1:, BEGIN] - rows[:-1, BEGIN] - rows[:-1, WALL], 0.0)
     seconds = rows[:, WALL] + np.where(gap_s < _BACK_TO_BACK_S, gap_s, 0.0)
     design = np.column_stack([np.ones(len(rows)), rows[:, :4]])
-    fixed, linear, pair, read, sequence = _not_negative(design, seconds).tolist()
+    fixed, linear, pair, read, sequence = not_negative(design, seconds).tolist()
     shape = from_config(CONFIG, "tiny")
     return step_cost(shape, preset("h100-80gb"))._replace(
         fixed_s=fixed,
@@ -94,19 +95,6 @@ def fit_cost(steps: Sequence[Sequence[float]]) -> StepCost:
         kv_read_s_per_token=read,
         sequence_s=sequence,
     )
-
-
-def _not_negative(design: FloatArray, values: FloatArray) -> FloatArray:
-    """Least squares without the columns whose coefficients would be negative, the most negative dropped first."""
-    found, kept = np.zeros(design.shape[1]), list(range(design.shape[1]))
-    scale = design.max(axis=0)
-    while kept:
-        part, *_ = np.linalg.lstsq(design[:, kept] / scale[kept], values, rcond=None)
-        if part.min() >= 0.0:
-            found[kept] = part / scale[kept]
-            return found
-        del kept[int(part.argmin())]
-    return found
 
 
 def simulated(load: Sequence[Ask], served: Served, cost: StepCost, policy: str, seed: int) -> Row:

@@ -18,9 +18,9 @@ from collections.abc import Sequence
 
 from kvhorizon.errors import InputError
 from kvhorizon.wire.channel import unix_path
+from kvhorizon.wire.child import MODULE, end
 
 logger = logging.getLogger(__name__)
-MODULE = "kvhorizon.service.main"
 SESSIONS_EACH = 8
 _POLL_S = 0.2
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
@@ -67,18 +67,13 @@ class Worker:
 
     def stop(self) -> None:
         """Finish the plans under way, then end."""
-        if self.process is not None and self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
+        if self.process is not None:
+            self.process.terminate()
 
     def join(self) -> None:
         """Wait until it has ended, by force if need be."""
-        if self.process is None:
-            return
-        try:
-            self.process.wait(_END_S)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        if self.process is not None:
+            end(self.process, _END_S)
 
 
 def check_shared(listen: str) -> None:

@@ -48,7 +48,7 @@ def fit_clock(seen: Seen, until_s: float, cost: StepCost) -> StepCost | None:
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, MOST_REQUESTS).astype(np.int64))]
     took_s = known.end_s[rows] - known.first_s[rows]
     work = np.stack([_work(known, int(n)) for n in rows])  # (R, 4) steps, sequences, tokens, KV tokens
-    fixed, sequence, linear, kv = _not_negative(work / took_s[:, None], np.ones(len(rows))).tolist()
+    fixed, sequence, linear, kv = not_negative(work / took_s[:, None], np.ones(len(rows))).tolist()
     return cost._replace(
         fixed_s=fixed,
         weights_s=0.0,
@@ -88,7 +88,7 @@ def _work(known: Seen, n: int) -> FloatArray:
     return np.array([steps, float(sequences.sum()), tokens, kv])
 
 
-def _not_negative(design: FloatArray, values: FloatArray) -> FloatArray:
+def not_negative(design: FloatArray, values: FloatArray) -> FloatArray:
     """Least squares without the columns whose coefficients would be negative, the most negative dropped first."""
     found, kept = np.zeros(design.shape[1]), list(range(design.shape[1]))
     scale = np.maximum(design.max(axis=0), 1e-300)

@@ -77,7 +77,6 @@ class Frame:
         self._settings = settings
         self._now: Cut | None = None
         self._next: Cut | None = None
-        self._reserved = 0  # slots of running requests
         self._written = 0  # requests of the queue, from its front, whose rows for the next grid are there
         self._spare: Arena | None = None
         self._queue: Queue | None = None
@@ -131,7 +130,6 @@ class Frame:
         """The present grid, or the next one where the horizon, the engine or its forecasts have changed."""
         facts, gained = snapshot.facts, snapshot.habits.tokens_per_step
         made_for = (facts, snapshot.curves_version, gained)
-        self._reserved = min(self._settings.max_evictions, facts.max_num_seqs)
         if self._now is None or made_for != self._made_for:
             self._next, self._made_for = None, made_for
             return self._take(self._anew(snapshot, steps, self._now.arena if self._now else self._spare))
@@ -168,7 +166,8 @@ class Frame:
         """A grid for this horizon, in an arena that is of no other use, if there is one."""
         edges, points = bucket_edges(steps, self._settings), admission_buckets(self._settings)
         grid = grid_of(edges, points, snapshot.habits.tokens_per_step, snapshot.facts.window_tokens)
-        if arena is None or arena.reserved != self._reserved:
-            return Cut(Arena(self._reserved, grid), steps)
+        reserved = min(self._settings.max_evictions, snapshot.facts.max_num_seqs)
+        if arena is None or arena.reserved != reserved:
+            return Cut(Arena(reserved, grid), steps)
         arena.regrid(grid)
         return Cut(arena, steps)

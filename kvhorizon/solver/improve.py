@@ -138,7 +138,7 @@ class Improver:
         self._gain = before - self.least
         return ended
 
-    def _in_pieces(self, part: str, order: IntArray, at_once: int, move: Callable[[IntArray], float]) -> bool:
+    def _in_pieces(self, part: str, order: IntArray, at_once: int, move: Callable[[IntArray], None]) -> bool:
         """Move `order` piece after piece while time is left for one more; whether all were moved."""
         for first in range(0, len(order), at_once):
             if not self._budget.allows(part):

@@ -63,15 +63,11 @@ def cheapest(tables, used, n, limit):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def move_singles(tables, used, choice, order):  # type: ignore[no-untyped-def]
-    """Reinsert each request of `order` once; returns the gain."""
-    gain = 0.0
+    """Reinsert each request of `order` once, where it costs less."""
     for n in order:
         before, old = choice[n], remove(tables, used, choice, n)
-        a, new = cheapest(tables, used, n, old - GAIN)
+        a, _ = cheapest(tables, used, n, old - GAIN)
         put(tables, used, choice, n, before if a == NOWHERE else a)
-        if a != NOWHERE:
-            gain += old - new
-    return gain
 
 
 @njit(cache=True, nogil=True)
@@ -85,8 +81,7 @@ def least_cost(tables, n):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def move_pairs(tables, used, choice, seconds, near):  # type: ignore[no-untyped-def]
-    """For each of `seconds` and each of `near`, reinsert the latter without the former, then it; returns the gain."""
-    gain = 0.0
+    """For each of `seconds` and each of `near`, reinsert the latter without the former, then it."""
     for second in seconds:
         floor = least_cost(tables, second)
         for first in near:
@@ -98,16 +93,14 @@ def move_pairs(tables, used, choice, seconds, near):  # type: ignore[no-untyped-
             a, new = cheapest(tables, used, first, old - floor - GAIN)
             if a != NOWHERE:
                 put(tables, used, choice, first, a)
-                b, rest = cheapest(tables, used, second, old - new - GAIN)
+                b, _ = cheapest(tables, used, second, old - new - GAIN)
                 if b != NOWHERE:
                     put(tables, used, choice, second, b)
-                    gain += old - new - rest
                     continue
                 if a != NEVER:
                     give_back(tables, used, first, a)
             put(tables, used, choice, first, before[0])
             put(tables, used, choice, second, before[1])
-    return gain
 
 
 @njit(cache=True, nogil=True)
@@ -127,10 +120,10 @@ class Moves:
         self._tables, self._choice = problem.tables, choice
         self._used = used_by(problem.tables, choice)
 
-    def singles(self, order: IntArray) -> float:
-        """Move each of `order` (n,) alone; returns the gain [weighted seconds]."""
-        return float(move_singles(self._tables, self._used, self._choice, order))
+    def singles(self, order: IntArray) -> None:
+        """Move each of `order` (n,) alone."""
+        move_singles(self._tables, self._used, self._choice, order)
 
-    def pairs(self, seconds: IntArray, near: IntArray) -> float:
-        """Move each of `seconds` (n,) with each of `near` (m,); returns the gain [weighted seconds]."""
-        return float(move_pairs(self._tables, self._used, self._choice, seconds, near))
+    def pairs(self, seconds: IntArray, near: IntArray) -> None:
+        """Move each of `seconds` (n,) with each of `near` (m,)."""
+        move_pairs(self._tables, self._used, self._choice, seconds, near)

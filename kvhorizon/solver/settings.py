@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kvhorizon.errors import InputError
-from kvhorizon.solver.greedy import Greedy, Knob
+from kvhorizon.solver.greedy import Knob
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +58,5 @@ class Settings:
 
 def settings_of(knob: Knob) -> Settings:
     """The model beside the step's rule of `knob`: both put waiting requests into the same order."""
-    return settings_beside(knob.beside)
-
-
-def settings_beside(rule: Greedy) -> Settings:
-    """The model beside a step's rule."""
+    rule = knob.beside
     return Settings(size_power=rule.size_power, order_age_s=rule.aging_s)

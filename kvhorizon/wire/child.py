@@ -75,7 +75,7 @@ class SolverChild:
         """End the process, by force if it does not go within `timeout_s`, and remove its folder."""
         process, self._process = self._process, None
         if process is not None:
-            _end(process, timeout_s)
+            end(process, timeout_s)
         folder, self._folder = self._folder, None
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
@@ -122,7 +122,7 @@ def _environment() -> dict[str, str]:
     return {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, "1"), "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": path}
 
 
-def _end(process: subprocess.Popen[bytes], timeout_s: float) -> None:
+def end(process: subprocess.Popen[bytes], timeout_s: float) -> None:
     """Ask by SIGTERM, then by SIGKILL; closes the pipe last, so that a graceful stop is not cut short."""
     if process.poll() is None:
         process.terminate()
