@@ -34,6 +34,11 @@ class Recording(NamedTuple):
     def __len__(self) -> int:
         return len(self.seconds["arrival_s"])
 
+    @property
+    def replayable(self) -> NDArray[np.bool_]:
+        """(N,) Requests that a replay has: those with a prompt that gave any output."""
+        return (self.counts["prompt_tokens"] > 0) & (self.counts["output_tokens"] > 0)
+
     def rows(self) -> list[Row]:
         """As they were written."""
         found = []

@@ -47,6 +47,4 @@ def tenants_of(recording: Recording | None) -> tuple[str, ...]:
     """Names in the order in which a recording's trace numbers them."""
     if recording is None:
         return ()
-    counts = recording.counts
-    kept = np.flatnonzero((counts["prompt_tokens"] > 0) & (counts["output_tokens"] > 0))
-    return tuple(dict.fromkeys(recording.texts["tenant"][n] for n in kept))
+    return tuple(dict.fromkeys(recording.texts["tenant"][n] for n in np.flatnonzero(recording.replayable)))

@@ -105,8 +105,7 @@ def tenants_of(trace: Trace, recording: Recording | None) -> dict[str, Any]:
 
 
 def _named(recording: Recording) -> tuple[list[str], list[bool]]:
-    kept = (recording.counts["prompt_tokens"] > 0) & (recording.counts["output_tokens"] > 0)
-    return recording.texts["tenant"], kept.tolist()
+    return recording.texts["tenant"], recording.replayable.tolist()
 
 
 def prefix_reuse(trace: Trace) -> float | None:

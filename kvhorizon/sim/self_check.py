@@ -68,7 +68,7 @@ def seen_of(recording: Recording, most: int | None = None) -> Seen | None:
     """What was measured of the requests that a replay has, in its order; None where vLLM did not decide by itself,
     or nothing was measured."""
     counts, seconds = recording.counts, recording.seconds
-    kept = np.flatnonzero((counts["prompt_tokens"] > 0) & (counts["output_tokens"] > 0))[:most]
+    kept = np.flatnonzero(recording.replayable)[:most]
     arrival_s = seconds["arrival_s"][kept] - seconds["arrival_s"][kept].min(initial=np.inf)
     first_s, end_s = arrival_s + seconds["ttft_s"][kept], arrival_s + seconds["e2e_s"][kept]
     left_alone = set(recording.texts["mode"]) <= LEFT_ALONE

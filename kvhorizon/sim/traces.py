@@ -66,7 +66,7 @@ def recorded_trace(name: str, recording: Recording) -> Trace:
 
     Raises InputError where there is none.
     """
-    kept = np.flatnonzero((recording.counts["prompt_tokens"] > 0) & (recording.counts["output_tokens"] > 0))
+    kept = np.flatnonzero(recording.replayable)
     if not len(kept):
         raise InputError("recording", name, "must have at least one request with output")
     columns = Columns(
