@@ -66,25 +66,30 @@ def versions() -> dict[str, str]:
     return found
 
 
-def report(name: str, seed: int, figures: Figures, targets: Targets, options: Options) -> dict[str, Any]:
-    """Print the run, and keep it unless it was a quick one; returns it."""
+def report(
+    name: str, seed: int, figures: Figures, targets: Targets, options: Options, suffix: str = ""
+) -> dict[str, Any]:
+    """Print the run, and keep it under its name and `suffix` unless it was a quick one; returns it."""
     command = f"python -m experiments.{name}" + (" --quick" if options.quick else "")
     parts = {"command": command, "seed": seed, "versions": versions(), "figures": figures, "targets": targets}
     run: dict[str, Any] = _plain(parts)
     print(json.dumps(run) if options.json else _table(run))
     if not options.quick:
-        _keep(RESULTS / f"{name}.json", run)
+        _keep(RESULTS / f"{name}{suffix}.json", run)
     return run
 
 
-def main(name: str, seed: int, measure: Callable[[Options], tuple[Figures, Targets]]) -> None:
-    """Parse the arguments, measure, report; bad input ends in one line and exit status 2."""
+def main(name: str, seed: int, measure: Callable[[Options], tuple[Figures, Targets]], suffix: str = "") -> None:
+    """Parse the arguments, measure, report; bad input ends in one line and exit status 2.
+
+    `suffix` tells apart what one experiment finds on machines of different kinds.
+    """
     parser = argparse.ArgumentParser(prog=f"python -m experiments.{name}", description=sys.modules["__main__"].__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quick", action="store_true", help="a smoke run, not kept")
     options = Options(**vars(parser.parse_args()))
     try:
-        report(name, seed, *measure(options), options)
+        report(name, seed, *measure(options), options, suffix)
     except InputError as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from None

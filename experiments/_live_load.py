@@ -22,10 +22,17 @@ from kvhorizon.adapter.hints import NAME as HINT
 
 SIGMA = 0.6
 MAX_TOKENS = 900
-PROMPT_TOKENS = (16, 96)
-OUTPUT_MEDIAN, OUTPUT_SIGMA = 100.0, 0.9  # log-normal
-OUTPUT_TOKENS = (8, 800)
+OUTPUT_SIGMA = 0.9
 LIMIT_S = 600.0  # of one request
+
+
+class Kind(NamedTuple):
+    """What requests are like: prompts of any length between two, outputs log-normal about a median, cut."""
+
+    prompt_tokens: tuple[int, int] = (16, 96)
+    output_median: float = 100.0
+    output_tokens: tuple[int, int] = (8, 800)
+    max_tokens: int = MAX_TOKENS
 
 
 class Ask(NamedTuple):
@@ -35,6 +42,7 @@ class Ask(NamedTuple):
     prompt: list[int]
     output_tokens: int
     predicted: int
+    max_tokens: int = MAX_TOKENS
 
 
 @dataclass
@@ -48,13 +56,13 @@ class Told:
     reason: str | None = None
 
 
-def asks(count: int, seed: int, rate: float) -> list[Ask]:
-    """Poisson arrivals at `rate` per second; outputs much longer than prompts, and mixed."""
+def asks(count: int, seed: int, rate: float, kind: Kind = Kind()) -> list[Ask]:
+    """Poisson arrivals at `rate` per second; outputs longer than prompts, and mixed."""
     random = np.random.default_rng(seed)
     arrivals = np.cumsum(random.exponential(1.0 / rate, count))
-    prompts = random.integers(*PROMPT_TOKENS, count, endpoint=True)
-    outputs = np.exp(random.normal(np.log(OUTPUT_MEDIAN), OUTPUT_SIGMA, count))
-    outputs = np.clip(outputs, *OUTPUT_TOKENS).astype(int)
+    prompts = random.integers(*kind.prompt_tokens, count, endpoint=True)
+    outputs = np.exp(random.normal(np.log(kind.output_median), OUTPUT_SIGMA, count))
+    outputs = np.clip(outputs, *kind.output_tokens).astype(int)
     predicted = np.maximum(outputs * np.exp(random.normal(0.0, SIGMA, count)), 1.0).astype(int)
     return [
         Ask(
@@ -62,6 +70,7 @@ def asks(count: int, seed: int, rate: float) -> list[Ask]:
             random.integers(END + 1, VOCABULARY, prompts[n]).tolist(),
             int(outputs[n]),
             int(predicted[n]),
+            kind.max_tokens,
         )
         for n in range(count)
     ]
@@ -118,12 +127,18 @@ def body(ask: Ask) -> dict[str, object]:
     return {
         "model": NAME,
         "prompt": ask.prompt,
-        "max_tokens": MAX_TOKENS,
+        "max_tokens": ask.max_tokens,
         "temperature": 0.0,
         "stream": True,
         "return_token_ids": True,
         "vllm_xargs": {HINT: ask.predicted, LENGTH: ask.output_tokens},
     }
+
+
+def capacity(told: Sequence[Told]) -> float:
+    """Requests served per second while others still waited: the end, when the engine runs dry, does not count."""
+    until_s = max(one.first_s for one in told)
+    return sum(one.last_s <= until_s for one in told) / until_s
 
 
 def lost(load: Sequence[Ask], told: Sequence[Told]) -> int:

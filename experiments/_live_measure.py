@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments._live_load import MAX_TOKENS, SIGMA, Ask, Told, lost
-from experiments._live_model import CONFIG
+from experiments._live_load import SIGMA, Ask, Told, lost
 from experiments._live_server import Served
 from kvhorizon.models.gpu import preset
 from kvhorizon.models.shape import from_config
@@ -76,17 +75,17 @@ def _row(load: Sequence[Ask], counts: Row, ttft: FloatArray, e2e: FloatArray, tp
     }
 
 
-def fit_cost(steps: Sequence[Sequence[float]]) -> StepCost:
+def fit_cost(steps: Sequence[Sequence[float]], config: dict[str, Any]) -> StepCost:
     """Step time of the engine as its own steps show it, by least squares with coefficients >= 0.
 
-    A step counts until the next one begins, where that waited for no work. FLOPs are the model's.
+    A step counts until the next one begins or, with two in flight, ends after the one before it, where it waited for no
+    work. FLOPs are those of the model that `config` describes.
     """
     rows = np.array(steps)
-    gap_s = np.append(rows[1:, BEGIN] - rows[:-1, BEGIN] - rows[:-1, WALL], 0.0)
-    seconds = rows[:, WALL] + np.where(gap_s < _BACK_TO_BACK_S, gap_s, 0.0)
+    seconds = _step_s(rows)
     design = np.column_stack([np.ones(len(rows)), rows[:, :4]])
     fixed, linear, pair, read, sequence = not_negative(design, seconds).tolist()
-    shape = from_config(CONFIG, "tiny")
+    shape = from_config(config, "live")
     return step_cost(shape, preset("h100-80gb"))._replace(
         fixed_s=fixed,
         weights_s=0.0,
@@ -95,6 +94,15 @@ def fit_cost(steps: Sequence[Sequence[float]]) -> StepCost:
         kv_read_s_per_token=read,
         sequence_s=sequence,
     )
+
+
+def _step_s(rows: FloatArray) -> FloatArray:
+    """(n,) Seconds from step to step of (n, …) steps in their order, or a step's own where it was not preceded."""
+    begin_s, end_s = rows[:, BEGIN], rows[:, BEGIN] + rows[:, WALL]
+    in_flight = np.append(False, begin_s[1:] < end_s[:-1])  # begun before the last one had ended
+    gap_s = np.append(begin_s[1:] - end_s[:-1], np.inf)
+    alone = rows[:, WALL] + np.where((gap_s >= 0.0) & (gap_s < _BACK_TO_BACK_S), gap_s, 0.0)
+    return np.where(in_flight, np.append(0.0, np.diff(end_s)), alone)
 
 
 def simulated(load: Sequence[Ask], served: Served, cost: StepCost, policy: str, seed: int) -> Row:
@@ -110,7 +118,7 @@ def simulated(load: Sequence[Ask], served: Served, cost: StepCost, policy: str, 
     facts = EngineFacts(
         served.blocks - 1, served.block_size, served.seats, served.batched, served.max_len, cost, engine_epoch=1
     )
-    setup = Setup(trace, facts, f"noisy:{SIGMA}", seed, max_tokens=MAX_TOKENS)
+    setup = Setup(trace, facts, f"noisy:{SIGMA}", seed, max_tokens=load[0].max_tokens)
     chosen = parse_policy(policy)
     return _as_row(load, trace, replay(setup, chosen, InProcess(chosen.planner) if chosen.planner else None))
 

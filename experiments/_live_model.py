@@ -1,7 +1,8 @@
 """A tiny Llama with seeded weights, and the logits processor that ends each request at its true length.
 
 The weights are real numbers in a safetensors file, large enough for tokens to depend on the whole context; the same
-seed gives the same tokens on every engine. Run length reaches the engine as `vllm_xargs.true_len`, which no forecast
+seed gives the same tokens on every engine. On a GPU it is the shape of Llama 3.1 8B, whose weights vLLM draws by itself
+(see `_live_site`). Run length reaches the engine as `vllm_xargs.true_len`, which no forecast
 reads: the processor forbids the end-of-sequence token before that length, and forces it there.
 """
 
@@ -32,13 +33,29 @@ CONFIG: dict[str, Any] = {
     "eos_token_id": END,
     "torch_dtype": "float32",
 }
+LLAMA_8B = CONFIG | {
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "num_hidden_layers": 32,
+    "vocab_size": 128256,
+    "max_position_embeddings": 8192,
+    "torch_dtype": "bfloat16",
+}
 _SCALE = 0.08  # standard deviation of the weights
 
 
-def write_model(seed: int = 0) -> Path:
-    """A folder that vLLM can serve, without a tokenizer: prompts are token ids."""
+def write_shape(config: dict[str, Any]) -> Path:
+    """A folder that vLLM can serve with weights that it draws by itself; no tokenizer: prompts are token ids."""
     folder = Path(tempfile.mkdtemp(prefix="kvhorizon-live-"))
-    (folder / "config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
+def write_model(seed: int = 0) -> Path:
+    """The tiny one with its weights."""
+    folder = write_shape(CONFIG)
     random = torch.Generator().manual_seed(seed)
     tensors = {name: _tensor(name, shape, random) for name, shape in _shapes().items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})

@@ -91,7 +91,7 @@ class Probe(_Base):  # type: ignore[misc]
             "recompute_tokens": account.total.recompute_tokens,
             "wasted_flops": account.total.wasted_flops,
             "useful_flops": account.useful_flops,
-            "busy_s": self._busy_s,
+            "busy_s": self._busy_s + (time.perf_counter() - self._busy_since_s if self._flight else 0.0),
             "steps": self._steps,
             "ladder": dict(guest.ladder) if guest else {},
             "plans": dict(guest.plans.counts) if guest else {},

@@ -35,6 +35,8 @@ class Served:
     max_len: int = 1024
     scheduler: str = "plain"  # of experiments._live_probe
     watermark: float = 0.0
+    dtype: str = "float32"
+    options: tuple[str, ...] = ("--enforce-eager",)  # of the machine's kind
     settings: dict[str, str] = field(default_factory=dict)  # KVHORIZON_… variables
 
 
@@ -138,15 +140,15 @@ class LiveServer:
             "num-gpu-blocks-override": served.blocks,
             "block-size": served.block_size,
             "watermark": served.watermark,
-            "dtype": "float32",
+            "dtype": served.dtype,
             "stream-interval": 8,  # tokens per answer, after the first
             "seed": 1,
             "scheduler-cls": f"experiments._live_probe.{served.scheduler}",
             "logits-processors": "experiments._live_model:EndAtLength",
         }
         flags = [
+            *served.options,
             "--skip-tokenizer-init",
-            "--enforce-eager",
             "--no-enable-prefix-caching",
             "--disable-uvicorn-access-log",
         ]
@@ -163,6 +165,8 @@ class LiveServer:
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine's process runs the model itself
             "OMP_NUM_THREADS": "1",
             "HF_HUB_OFFLINE": "1",
+            "VLLM_USE_V2_MODEL_RUNNER": "0",  # the second one has no logits processors
+            "VLLM_USE_FLASHINFER_SAMPLER": "0",
             FILE: str(self.probe),
             **self.served.settings,
         }

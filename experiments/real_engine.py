@@ -1,53 +1,58 @@
 """A real vLLM engine behind its OpenAI server, on a pool small enough to be KV-bound: plain, watermark, ours.
 
 Four servers are up at a time; one is under load at a time, and the contenders take turns, seed by seed, in an order
-that rotates. Requests arrive LOAD times as fast as plain vLLM served them when all came at once. A reference run with
-few requests at a time, in which nobody is ever evicted, says which tokens are right. Counts and busy time come from a
-probe in the engine (`_live_probe`), times from the clients. The same arrivals then go through the simulator, on an
-engine whose step time is fitted to plain vLLM's steps of the same run.
+that rotates. Requests arrive LOAD times as fast as plain vLLM served them when all came at once (`capacity`). A
+reference run with few requests at a time, in which nobody is ever evicted, says which tokens are right. Counts and busy
+time come from a probe in the engine (`_live_probe`), times from the clients. The same arrivals then go through the
+simulator, on an engine whose step time is fitted to plain vLLM's steps of the same run.
 
 Other work on the machine disturbs times, not counts: ratios of times are medians over the seeds. `engine_s` is the time
 of all steps as the engine's thread saw it, without waits for a processor; `cpu_s` the processor time of server, engine
-and solver. Needs `make engine`.
+and solver. What is served is settled by the machine (`_live_site`). Needs `make engine`, or vLLM on a GPU.
 """
 
 from __future__ import annotations
 
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from experiments._harness import Options, main, target
-from experiments._live_load import SIGMA, Ask, Told, asks, send
+from experiments._live_load import SIGMA, Ask, Kind, Told, asks, capacity, send
 from experiments._live_measure import Row, fit_cost, measured, simulated
-from experiments._live_model import write_model
 from experiments._live_server import LiveServer, Served
+from experiments._live_site import Site, site
 from experiments._live_tokens import mismatches
 
-SEEDS, QUICK_SEEDS = 2, 1  # judged; what was tried while building used seeds from 100 on
-REQUESTS, QUICK_REQUESTS = 600, 400
+QUICK_ROUNDS, QUICK_REQUESTS = 1, 400
 LOAD = 2.0
 REFERENCE_AT_ONCE = 32  # together they always fit
-WARM_REQUESTS = 20
+WARM_REQUESTS, SHORT = 20, Kind(output_median=16.0, output_tokens=(8, 32))
 CHILD_TIMEOUT_S = 240.0
-BLOCKS, SEATS = 960, 256  # 30,700 tokens of KV: some hundred requests
-CONTENDERS = {
-    "plain": Served(BLOCKS, SEATS),
-    "watermark": Served(BLOCKS, SEATS, watermark=0.02),
-    "greedy": Served(BLOCKS, SEATS, scheduler="ours", settings={"KVHORIZON_LOCAL_ONLY": "true"}),
-    "program": Served(BLOCKS, SEATS, scheduler="ours"),
-}
+LOCAL_ONLY = {"KVHORIZON_LOCAL_ONLY": "true"}
 SIMULATED = {
     "plain": "fcfs",
     "watermark": "watermark:0.02",
     "greedy": "kvhorizon:greedy",
     "program": "kvhorizon",
 }
+
+
+def contenders(served: Served) -> dict[str, Served]:
+    """Who takes turns on a pool."""
+    return {
+        "plain": served,
+        "watermark": replace(served, watermark=0.02),
+        "greedy": replace(served, scheduler="ours", settings=LOCAL_ONLY),
+        "program": replace(served, scheduler="ours"),
+    }
 
 
 class Contender:
@@ -71,82 +76,102 @@ class Contender:
         served = self.server.served
         child = served.scheduler == "ours" and not served.settings.get("KVHORIZON_LOCAL_ONLY")
         deadline_s = time.monotonic() + CHILD_TIMEOUT_S
-        self.serve(asks(WARM_REQUESTS, 99, 50.0))
+        self.serve(asks(WARM_REQUESTS, 99, 50.0, SHORT))
         while child and self.before["child"] is None:
             if time.monotonic() > deadline_s:
                 raise RuntimeError("the guest started no solver")
             time.sleep(1.0)
-            self.serve(asks(1, 99, 1.0))
+            self.serve(asks(1, 99, 1.0, SHORT))
 
     def skip(self, requests: int) -> None:
         """So many requests went by beside the loads."""
         self._finished += requests
 
 
-def measure(options: Options) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+def measure(options: Options, here: Site) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """Start, take turns, compare."""
-    model, folder = write_model(), Path(tempfile.mkdtemp(prefix="kvhorizon-servers-"))
+    model, folder = here.write(), Path(tempfile.mkdtemp(prefix="kvhorizon-servers-"))
     with ExitStack() as stack:
-        contenders = {}
-        for name, served in CONTENDERS.items():
+        started = {}
+        for name, served in contenders(here.served).items():
             server = LiveServer(served, model, folder / name)
             stack.callback(server.stop)
             server.launch()
-            contenders[name] = Contender(server)
-        for contender in contenders.values():
+            started[name] = Contender(server)
+        for contender in started.values():
             contender.server.wait()
             contender.warm()
-        return _evaluate(contenders, options)
+        return _evaluate(started, here, options)
 
 
-def _evaluate(contenders: dict[str, Contender], options: Options) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    count, seeds = (QUICK_REQUESTS, QUICK_SEEDS) if options.quick else (REQUESTS, SEEDS)
-    together = [ask._replace(arrival_s=0.0) for ask in asks(count, 100, 1.0)]
-    rate = LOAD * count / contenders["plain"].serve(together)[0]["makespan_s"]
-    rounds = [_round(contenders, asks(count, seed, rate), seed) for seed in range(seeds)]
-    cost = fit_cost(contenders["plain"].before["steps"])
+def _evaluate(
+    started: dict[str, Contender], here: Site, options: Options
+) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    count, seeds = (QUICK_REQUESTS, QUICK_ROUNDS) if options.quick else (here.requests, here.rounds)
+    together = [ask._replace(arrival_s=0.0) for ask in asks(count, 100, 1.0, here.kind)]
+    rate = LOAD * capacity(started["plain"].serve(together)[1])
+    loads = [asks(count, seed, rate, here.kind) for seed in range(seeds)]
+    rounds = [_round(started, load, seed, here.real_weights) for seed, load in enumerate(loads)]
+    cost = fit_cost(started["plain"].before["steps"], here.config)
     beside = [
-        {name: simulated(asks(count, seed, rate), CONTENDERS[name], cost, SIMULATED[name], seed) for name in SIMULATED}
-        for seed in range(seeds)
+        {name: simulated(load, started[name].server.served, cost, SIMULATED[name], seed) for name in SIMULATED}
+        for seed, load in enumerate(loads)
     ]
     figures = {
         "requests_per_round": count,
         "rounds": seeds,
         "sigma": SIGMA,
         "arrivals_per_s": rate,
-        "engine": {name: _together([one[name] for one in rounds]) for name in CONTENDERS},
+        "blocks": here.served.blocks,
+        "engine": {name: _together([one[name] for one in rounds]) for name in started},
         "simulated": {name: _together([one[name] for one in beside]) for name in SIMULATED},
         "program_to_plain": _ratios(rounds, "program"),
         "greedy_to_plain": _ratios(rounds, "greedy"),
         "watermark_to_plain": _ratios(rounds, "watermark"),
         "simulated_program_to_plain": _ratios(beside, "program"),
-        "tokens": {name: _sum([one["tokens"][name] for one in rounds]) for name in CONTENDERS},
         "step_cost": cost._asdict(),
         "cores": os.cpu_count(),
         "load_average": os.getloadavg()[0],
         "each_round": rounds,
     }
-    program, tokens = figures["program_to_plain"], figures["tokens"]
+    program = figures["program_to_plain"]
     targets = {
         "preemption_ratio": target(program["preemptions"], "<=0.15"),
         "recompute_tokens_ratio": target(program["recompute_tokens"], "<=0.35"),
         "throughput_ratio": target(program["throughput_tok_s"], ">=0.98"),
-        "token_mismatches": target(max(tokens[name]["beyond_near_ties"] for name in ("greedy", "program")), "<=0"),
     }
+    if here.real_weights:
+        tokens = figures["tokens"] = {name: _sum([one["tokens"][name] for one in rounds]) for name in started}
+        targets["token_mismatches"] = target(
+            max(tokens[name]["beyond_near_ties"] for name in ("greedy", "program")), "<=0"
+        )
     return figures, targets
 
 
-def _round(contenders: dict[str, Contender], load: list[Ask], seed: int) -> dict[str, Any]:
-    """Everybody serves the same load, one after the other; then tokens are compared with the reference's."""
-    names = list(contenders)
+def _round(started: dict[str, Contender], load: list[Ask], seed: int, compared: bool) -> dict[str, Any]:
+    """Everybody serves the same load, one after the other; then tokens are `compared` with an undisturbed run's."""
+    names = list(started)
     served = {}
     for name in names[seed % len(names) :] + names[: seed % len(names)]:
-        served[name] = contenders[name].serve(load)
-    plain = contenders["plain"]
+        served[name] = started[name].serve(load)
+        _say(seed, name, served[name][0])
+    rows = {name: row for name, (row, _) in served.items()}
+    if not compared:
+        return rows
+    plain = started["plain"]
     _, reference = plain.serve(load, REFERENCE_AT_ONCE)
     tokens = {name: mismatches(plain.server.url, load, reference, told) for name, (_, told) in served.items()}
     plain.skip(int(sum(found["differ"] for found in tokens.values())))
-    return {**{name: row for name, (row, _) in served.items()}, "tokens": tokens}
+    return {**rows, "tokens": tokens}
+
+
+def _say(seed: int, name: str, row: Row) -> None:
+    """So that whoever waits sees how it goes."""
+    times = ", ".join(
+        f"{key} {row[key]['mean']:.4g} p99 {row[key]['p99']:.4g}" for key in ("ttft_s", "tpot_s", "e2e_s")
+    )
+    counts = f"{row['preemptions']} preemptions, {row['recompute_tokens']} tokens recomputed"
+    print(f"round {seed}, {name}: {counts}, {row['throughput_tok_s']:.0f} tokens/s, {times}", file=sys.stderr)
 
 
 def _together(rows: Sequence[Row]) -> Row:
@@ -191,4 +216,5 @@ def _ratios(rounds: Sequence[Mapping[str, Any]], name: str) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main("real_engine", 0, measure)
+    here = site()
+    main("real_engine", 0, lambda options: measure(options, here), here.suffix)

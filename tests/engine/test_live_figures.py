@@ -1,0 +1,36 @@
+"""How the live experiments read what engines and clients tell."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from experiments._live_load import Told, capacity
+from experiments._live_measure import fit_cost
+from experiments._live_model import CONFIG
+
+
+def steps(tokens: list[int], seconds: list[float], ahead_s: float) -> list[list[float]]:
+    """Steps back to back, each begun `ahead_s` before the one before it ends; work, begin, wall, own seconds."""
+    ends = np.cumsum(seconds)
+    begins = np.append(0.0, ends[:-1] - ahead_s)
+    return [[t, 0, 0, 1, b, e - b, e - b] for t, b, e in zip(tokens, begins.tolist(), ends.tolist(), strict=True)]
+
+
+@pytest.mark.parametrize("ahead_s", [0.0, -0.001, 0.004])
+def test_a_step_lasts_until_the_next_whether_one_or_two_are_in_flight(ahead_s: float) -> None:
+    random = np.random.default_rng(0)
+    tokens = random.integers(1, 500, 400).tolist()
+    seconds = [0.01 + 1e-5 * count for count in tokens]
+
+    cost = fit_cost(steps(tokens, seconds, ahead_s), CONFIG)
+
+    assert cost.fixed_s + cost.sequence_s == pytest.approx(0.01, rel=0.15)
+    assert cost.linear_s_per_token == pytest.approx(1e-5, rel=0.02)
+
+
+def test_capacity_leaves_out_the_end_when_the_engine_runs_dry() -> None:
+    steady = [Told(0.0, first_s=n / 10.0, last_s=n / 10.0 + 1.0) for n in range(100)]
+    last = Told(0.0, first_s=9.9, last_s=500.0)
+
+    assert capacity([*steady, last]) == pytest.approx(10.0, rel=0.12)
