@@ -1,0 +1,292 @@
+"""A trained model in the guest: live groups are the offline ones, what is seen corrects them, and nothing fails."""
+
+import dataclasses
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes import request, scheduler
+
+from kvhorizon.adapter.engine import Engine
+from kvhorizon.adapter.forecast import GROUP_ROWS, Ended, Forecaster, Tables, curve_of, place
+from kvhorizon.adapter.groups import MOST_NODES, UNKNOWN, Groups, groups_of
+from kvhorizon.adapter.hints import Hint
+from kvhorizon.adapter.intake import Intake
+from kvhorizon.adapter.keys import MOST_GROUPS, chains_of, group_keys, hint_leaf, leaf_of, level_of, source_of
+from kvhorizon.adapter.rows import Rows
+from kvhorizon.models.features import DAY_S, FEATURES, Inputs, Recorded, features_of
+from kvhorizon.models.learned import GROUP_KEYS, LearnedModel, save_model
+from kvhorizon.models.prequential import finish_times
+from kvhorizon.models.scoring import quantile
+from kvhorizon.models.train import train
+from kvhorizon.models.trees import Trees
+
+BEGAN_S = 1.7e9
+SHORT, LONG = 20, 400  # tokens of the two groups of `stump`
+
+
+def stump(inputs: Inputs = Inputs(), seeds: int = 200) -> LearnedModel:
+    """Prompts up to 100 tokens are group 0 and give SHORT, others are group 1 and give LONG."""
+    trees = Trees(*(np.array(c) for c in ([0], [0], [0, -1, -1], [100.0, 3.0, 6.0], [1, -1, -1], [2, -1, -1])))
+    rng = np.random.default_rng(0)
+    which = np.arange(seeds) % 2
+    lengths = np.where(which, LONG, SHORT) * np.exp(0.2 * rng.standard_normal(seeds))
+    pairs = np.stack([which, lengths.astype(np.int64)], axis=1)
+    return LearnedModel(trees, np.zeros(1), np.array([[3.0], [6.0]]), np.array([0, 1]), pairs, {}, inputs)
+
+
+def conversations(gap_s: float, size: int = 2600) -> Recorded:
+    """Turns of conversations, whose answers depend on the turn before, the tenant, the sampling and the time of day.
+
+    Times are whole 64ths of a second, so that no sum of them is rounded.
+    """
+    rng = np.random.default_rng(0)
+    arrival_s = np.cumsum(1 + rng.integers(0, int(128 * gap_s), size)) / 64.0
+    session = np.where(rng.random(size) < 0.2, -1, rng.integers(0, 400, size))
+    sampling, tenant = rng.integers(0, 8, size), np.where(session < 0, rng.integers(0, 5, size), session % 5)
+    prompt, output = np.zeros(size, np.int64), np.zeros(size, np.int64)
+    hashes: list[np.ndarray] = []
+    before: dict[int, int] = {}
+    for n, who in enumerate(session.tolist()):
+        last = before.get(who, -1) if who >= 0 else -1
+        prompt[n] = rng.integers(50, 900) + (0 if last < 0 else prompt[last] + output[last])
+        shared = hashes[last][: prompt[n] // 16] if last >= 0 else np.zeros(0, np.int64)
+        hashes.append(np.concatenate([shared, 10_000 * n + np.arange(prompt[n] // 16 - len(shared))]))
+        middle = (
+            (100 + 20 * tenant[n]) * (0.4 if sampling[n] & 1 else 1.0) * (1 if last < 0 else 0.2 * output[last] ** 0.5)
+        )
+        middle *= 2.0 if (BEGAN_S + arrival_s[n]) % DAY_S > DAY_S / 2 else 1.0
+        output[n] = max(1, int(middle * np.exp(0.15 * rng.standard_normal())))
+        before[who] = n
+    ends = np.ceil(64.0 * finish_times(arrival_s, output)) / 64.0
+    return Recorded(
+        arrival_s, ends, prompt, output, tenant, session, tuple(hashes), 16, BEGAN_S, sampling.astype(np.int64)
+    )
+
+
+def as_request(of: Recorded, n: int) -> Any:
+    """As it comes to the engine."""
+    kind = int(of.sampling[n]) if of.sampling is not None else 0
+    session = int(of.session[n]) if of.session is not None else -1
+    said = {"tenant": f"t{of.tenant[n]}"} | ({"session": f"s{session}"} if session >= 0 else {})
+    sampling = SimpleNamespace(
+        temperature=0.0 if kind & 2 else 1.0, stop=["."] if kind & 4 else [], min_tokens=0, extra_args=said
+    )
+    blocks = [] if of.prefix_hashes is None else [int(block).to_bytes(8, "big") for block in of.prefix_hashes[n]]
+    return request(
+        f"r{n}",
+        int(of.prompt_tokens[n]),
+        max_tokens=1 << 20,
+        arrival_time=BEGAN_S + float(of.arrival_s[n]),
+        sampling_params=sampling,
+        structured_output_request=object() if kind & 1 else None,
+        block_hashes=blocks,
+    )
+
+
+def events(of: Recorded) -> Iterator[tuple[float, int, int]]:
+    """(time, 0 finish | 1 arrival, request) in order; at one time, those that end go first."""
+    times = [(float(end_s), 0, n) for n, end_s in enumerate(of.finish_s)]
+    yield from sorted(times + [(float(arrival_s), 1, n) for n, arrival_s in enumerate(of.arrival_s)])
+
+
+def intake_of(groups: Groups | None) -> tuple[Intake, Rows]:
+    forecaster = Forecaster(groups=groups)
+    rows = Rows(8, forecaster.tables)
+    return Intake(Engine(scheduler(max_model_len=1 << 22)), rows, forecaster), rows
+
+
+def live_leaves(of: Recorded, groups: Groups) -> np.ndarray:
+    """(N,) of the requests as an intake sees them come and go."""
+    intake, rows = intake_of(groups)
+    leaves, alive = np.zeros(len(of.arrival_s), np.int64), {}
+    for now_s, kind, n in events(of):
+        if kind:
+            alive[n] = as_request(of, n)
+            intake.add(alive[n], now_s, BEGAN_S + now_s)
+            (slot,) = intake.enter()
+            leaves[n] = rows.extra.key[slot]
+        else:
+            alive[n].num_output_tokens = int(of.output_tokens[n])
+            intake.left(alive[n])
+            rows.release(alive.pop(n).request_id)
+    return leaves
+
+
+USED = {"prefix": "cached_tokens", "session": "previous_age_s", "hour": "day_sine", "sampling": "structured"}
+
+
+@pytest.mark.parametrize("known", [("prefix",), ("session", "hour"), ("session", "sampling"), ("prefix", "sampling")])
+def test_live_groups_are_those_of_the_recording(known: tuple[str, ...]) -> None:
+    """Each request's, whatever the model was trained with, though the engine sees more than that."""
+    pytest.importorskip("lightgbm")
+    whole = conversations(60.0 if "hour" in known else 0.3)
+    inputs = Inputs(16 if "prefix" in known else 0, *(name in known for name in ("session", "hour", "sampling")))
+    model = train(inputs.only(whole))
+    assert model.inputs == inputs
+    assert {FEATURES[n] for n in model.trees.feature if n >= 0} >= {USED[name] for name in known}
+    offline = model.keys(features_of(inputs.only(whole), model.known), whole.tenant)
+    groups = Groups(model, "m")
+    leaves = live_leaves(whole, groups)
+    live = chains_of(leaves)[:, 0]
+    fine = (GROUP_KEYS - offline[:, 1]) // 2
+    assert (live == group_keys(fine)[:, 0]).all()
+    assert len(np.unique(fine)) > 10
+    assert groups.errors == 0
+
+
+def leaf(group: int, tenant: str = "", **more: Any) -> int:
+    return leaf_of(request("r", **more), tenant, more.pop("hint", None), 100, 1000, group)
+
+
+def test_chains_of_groups_meet_no_other_and_tenants_come_second() -> None:
+    plain, grouped = leaf(UNKNOWN, "acme"), leaf(3, "acme")
+    both = chains_of(np.array([plain, grouped, leaf(MOST_GROUPS - 1, "acme")]))
+    assert len(np.unique(both)) == 12
+    assert (both > 0).all()
+    assert [[level_of(key) for key in chain] for chain in both.tolist()] == [[1, 2, 3, 4]] * 3
+    other = chains_of(np.array([leaf(3, "other")]))[0]
+    assert (both[1] == other).tolist() == [True, False, False, False]
+    structured = chains_of(np.array([leaf(3, "acme", structured_output_request=object())]))[0]
+    assert (both[1] == structured).tolist() == [True, True, False, False]
+    assert group_keys(np.array([3]))[0, 0] == both[1, 0]
+    assert source_of(plain) == source_of(grouped)
+    assert hint_leaf(plain, Hint(7.0)) == hint_leaf(grouped, Hint(7.0))
+
+
+def median(tables: Tables, of: int) -> float:
+    row, scale = curve_of(tables, of)
+    (curve,), (scales,) = place(tables, np.array([of]), np.zeros(1, np.int64), np.zeros(1))
+    assert (row, scale) == (curve, scales)
+    return float(quantile(tables.survival[row], scale, 0.5))
+
+
+def teach(forecaster: Forecaster, of: int, tokens: float, times: int) -> None:
+    rng = np.random.default_rng(1)
+    for handle in range(times):
+        length = max(1, round(tokens * float(np.exp(0.2 * rng.standard_normal()))))
+        forecaster.arrived(handle, of, 0, 0.0, 1 << 20)
+        forecaster.finished(Ended(handle, of, 0, 0.0, length, False, False))
+        forecaster.learn()
+
+
+def test_groups_begin_with_the_lengths_that_the_model_has_of_them() -> None:
+    tables = Forecaster(groups=Groups(stump(), "m")).tables
+    assert len(tables.survival) > GROUP_ROWS
+    for tenant in ("", "acme"):
+        assert median(tables, leaf(0, tenant)) == pytest.approx(SHORT, rel=0.3)
+        assert median(tables, leaf(1, tenant)) == pytest.approx(LONG, rel=0.3)
+    assert SHORT < median(tables, leaf(UNKNOWN)) < LONG
+
+
+def test_a_model_that_has_become_wrong_is_corrected() -> None:
+    """Group 0 gives a hundred times what it gave; the other group stays as it is."""
+    forecaster = Forecaster(groups=Groups(stump(), "m"))
+    teach(forecaster, leaf(0), 100.0 * SHORT, 150)
+    assert median(forecaster.tables, leaf(0)) == pytest.approx(100 * SHORT, rel=0.15)
+    assert median(forecaster.tables, leaf(0, "stranger")) == pytest.approx(100 * SHORT, rel=0.3)
+    teach(forecaster, leaf(1), LONG, 150)
+    assert median(forecaster.tables, leaf(1)) == pytest.approx(LONG, rel=0.15)
+
+
+def test_what_was_learned_of_groups_survives_restarts(tmp_path: Path) -> None:
+    first = Forecaster(groups=Groups(stump(), "m"))
+    teach(first, leaf(0), 100.0 * SHORT, 150)
+    first.save(tmp_path)
+    second = Forecaster(groups=Groups(stump(), "m"))
+    second.restore(tmp_path)
+    assert median(second.tables, leaf(0)) == pytest.approx(100 * SHORT, rel=0.15)
+    third = Forecaster(groups=Groups(stump(), "m"))
+    third.restore(tmp_path / "nothing")
+    assert median(third.tables, leaf(0)) == pytest.approx(SHORT, rel=0.3)
+
+
+def test_a_request_keeps_its_group_and_is_forgotten_when_it_is_over() -> None:
+    groups = Groups(stump(), "m")
+    intake, _ = intake_of(groups)
+    intake.add(request("a", 50), 0.0, 0.0)
+    groups.arrived(request("a", 5000), 0.0, 0.0)  # the same request again
+    assert (groups.of("a"), groups.of("b")) == (0, UNKNOWN)
+    intake.left(request("a"))
+    assert groups.of("a") == UNKNOWN
+    intake.add(request("c", 5000), 0.0, 0.0)
+    intake.rebuild(0.0, 0.0)  # the engine knows nobody
+    assert groups.of("c") == UNKNOWN
+
+
+def test_a_model_that_fails_is_done_without(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    groups = Groups(stump(), "m")
+    intake, rows = intake_of(groups)
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(LearnedModel, "groups", broken)
+    for name in ("a", "b"):
+        intake.add(request(name, 100), 0.0, 0.0)
+    slots = intake.enter()
+    assert [rows.extra.key[slot] for slot in slots] == [leaf_of(request("x", 100), "", None, 100, 1 << 20)] * 2
+    assert groups.errors == len(caplog.records) == 1
+
+
+def test_a_tenant_of_no_use_is_none() -> None:
+    groups = Groups(stump(Inputs(session=True)), "m")
+    for number, said in enumerate(({"tenant": 3}, {"session": ["x"]}, {"session": "x" * 100}, {"session": "x"})):
+        sampling = SimpleNamespace(temperature=1.0, stop=[], min_tokens=0, extra_args=said)
+        groups.arrived(request(f"r{number}", 50, sampling_params=sampling), 0.0, 0.0)
+        assert groups.of(f"r{number}") == 0
+    assert groups.errors == 0
+
+
+def huge(nodes: int) -> Trees:
+    """A tree of one leaf, and others that nobody reaches."""
+    root, none = np.zeros(1, np.int64), np.full(nodes, -1)
+    return Trees(root, root, none, np.zeros(nodes), none, none)
+
+
+@pytest.mark.parametrize(
+    ("model", "prefix_tokens", "says"),
+    [
+        (None, 16, "must be a readable file"),
+        ("text", 16, "must be JSON"),
+        (stump(Inputs(16)), 0, "needs prefix caching"),
+        (stump(Inputs(16)), 32, "must be of blocks of 32 tokens"),
+        (dataclasses.replace(stump(), trees=huge(MOST_NODES + 1)), 16, f"at most {MOST_NODES} nodes"),
+        (
+            dataclasses.replace(stump(), centres=np.zeros((MOST_GROUPS + 1, 1)), coarse=np.zeros(MOST_GROUPS + 1, int)),
+            16,
+            f"at most {MOST_GROUPS} groups",
+        ),
+    ],
+)
+def test_a_file_of_no_use_is_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, model: Any, prefix_tokens: int, says: str
+) -> None:
+    path = tmp_path / "model.json"
+    if isinstance(model, str):
+        path.write_text(model)
+    elif model is not None:
+        save_model(model, path)
+    with caplog.at_level(logging.INFO):
+        assert groups_of(path, prefix_tokens) is None
+    (line,) = caplog.messages
+    assert line.startswith("kvhorizon forecasts with the history alone: ")
+    assert says in line
+    assert "\n" not in line
+
+
+def test_a_model_says_that_it_is_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save_model(stump(Inputs(16)), tmp_path / "model.json")
+    with caplog.at_level(logging.INFO, "kvhorizon"):
+        found = groups_of(tmp_path / "model.json", 16)
+    assert found is not None
+    assert "2 groups" in caplog.text
+    save_model(stump(Inputs(16), seeds=100), tmp_path / "other.json")
+    other = groups_of(tmp_path / "other.json", 16)
+    assert other is not None
+    assert other.name != found.name
+    assert groups_of(None, 16) is None
