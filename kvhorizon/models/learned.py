@@ -97,9 +97,10 @@ def save_model(model: LearnedModel, path: Path) -> None:
 
 def load_model(path: Path) -> LearnedModel:
     """Read and check a model; raises InputError for anything that is not one of this version."""
+    text = _text(path)
     try:
-        parts = json.loads(_text(path))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        parts = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise InputError("model", str(path), f"must be JSON ({error})") from None
     if not isinstance(parts, dict) or parts.get("format") != FORMAT or parts.get("version") != VERSION:
         raise InputError("model", str(path), f"must be of format {FORMAT}, version {VERSION}")

@@ -94,27 +94,32 @@ def events(of: Recorded) -> Iterator[tuple[float, int, int]]:
     yield from sorted(times + [(float(arrival_s), 1, n) for n, arrival_s in enumerate(of.arrival_s)])
 
 
-def intake_of(groups: Groups | None) -> tuple[Intake, Rows]:
+def intake_of(groups: Groups | None) -> tuple[Intake, Rows, Forecaster]:
     forecaster = Forecaster(groups=groups)
     rows = Rows(8, forecaster.tables)
-    return Intake(Engine(scheduler(max_model_len=1 << 22)), rows, forecaster), rows
+    return Intake(Engine(scheduler(max_model_len=1 << 22)), rows, forecaster), rows, forecaster
 
 
-def live_leaves(of: Recorded, groups: Groups) -> np.ndarray:
-    """(N,) of the requests as an intake sees them come and go."""
-    intake, rows = intake_of(groups)
+def serve(of: Recorded, groups: Groups | None, first: int = 0) -> tuple[np.ndarray, Forecaster]:
+    """Leaves (N,) of the requests from the `first` on, as an intake sees them come and go; who learned from them."""
+    intake, rows, forecaster = intake_of(groups)
     leaves, alive = np.zeros(len(of.arrival_s), np.int64), {}
     for now_s, kind, n in events(of):
+        if n < first:
+            continue
         if kind:
             alive[n] = as_request(of, n)
             intake.add(alive[n], now_s, BEGAN_S + now_s)
             (slot,) = intake.enter()
             leaves[n] = rows.extra.key[slot]
         else:
-            alive[n].num_output_tokens = int(of.output_tokens[n])
-            intake.left(alive[n])
-            rows.release(alive.pop(n).request_id)
-    return leaves
+            one = alive.pop(n)
+            one.num_output_tokens, one.status = int(of.output_tokens[n]), SimpleNamespace(name="FINISHED_STOPPED")
+            intake.left(one)
+            intake.ended(rows.slot_of[one.request_id], one)
+            rows.release(one.request_id)
+        forecaster.learn()
+    return leaves, forecaster
 
 
 USED = {"prefix": "cached_tokens", "session": "previous_age_s", "hour": "day_sine", "sampling": "structured"}
@@ -131,12 +136,26 @@ def test_live_groups_are_those_of_the_recording(known: tuple[str, ...]) -> None:
     assert {FEATURES[n] for n in model.trees.feature if n >= 0} >= {USED[name] for name in known}
     offline = model.keys(features_of(inputs.only(whole), model.known), whole.tenant)
     groups = Groups(model, "m")
-    leaves = live_leaves(whole, groups)
+    leaves, _ = serve(whole, groups)
     live = chains_of(leaves)[:, 0]
     fine = (GROUP_KEYS - offline[:, 1]) // 2
     assert (live == group_keys(fine)[:, 0]).all()
     assert len(np.unique(fine)) > 10
     assert groups.errors == 0
+
+
+def test_a_fresh_guest_with_a_model_forecasts_better_than_one_without() -> None:
+    """Trained on the first 60 % of the requests; two guests that know nothing of them serve the rest."""
+    pytest.importorskip("lightgbm")
+    whole = conversations(0.3, 4000)
+    first = 2400
+    assert whole.prefix_hashes is not None
+    assert whole.sampling is not None
+    columns = (column[:first] for column in whole[:6])
+    model = train(Recorded(*columns, whole.prefix_hashes[:first], 16, None, whole.sampling[:first]))
+    health = [serve(whole, groups, first)[1].health for groups in (None, Groups(model, "m"))]
+    assert health[0].finished == health[1].finished == 1600
+    assert health[1].pinball < 0.75 * health[0].pinball
 
 
 def leaf(group: int, tenant: str = "", **more: Any) -> int:
@@ -207,7 +226,7 @@ def test_what_was_learned_of_groups_survives_restarts(tmp_path: Path) -> None:
 
 def test_a_request_keeps_its_group_and_is_forgotten_when_it_is_over() -> None:
     groups = Groups(stump(), "m")
-    intake, _ = intake_of(groups)
+    intake, _, _ = intake_of(groups)
     intake.add(request("a", 50), 0.0, 0.0)
     groups.arrived(request("a", 5000), 0.0, 0.0)  # the same request again
     assert (groups.of("a"), groups.of("b")) == (0, UNKNOWN)
@@ -220,7 +239,7 @@ def test_a_request_keeps_its_group_and_is_forgotten_when_it_is_over() -> None:
 
 def test_a_model_that_fails_is_done_without(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     groups = Groups(stump(), "m")
-    intake, rows = intake_of(groups)
+    intake, rows, _ = intake_of(groups)
 
     def broken(*_: Any) -> None:
         raise RuntimeError("planted")
