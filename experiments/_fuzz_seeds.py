@@ -160,7 +160,7 @@ def recordings() -> list[bytes]:
     """Parquet files: one by the guest, with facts of its engine; one converted, with little in it."""
     facts = {"total_blocks": 1000, "block_size": 16, "max_num_seqs": 64, "max_num_batched_tokens": 2048}
     facts |= {"max_model_len": 4096, "cost": {"fixed_s": 0.01, "linear_s_per_token": 1e-5}, "model": "m"}
-    full = Row(1.7e9, 10, 3, "r", 64, 1, "t", 2, 5, 1, 1e9, 0.1, 0.2, 0.05, 0.3, "stop", "observe", (1, 2))
+    full = Row(1.7e9, 10, 3, "r", 64, 1, "t", 2, 5, 1, 1e9, 0.1, 0.2, 0.05, 0.3, "stop", "observe", (1, 2), "s", 5)
     found = []
     with tempfile.TemporaryDirectory() as folder:
         for rows, described in (([full, full._replace(arrival_s=1.8e9)], facts), ([Row(0.0, 1, 1)], {})):

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments import _fuzz_seeds as seeds
-from kvhorizon.adapter.hints import NAME, TENANT, read_hint, read_tenant
+from kvhorizon.adapter.hints import NAME, SESSION, TENANT, read_hint, read_session, read_tenant
 from kvhorizon.adapter.settings import load as load_guest
 from kvhorizon.cli.budget import parse_budget
 from kvhorizon.config import load as load_service
@@ -122,8 +122,9 @@ def _hint(data: bytes) -> None:
         value = json.loads(data)
     except (ValueError, RecursionError):
         value = data.decode("utf-8", errors="replace")
-    arguments: dict[str, Any] = {NAME: value, TENANT: value}
+    arguments: dict[str, Any] = {NAME: value, TENANT: value, SESSION: value}
     read_tenant({TENANT: value} if isinstance(value, str) else {})
+    read_session({SESSION: value} if isinstance(value, str) else {})
     read_hint(arguments)
 
 

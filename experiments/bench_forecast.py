@@ -5,21 +5,26 @@ curves_ms         survival and block profiles (mean and variance) of 512 running
 finish_update_us  taking in one finished request by itself, curves renewed as they become due; median of
                       means over 100
 learned_us        the group of one request by a model of 240 trees, in a batch of 64
+arrival_us        what the guest does with such a model when one request arrives: its features, those of the hashes of
+                  2048 prompt tokens in blocks of 16 among them, and its group; median
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
 
 from experiments._harness import Figures, Options, Targets, main, target
+from kvhorizon.adapter.groups import Groups
 from kvhorizon.models.bins import UNIT_TOKENS
 from kvhorizon.models.chains import length_chain
-from kvhorizon.models.features import FEATURES
+from kvhorizon.models.features import FEATURES, Inputs
 from kvhorizon.models.growth import block_profile, sample_steps, survival_profile
 from kvhorizon.models.guarded import GuardedHistory
+from kvhorizon.models.learned import LearnedModel
 from kvhorizon.models.survival import Curves
 from kvhorizon.models.trees import Trees, predict
 
@@ -84,6 +89,28 @@ def _trees(rng: np.random.Generator, count: int = 240, leaves: int = 8) -> Trees
     )
 
 
+def _asking(trees: Trees, rng: np.random.Generator, count: int) -> Callable[[], None]:
+    """One more of so many requests arrives each time; half of its prompt was there before."""
+    centres = np.sort(rng.random((32, 3)) * 80.0, axis=1)
+    inputs = Inputs(prefix_tokens=16, session=True, hour=True, sampling=True)
+    seeds = np.array([[0, 100]])
+    groups = Groups(LearnedModel(trees, np.zeros(3), centres, np.zeros(32, np.int64), seeds, {}, inputs), "bench")
+    coming = iter([_request(n) for n in range(count)])
+    return lambda: groups.arrived(next(coming), 0.0, 1e12)
+
+
+def _request(n: int) -> SimpleNamespace:
+    said = {"tenant": f"t{n % TENANTS}"}
+    return SimpleNamespace(
+        request_id=str(n),
+        arrival_time=0.1 * n,
+        num_prompt_tokens=2048,
+        block_hashes=[f"{n if block >= 64 else 0} {block}".encode() for block in range(128)],
+        sampling_params=SimpleNamespace(temperature=1.0, stop=[], min_tokens=0, extra_args=said),
+        structured_output_request=None,
+    )
+
+
 def _median_s(work: Callable[[], object], count: int) -> float:
     work()
     times = []
@@ -102,10 +129,12 @@ def measure(options: Options) -> tuple[Figures, Targets]:
     curves_ms = 1e3 * _median_s(_profiles(history, chains, rng), 30 if options.quick else 300)
     trees, features, out = _trees(rng), rng.random((64, len(FEATURES))), np.zeros((64, 3))
     learned_us = 1e6 * _median_s(lambda: predict(trees, features, out), 30) / 64
+    arrival_us = 1e6 * _median_s(_asking(trees, rng, 1001), 1000)
     return {"requests": RUNNING + NEW, "buckets": BUCKETS}, {
         "curves_ms": target(curves_ms, "<=1"),
         "finish_update_us": target(finish_us, "<=20"),
         "learned_us": target(learned_us, "<=50"),
+        "arrival_us": target(arrival_us, "<=50"),
     }
 
 

@@ -1,13 +1,18 @@
 """`kvhorizon doctor` says what would not work, and in what it exits."""
 
+import dataclasses
 import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from kvhorizon.cli import checks
+from kvhorizon.models.features import Inputs
+from kvhorizon.models.learned import LearnedModel, save_model
+from kvhorizon.models.trees import Trees
 
 
 @pytest.fixture
@@ -45,6 +50,21 @@ def test_a_folder_that_cannot_be_written_fails(quiet: pytest.MonkeyPatch, tmp_pa
     quiet.setenv("KVHORIZON_RECORD", str(tmp_path / "records"))
     found = states(checks.examine())
     assert (found["state"], found["record"]) == ("fails", "ok")
+
+
+def test_the_trained_model_is_looked_at(quiet: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert "model" not in states(checks.examine())
+    quiet.setenv("KVHORIZON_MODEL", str(tmp_path / "none.json"))
+    (failed,) = [finding for finding in checks.examine() if finding.what == "model"]
+    assert failed.state == "fails"
+    assert "must be a readable file" in failed.says
+    trees = Trees(*(np.array(column) for column in ([0], [0], [-1], [3.0], [-1], [-1])))
+    of = LearnedModel(trees, np.zeros(1), np.array([[3.0]]), np.array([0]), np.array([[0, 20]]), {})
+    for inputs, state, says in ((Inputs(), "ok", "1 groups"), (Inputs(16, True), "note", "in blocks of 16 tokens and")):
+        save_model(dataclasses.replace(of, inputs=inputs), tmp_path / "model.json")
+        quiet.setenv("KVHORIZON_MODEL", str(tmp_path / "model.json"))
+        (found,) = [finding for finding in checks.examine() if finding.what == "model"]
+        assert (found.state, says in found.says) == (state, True)
 
 
 def test_a_service_that_is_not_there_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ class Engine:
         manager = scheduler.kv_cache_manager
         self._pool = manager.block_pool
         self.block_size = int(scheduler.block_size)
+        self.prefix_tokens = self.block_size if getattr(manager, "enable_caching", True) else 0  # of a block's hash
         self.groups = growing_groups(scheduler)
         self.window_tokens = window_tokens(scheduler)
         self.total_blocks = (int(self._pool.num_gpu_blocks) - 1) // self.groups

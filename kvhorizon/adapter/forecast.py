@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvhorizon.adapter.forecast_health import ForecastHealth, Promises
-from kvhorizon.adapter.keys import LEVELS, chains_of, hint_chains_of, hint_sources_of, key_at
+from kvhorizon.adapter.groups import Groups
+from kvhorizon.adapter.keys import LEVELS, chains_of, group_keys, hint_chains_of, hint_sources_of, key_at, level_of
 from kvhorizon.adapter.pace import Pace
 from kvhorizon.adapter.peaks import PeakWatch
 from kvhorizon.models.bins import UNIT_TOKENS
@@ -26,6 +27,7 @@ from kvhorizon.models.survival import Curves
 from kvhorizon.state import FloatArray, IntArray
 
 HISTORY_ROWS, RATIO_ROWS = 48, 16
+GROUP_ROWS = 80  # of the history where a trained model has groups
 RESERVE_Z = 2.0  # that the rules are made for; corrected by what batches did
 HINT_SCALE = UNIT_TOKENS / RATIO_UNIT
 _MOST_NOTES = 10_000  # kept for learning, should nobody learn
@@ -37,11 +39,12 @@ class Tables(NamedTuple):
     survival: FloatArray  # (rows, G): the history's, then those of length / hint
     residual: FloatArray  # (rows, G)
     rows: dict[int, int]  # of the history's keys that have one of their own; others use row 0
-    ratio_rows: dict[int, int]  # likewise of the hints' keys, row `HISTORY_ROWS` for others
+    ratio_rows: dict[int, int]  # likewise of the hints' keys, row `first_ratio` for others
     distrusted: frozenset[int]  # sources whose hints are worth less than the history
     z: float  # deviations of a batch's peak to keep in reserve
     tokens_per_step: float  # that a decode gains
     version: int
+    first_ratio: int  # row
 
 
 class Ended(NamedTuple):
@@ -71,11 +74,20 @@ class Running(NamedTuple):
 
 class Forecaster:
     """`arrived` and `finished` are the step's side, `learn` and `watch` the learning thread's; `tables` is the newest
-    version, for both."""
+    version, for both. The history begins with what a trained model, if there is one, has of its `groups`."""
 
-    def __init__(self, reserve_z: float = RESERVE_Z, block_size: int = 16, most_tokens: float = math.inf) -> None:
+    def __init__(
+        self,
+        reserve_z: float = RESERVE_Z,
+        block_size: int = 16,
+        most_tokens: float = math.inf,
+        groups: Groups | None = None,
+    ) -> None:
         self.health = ForecastHealth()
-        self._history = GuardedHistory(HISTORY_ROWS)
+        self.groups = groups
+        self._history = GuardedHistory(HISTORY_ROWS if groups is None else GROUP_ROWS)
+        if groups is not None and len(groups.seeds):
+            self._history.seed(group_keys(groups.seeds[:, 0]), groups.seeds[:, 1])
         self._hints = Hints(RATIO_ROWS)
         self._promises = Promises(self.health)
         self._peaks = PeakWatch(self.health, reserve_z, block_size, most_tokens)
@@ -128,10 +140,14 @@ class Forecaster:
         save_history(self._hints.ratios, folder / "hints.npz")
 
     def restore(self, folder: Path) -> None:
-        """Take in what `save` wrote, into a new forecaster. Raises InputError for files of no use."""
-        for history, name in ((self._history, "history.npz"), (self._hints.ratios, "hints.npz")):
-            if (folder / name).exists():
-                load_history(history, folder / name)
+        """Take in what `save` wrote, into a new forecaster, in place of what it began with. Raises InputError for files
+        of no use."""
+        if (folder / "history.npz").exists():
+            history = GuardedHistory(len(self._history.survival))
+            load_history(history, folder / "history.npz")
+            self._history = history
+        if (folder / "hints.npz").exists():
+            load_history(self._hints.ratios, folder / "hints.npz")
         self.tables = self._publish(self.tables.version + 1)
 
     def _promise(self, arrived: list[tuple[int, int, int, float, int]]) -> None:
@@ -173,11 +189,12 @@ class Forecaster:
             np.concatenate([history.survival, ratios.survival]),
             np.concatenate([history.residual, ratios.residual]),
             history.rows_by_key(),
-            {key: HISTORY_ROWS + row for key, row in ratios.rows_by_key().items()},
+            {key: len(history.survival) + row for key, row in ratios.rows_by_key().items()},
             distrusted,
             self._peaks.z(),
             self._pace.told,
             version,
+            len(history.survival),
         )
 
 
@@ -186,7 +203,7 @@ def curve_of(tables: Tables, leaf: int, hint_leaf: int = 0, hint_tokens: float =
     if hint_leaf > 0:
         source, ratio = int(hint_sources_of(hint_leaf)), hint_leaf - 1  # type: ignore[arg-type]
         if source not in tables.distrusted:
-            row = tables.ratio_rows.get(ratio, tables.ratio_rows.get(-1 - source, HISTORY_ROWS))
+            row = tables.ratio_rows.get(ratio, tables.ratio_rows.get(-1 - source, tables.first_ratio))
             return row, HINT_SCALE * max(hint_tokens, 1.0)
     for level in range(LEVELS, 0, -1):
         found = tables.rows.get(key_at(leaf, level))
@@ -203,13 +220,13 @@ def place(
     at_level = [key_at(leaves, level) for level in range(1, LEVELS + 1)]
     for level, keys in enumerate(at_level, start=1):  # the special over the general
         for key, row in tables.rows.items():
-            if key & 7 == level:
+            if level_of(key) == level:
                 curve[keys == key] = row
     hinted = hint_leaves > 0
     if hinted.any():
         sources = hint_sources_of(hint_leaves)
         hinted &= ~np.isin(sources, list(tables.distrusted))
-        ratio = np.full(len(leaves), HISTORY_ROWS, np.int32)
+        ratio = np.full(len(leaves), tables.first_ratio, np.int32)
         for by_source in (True, False):
             for key, row in tables.ratio_rows.items():
                 if (key < 0) == by_source:

@@ -173,7 +173,7 @@ class Guest:
     def released(self, request: Any) -> None:
         """The request is over."""
         rows = self.rows
-        self.intake.outside.pop(request.request_id, None)
+        self.intake.left(request)
         slot = rows.slot_of.get(request.request_id)
         if slot is None:
             return

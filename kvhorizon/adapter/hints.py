@@ -19,11 +19,12 @@ from kvhorizon.errors import InputError
 
 NAME = "pred_len"
 TENANT = "tenant"
+SESSION = "session"
 MAX_TOKENS = 10_000_000
 MAX_CHARACTERS = 64
 _MOST_WIDTH = 31  # half octaves
 _RULE = "must be a number of tokens, [low, high] with 0 < low <= high, or a short name"
-_TENANT_RULE = f"must be a name of at most {MAX_CHARACTERS} characters"
+_NAME_RULE = f"must be a name of at most {MAX_CHARACTERS} characters"
 
 
 class Hint(NamedTuple):
@@ -52,15 +53,24 @@ def read_hint(extra_args: Mapping[str, object] | None) -> Hint | None:
 
 def read_tenant(extra_args: Mapping[str, object] | None) -> str:
     """Whose request it is, as the client says; "" where it says nothing. Raises InputError for no name."""
-    value = extra_args.get(TENANT, "") if extra_args else ""
-    if not isinstance(value, str) or len(value) > MAX_CHARACTERS:
-        raise InputError(TENANT, value, _TENANT_RULE)
-    return value
+    return _name(extra_args, TENANT)
+
+
+def read_session(extra_args: Mapping[str, object] | None) -> str:
+    """The conversation that it continues; as `read_tenant`."""
+    return _name(extra_args, SESSION)
 
 
 def number_of_name(name: str) -> int:
     """A positive number of 32 bits, the same in every process; 0 for no name."""
     return max(zlib.crc32(name.encode(errors="surrogatepass")), 1) if name else 0
+
+
+def _name(extra_args: Mapping[str, object] | None, field: str) -> str:
+    value = extra_args.get(field, "") if extra_args else ""
+    if not isinstance(value, str) or len(value) > MAX_CHARACTERS:
+        raise InputError(field, value, _NAME_RULE)
+    return value
 
 
 def _parse(text: str) -> object:

@@ -24,6 +24,7 @@ class Intake:
         self.hints: Counter[str] = Counter()
         self.outside: dict[str, tuple[Any, float]] = {}  # came, and have no row yet: with when they arrived
         self._engine, self._rows, self._forecaster = engine, rows, forecaster
+        self._groups = forecaster.groups
 
     def add(self, request: Any, now_s: float, wall_s: float) -> bool:
         """Note a request that came to the queue; False for one that is known and got more input.
@@ -34,6 +35,8 @@ class Intake:
             return False
         age_s = min(max(wall_s - request.arrival_time, 0.0), AGE_LIMIT_S)
         self.outside[request.request_id] = request, now_s - age_s
+        if self._groups is not None:
+            self._groups.arrived(request, wall_s - AGE_LIMIT_S, wall_s)
         return True
 
     def enter(self, most: int = 1 << 30) -> list[int]:
@@ -51,7 +54,8 @@ class Intake:
         tenant, hint = self._said(request)
         room = max(self._engine.max_model_len - request.num_prompt_tokens, 1)
         limit = max(min(request.max_tokens, room), 1)
-        leaf = leaf_of(request, tenant, hint, limit, room)
+        group = self._groups.of(request.request_id) if self._groups is not None else -1
+        leaf = leaf_of(request, tenant, hint, limit, room, group)
         told, tokens = hint_leaf(leaf, hint), hint.tokens if hint is not None else 0.0
         slot = rows.add(request, arrival_s, limit, leaf, told, tokens, steerable(request))
         self._forecaster.arrived(int(rows.extra.handle[slot]), leaf, told, tokens, limit)
@@ -63,6 +67,8 @@ class Intake:
         self.outside.clear()
         for name in list(rows.slot_of):
             rows.release(name)
+        if self._groups is not None:
+            self._groups.keep(scheduler.requests)
         for request in list(scheduler.requests.values()):
             if not request.is_finished():
                 self.add(request, now_s, wall_s)
@@ -77,6 +83,12 @@ class Intake:
         aborted = request.status.name in ABORTED
         cut = aborted or tokens >= told.limit
         self._forecaster.finished(Ended(told.handle, told.key, told.hint_key, told.hint_tokens, tokens, cut, aborted))
+
+    def left(self, request: Any) -> None:
+        """The request is over, whether it had a row or not."""
+        self.outside.pop(request.request_id, None)
+        if self._groups is not None:
+            self._groups.left(request)
 
     def _said(self, request: Any) -> tuple[str, Hint | None]:
         """Tenant and hint; what is of no use is ignored and counted."""

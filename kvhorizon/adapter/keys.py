@@ -7,6 +7,17 @@
 
 A request's leaf holds all four in 56 bits; the keys before it are its upper bits, and every key ends with its level in
 3 bits. Hints have a source, the tenant, and a leaf of their own: the source and the width of the range.
+
+Where a trained model sorts requests into groups, the group takes the place of the prompt's class, and it goes first, as
+in `models.learned`: else no group could begin with the lengths that the model has of it, and each tenant would have to
+learn all groups anew.
+
+    5  group
+    6  group, tenant and LoRA adapter
+    7  group, tenant and adapter, class, sampling
+    0  all of these and the limit
+
+The group stands above the 52 other bits, `_GROUPED` and more, so that a leaf tells which of the two chains it has.
 """
 
 from __future__ import annotations
@@ -24,25 +35,38 @@ IntArray = NDArray[np.int64]
 
 LEVELS = 4
 _SHIFTS = (0, 32, 12, 4, 0)  # bits of a leaf below the key of a level; the tenant's 24 stand above 32 others
+_GROUP_SHIFTS = (0, 52, 28, 8, 0)  # likewise of a leaf with a group
+_GROUPED = 16  # first number of a group: no other leaf has a bit so high
+MOST_GROUPS = 256 - _GROUPED
 _LEVEL_BITS = 3
 _WIDTH_BITS = 5
+MOST_SAMPLING = 7  # bits of `sampling_of`: structured 1, temperature zero 2, stop strings 4
 
 
-def leaf_of(request: Any, tenant: str, hint: Hint | None, limit: int, room: int) -> int:
-    """Of one request whose output ends at `limit` tokens, and at `room` by the context."""
+def leaf_of(request: Any, tenant: str, hint: Hint | None, limit: int, room: int, group: int = -1) -> int:
+    """Of one request whose output ends at `limit` tokens, and at `room` by the context; −1 is no group."""
     lora = request.lora_request
     owner = tenant or getattr(request, "cache_salt", None) or ""
     if lora is not None:
         owner = f"{owner}\n{lora.lora_name}"
     name = hint.name & 0xFFFF if hint is not None else 0
     limit_class = 0 if limit >= room else 1 + round(4.0 * math.log2(max(limit, 1)))
+    alike = ((_owner_bits(owner) << 16 | name) << 4 | _kind(request)) << 8 | limit_class
+    if group >= 0:
+        return int((_GROUPED + group) << _GROUP_SHIFTS[1] | alike)
     prompt_class = min((max(request.num_prompt_tokens, 1).bit_length() - 1) // PROMPT_CLASS_BITS, 15)
-    return int(((_owner_bits(owner) << 16 | name) << 4 | _kind(request)) << 12 | limit_class << 4 | prompt_class)
+    return int(alike << 4 | prompt_class)
+
+
+def group_keys(groups: IntArray) -> IntArray:
+    """(n, 1) keys of (n,) groups, whoever the tenant."""
+    keys: IntArray = (((_GROUPED + groups) << _LEVEL_BITS) | _tag(1, 1))[:, None]
+    return keys
 
 
 def source_of(leaf: int) -> int:
     """Of its hints."""
-    return leaf >> _SHIFTS[1]
+    return (leaf >> _GROUP_SHIFTS[2]) & 0xFFFFFF if _grouped(leaf) else leaf >> _SHIFTS[1]
 
 
 def hint_leaf(leaf: int, hint: Hint | None) -> int:
@@ -52,7 +76,14 @@ def hint_leaf(leaf: int, hint: Hint | None) -> int:
 
 def key_at(leaf: Any, level: int) -> Any:
     """The key of a level, 1 … 4, of one leaf or of (n,)."""
-    return (leaf >> _SHIFTS[level]) << _LEVEL_BITS | level
+    grouped = _grouped(leaf)
+    shift = _SHIFTS[level] + grouped * (_GROUP_SHIFTS[level] - _SHIFTS[level])
+    return (leaf >> shift) << _LEVEL_BITS | _tag(level, grouped)
+
+
+def level_of(key: int) -> int:
+    """1 … 4, of a key."""
+    return ((key & 7) - 1) % LEVELS + 1
 
 
 def chains_of(leaves: IntArray) -> IntArray:
@@ -69,6 +100,21 @@ def hint_chains_of(leaves: IntArray) -> IntArray:
 def hint_sources_of(leaves: IntArray) -> IntArray:
     """(n,) sources of (n,) hint leaves > 0."""
     return (leaves - 1) >> _WIDTH_BITS
+
+
+def _grouped(leaf: Any) -> Any:
+    """1 or 0."""
+    return (leaf >> _GROUP_SHIFTS[1] >= _GROUPED) * 1
+
+
+def _tag(level: int, grouped: Any) -> Any:
+    """Last three bits of a key: 1 … 4, or 5, 6, 7 and 0."""
+    return (level + LEVELS * grouped) & 7
+
+
+def sampling_of(request: Any) -> int:
+    """Kind of sampling, up to MOST_SAMPLING."""
+    return _kind(request) & MOST_SAMPLING
 
 
 def _owner_bits(owner: str) -> int:

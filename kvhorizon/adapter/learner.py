@@ -140,13 +140,15 @@ def running_now(engine: Engine, rows: Rows, steps: int = 0) -> Running:
     )
 
 
-def state_folder(root: Path | None, config: Any) -> Path | None:
-    """Of one model and data-parallel engine, under the folder that the settings name."""
+def state_folder(root: Path | None, config: Any, trained: str = "") -> Path | None:
+    """Of one model and data-parallel engine, under the folder that the settings name; what was learned with a trained
+    model's groups, which `trained` names, says nothing of another's.
+    """
     if root is None:
         return None
     model = str(config.model_config.model)
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", model.rstrip("/").rsplit("/", 1)[-1])
-    return root / f"{name}-{zlib.crc32(model.encode()):08x}-{data_parallel_rank(config)}"
+    return root / f"{name}-{zlib.crc32(model.encode()):08x}-{data_parallel_rank(config)}{trained and f'-{trained}'}"
 
 
 def warm_up_forecasts() -> None:

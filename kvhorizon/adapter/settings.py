@@ -34,6 +34,7 @@ class GuestSettings(BaseModel):
     local_only: bool = Field(False, description="no solver at all: the rules beside the engine decide")
     budget: str = Field("0.01", description="seconds per plan of the child, whose work an engine on few cores feels")
     state: Path | None = Field(None, description="a folder in which what was learned survives restarts")
+    model: Path | None = Field(None, description="a file of `kvhorizon train`; none: the history alone forecasts")
     evict: bool = Field(True, description="carry out evictions that a plan asks for")
     tls_cert: Path | None = None
     tls_key: Path | None = None

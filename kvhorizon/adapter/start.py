@@ -16,6 +16,7 @@ from kvhorizon.adapter.decisions import DecisionLog
 from kvhorizon.adapter.engine import Engine
 from kvhorizon.adapter.facts import engine_facts, gpu_of, model_shape, price
 from kvhorizon.adapter.forecast import Forecaster
+from kvhorizon.adapter.groups import groups_of
 from kvhorizon.adapter.guest import Guest
 from kvhorizon.adapter.host import AnnouncedChild, HostSolver, meeting_place
 from kvhorizon.adapter.learner import Learner, state_folder, warm_up_forecasts
@@ -89,7 +90,9 @@ def build(
     facts = engine_facts(engine, cost, config)
     greedy = settings.knob.rule if settings.local_only else settings.knob.beside
     warm_up_forecasts()
-    forecaster = Forecaster(greedy.z, engine.block_size, engine.window_tokens or math.inf)
+    groups = groups_of(settings.model, engine.prefix_tokens)
+    forecaster = Forecaster(greedy.z, engine.block_size, engine.window_tokens or math.inf, groups)
+    state = state_folder(settings.state, config, groups.name if groups is not None else "")
     rows = Rows(engine.max_active, forecaster.tables)
     rule = Rule(greedy, cost)
     warm_up(rule, engine, facts)
@@ -99,7 +102,7 @@ def build(
         Accounting(shape, cost),
         Switch(parse_mode(settings.mode), settings.canary, settings.canary_window_s, settings.kill_switch),
         forecaster,
-        Learner(forecaster, engine, rows, state_folder(settings.state, config), lambda: control.step),
+        Learner(forecaster, engine, rows, state, lambda: control.step),
         losing_of(config, cost, shape),
         PlanSession(None if settings.local_only else make_solver(settings, config)),
         Ticker(facts),

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from kvhorizon import __version__
 from kvhorizon.adapter.compat import FULL, parse_version
+from kvhorizon.adapter.groups import read_groups
 from kvhorizon.adapter.settings import GuestSettings, load
 from kvhorizon.errors import InputError
 from kvhorizon.wire.child import SolverChild
@@ -87,6 +88,24 @@ def solver(settings: GuestSettings) -> Finding:
         return Finding("solver", "fails", f"{error}; the rules beside the engine would decide")
 
 
+def model(settings: GuestSettings) -> Iterator[Finding]:
+    """Whether the trained model can be used, and what it needs of the engine or its clients."""
+    if settings.model is None:
+        return
+    try:
+        found = read_groups(settings.model)
+    except InputError as error:
+        yield Finding("model", "fails", f"{error}; the history would forecast alone")
+        return
+    needs = []
+    if found.inputs.prefix_tokens:
+        needs.append(f"prefix caching in blocks of {found.inputs.prefix_tokens} tokens")
+    if found.inputs.session:
+        needs.append("vllm_xargs.session from clients")
+    says = f"{settings.model}: {len(found.centres)} groups of requests"
+    yield Finding("model", "note" if needs else "ok", f"{says}; needs {' and '.join(needs)}" if needs else says)
+
+
 def folders(settings: GuestSettings) -> Iterator[Finding]:
     """Whether what is to be written can be."""
     wanted = {"state": settings.state, "record": settings.record}
@@ -116,5 +135,5 @@ def examine() -> list[Finding]:
     settings, told = settings_here()
     found = [Finding("kvhorizon", "ok", __version__), *engine(), told]
     if settings is not None:
-        found += [solver(settings), *folders(settings)]
+        found += [solver(settings), *model(settings), *folders(settings)]
     return found

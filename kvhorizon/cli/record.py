@@ -16,6 +16,7 @@ from kvhorizon.recording.read import is_recording, read_recording
 from kvhorizon.recording.schema import Row, arrow
 from kvhorizon.recording.scrape import is_scrape, scrape_rows
 from kvhorizon.recording.write import write_rows
+from kvhorizon.sim.trace import Trace
 from kvhorizon.sim.traces import read_trace
 
 HOW = """\
@@ -128,9 +129,15 @@ def _trace_rows(source: Path, salt: bytes | None) -> list[Row]:
             priority=0 if trace.priority is None else int(trace.priority[n]),
             tenant=_tenant(str(trace.key[n]), salt),
             prefix_hashes=() if hashes is None else tuple(hashes[n].tolist()),
+            session=_session(trace, n),
         )
         for n in range(len(trace))
     ]
+
+
+def _session(trace: Trace, n: int) -> str:
+    """A number, which needs no digest."""
+    return "" if trace.session is None or trace.session[n] < 0 else str(trace.session[n])
 
 
 def _tenant(name: str, salt: bytes | None) -> str:

@@ -58,7 +58,8 @@ def learned_forecast(model: LearnedModel, recorded: Recorded, output_limit: IntA
     history = GuardedHistory(128)
     seeds = model.seeds
     history.seed(model.keys_of(seeds[:, 0], np.zeros(len(seeds), np.int64)), seeds[:, 1])
-    return KeyedForecast(history, model.keys(features_of(recorded), recorded.tenant), output_limit)
+    features = features_of(model.inputs.only(recorded), model.known)
+    return KeyedForecast(history, model.keys(features, recorded.tenant), output_limit)
 
 
 class HintForecast:

@@ -1,9 +1,10 @@
 """A learned forecast: trees sort requests into groups; the length history learns each group's curve.
 
 Boosted trees predict a few quantiles of log length; a request belongs to the group whose centre is nearest to its
-predictions. Groups are keys of `models.history` (coarse, fine, fine with the tenant), so what the trees get wrong is
-corrected online as for any other key: spread and bias by the requests that end, a shift by drift detection, and a
-grouping that tells nothing is shrunk away. The file is JSON: numbers only, checked when read, nothing is executed.
+predictions. Groups are keys of `models.history` (coarse, fine, fine with the tenant; in the guest as `adapter.keys` has
+them), so what the trees get wrong is corrected online as for any other key: spread and bias by the requests that end, a
+shift by drift detection, and a grouping that tells nothing is shrunk away. The file is JSON: numbers only, checked when
+read, nothing is executed.
 """
 
 from __future__ import annotations
@@ -18,11 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvhorizon.errors import InputError
-from kvhorizon.models.features import FEATURES
+from kvhorizon.models.features import FEATURES, NOTHING_MORE, Finished, Inputs
 from kvhorizon.models.trees import Trees, check, predict
 
 FORMAT = "kvhorizon-learned"
-VERSION = 1
+VERSION = 2
+MOST_BYTES = 64 << 20  # of a file
+MOST_PREFIX_TOKENS = 1 << 20
+FORMER_REQUESTS = 64  # that what is known of the recording is worth to the tenants' means
 GROUP_KEYS = -(1 << 40)  # keys of groups lie below this, apart from those of tenants and prompt classes
 
 FloatArray = NDArray[np.float64]
@@ -39,12 +43,21 @@ class LearnedModel:
     coarse: IntArray  # (G,) the coarse group of each
     seeds: IntArray  # (s, 2) group, output tokens: unknown to the trees, for the first curves of the groups
     report: Mapping[str, Any]  # how it was validated
+    inputs: Inputs = NOTHING_MORE  # that it was fitted with
 
     def groups(self, features: FloatArray) -> IntArray:
         """The group (n,) of requests with (n, F) features."""
         sums = np.tile(self.start, (len(features), 1))
         predict(self.trees, np.ascontiguousarray(features, dtype=np.float64), sums)
         return nearest(np.sort(sums, axis=1), self.centres)
+
+    @property
+    def known(self) -> Finished:
+        """What the recording tells of requests in general, to begin with where none has ended yet."""
+        if not len(self.seeds):
+            return Finished()
+        number = float(min(len(self.seeds), FORMER_REQUESTS))
+        return Finished(number, number * float(np.log(self.seeds[:, 1]).mean()))
 
     def keys(self, features: FloatArray, tenant: IntArray) -> IntArray:
         """The history's chain of keys (n, 3) of requests with (n, F) features and (n,) tenants."""
@@ -71,6 +84,7 @@ def save_model(model: LearnedModel, path: Path) -> None:
         "format": FORMAT,
         "version": VERSION,
         "features": list(FEATURES),
+        "inputs": model.inputs._asdict(),
         "trees": {name: column.tolist() for name, column in model.trees._asdict().items()},
         "start": model.start.tolist(),
         "centres": model.centres.tolist(),
@@ -83,10 +97,9 @@ def save_model(model: LearnedModel, path: Path) -> None:
 
 def load_model(path: Path) -> LearnedModel:
     """Read and check a model; raises InputError for anything that is not one of this version."""
+    text = _text(path)
     try:
-        parts = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError("model", str(path), f"must be a readable file ({error.strerror})") from None
+        parts = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError("model", str(path), f"must be JSON ({error})") from None
     if not isinstance(parts, dict) or parts.get("format") != FORMAT or parts.get("version") != VERSION:
@@ -99,6 +112,18 @@ def load_model(path: Path) -> LearnedModel:
         if isinstance(error, InputError):
             raise
         raise InputError("model", str(path), f"must be complete and numeric ({error})") from None
+
+
+def _text(path: Path) -> bytes:
+    try:
+        size = path.stat().st_size if path.is_file() else -1  # whatever else there is may never end
+        if size > MOST_BYTES:
+            raise InputError("model", str(path), f"must be at most {MOST_BYTES >> 20} MiB")
+        if size < 0 and path.exists():
+            raise InputError("model", str(path), "must be a readable file")
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError("model", str(path), f"must be a readable file ({error.strerror})") from None
 
 
 def _checked(parts: Mapping[str, Any]) -> LearnedModel:
@@ -116,4 +141,13 @@ def _checked(parts: Mapping[str, Any]) -> LearnedModel:
     seeds = np.array(parts["seeds"], dtype=np.int64).reshape(-1, 2)
     if len(seeds) and not (seeds[:, 0].min() >= 0 and seeds[:, 0].max() < len(centres) and seeds[:, 1].min() >= 1):
         raise InputError("model seeds", len(seeds), "must be pairs of a group and output tokens >= 1")
-    return LearnedModel(trees, start, centres, coarse, seeds, dict(parts["report"]))
+    return LearnedModel(trees, start, centres, coarse, seeds, dict(parts["report"]), _inputs(parts["inputs"]))
+
+
+def _inputs(said: Mapping[str, Any]) -> Inputs:
+    inputs = Inputs(**said)
+    kinds = [type(one) for one in inputs]
+    if kinds != [int, bool, bool, bool] or not 0 <= inputs.prefix_tokens <= MOST_PREFIX_TOKENS:
+        rule = f"must be prefix_tokens, 0..{MOST_PREFIX_TOKENS}, and session, hour and sampling, true or false"
+        raise InputError("model inputs", dict(said), rule)
+    return inputs

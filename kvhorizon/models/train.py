@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from kvhorizon.errors import InputError
 from kvhorizon.models.chains import length_chain
-from kvhorizon.models.features import FEATURES, Recorded, features_of
+from kvhorizon.models.features import DAY_S, FEATURES, Inputs, Recorded, features_of
 from kvhorizon.models.learned import LearnedModel, nearest
 from kvhorizon.models.prequential import OnlineHistory, Scores, score
 from kvhorizon.models.trees import Trees, from_lightgbm
@@ -42,6 +42,8 @@ def train(recorded: Recorded, seed: int = 0) -> LearnedModel:
     if min(known.sum(), len(recorded.arrival_s) - first) < LEAST_REQUESTS:
         rule = f"must hold {LEAST_REQUESTS} requests finished in its first part and as many in the rest"
         raise InputError("recording", len(recorded.arrival_s), rule)
+    if recorded.arrival_s[first] - recorded.arrival_s[0] < DAY_S:  # trees cannot go beyond the hours that they saw
+        recorded = recorded._replace(began_s=None)
     features = features_of(recorded)
     model = _fit(features, recorded.output_tokens, np.flatnonzero(known), seed)
     report = compare(model, recorded, features, np.flatnonzero(known), first)
@@ -49,7 +51,7 @@ def train(recorded: Recorded, seed: int = 0) -> LearnedModel:
         shown = f"{report['pinball_learned']:.4g} tokens of pinball loss on held-out time"
         rule = f"must be {MUST_GAIN:.0%} better than the history's {report['pinball_history']:.4g} to replace it"
         raise InputError("learned forecast", shown, rule)
-    return dataclasses.replace(model, report=report)
+    return dataclasses.replace(model, report=report, inputs=Inputs.of(recorded))
 
 
 def compare(

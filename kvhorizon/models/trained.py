@@ -79,20 +79,20 @@ class TrainedForecast:
     def _rows(self, which: IntArray) -> Recorded:
         """What has ended, as a recording."""
         known, hashes = self._requests, self._requests.prefix_hashes
-        return Recorded(
-            known.arrival_s[which],
-            known.finish_s[which],
-            known.prompt_tokens[which],
-            known.output_tokens[which],
-            known.tenant[which],
-            None if known.session is None else known.session[which],
-            None if hashes is None else tuple(hashes[n] for n in which.tolist()),
-            known.prefix_tokens,
+        return known._replace(
+            arrival_s=known.arrival_s[which],
+            finish_s=known.finish_s[which],
+            prompt_tokens=known.prompt_tokens[which],
+            output_tokens=known.output_tokens[which],
+            tenant=known.tenant[which],
+            session=None if known.session is None else known.session[which],
+            prefix_hashes=None if hashes is None else tuple(hashes[n] for n in which.tolist()),
+            sampling=None if known.sampling is None else known.sampling[which],
         )
 
     def _serving(self, model: LearnedModel, ended: IntArray) -> KeyedForecast:
         """The model's groups, first with lengths that its trees have not seen, then with those that ended after."""
-        keys = model.keys(features_of(self._requests), self._requests.tenant)
+        keys = model.keys(features_of(model.inputs.only(self._requests)), self._requests.tenant)
         history = GuardedHistory(GROUP_ROWS)
         seeds = model.seeds
         history.seed(model.keys_of(seeds[:, 0], np.zeros(len(seeds), np.int64)), seeds[:, 1])

@@ -10,7 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvhorizon.errors import InputError
-from kvhorizon.recording.schema import FACTS_KEY, FORMAT, FORMAT_KEY, MAGIC, Row, arrow
+from kvhorizon.recording.schema import (
+    FACTS_KEY,
+    FORMAT,
+    FORMAT_KEY,
+    MAGIC,
+    OLDER_LACK,
+    SAMPLING_MOST,
+    TEXTS,
+    Row,
+    arrow,
+    schema,
+)
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -30,6 +41,7 @@ class Recording(NamedTuple):
     texts: dict[str, list[str]]  # N each
     prefix_hashes: list[list[int]]  # N
     facts: dict[str, Any]  # of the engine, from the last file by name; empty where the recording was converted
+    sampling: IntArray  # (N,) -1 where absent
 
     def __len__(self) -> int:
         return len(self.seconds["arrival_s"])
@@ -47,6 +59,7 @@ class Recording(NamedTuple):
             fields |= {name: None if np.isnan(column[n]) else float(column[n]) for name, column in self.seconds.items()}
             fields |= {name: column[n] for name, column in self.texts.items()}
             fields["max_tokens"] = fields["max_tokens"] or None
+            fields["sampling"] = None if self.sampling[n] < 0 else int(self.sampling[n])
             found.append(Row(**fields, prefix_hashes=tuple(self.prefix_hashes[n])))
         return found
 
@@ -78,15 +91,21 @@ def read_recording(path: Path) -> Recording:
 
 def _read(pa: Any, pq: Any, file: Path) -> Any:
     try:
-        table = pq.read_table(file, columns=list(Row._fields))
+        known = set(pq.read_schema(file).names)
+        table = pq.read_table(file, columns=[name for name in Row._fields if name in known])
     except (pa.ArrowInvalid, pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise InputError("recording", str(file), f"must be readable Parquet ({reason})") from None
     found = (table.schema.metadata or {}).get(FORMAT_KEY, b"").decode(errors="replace")
-    missing = [name for name in Row._fields if name not in table.column_names]
-    if found != FORMAT or missing:
+    may_lack = OLDER_LACK.get(found, ())
+    missing = [name for name in Row._fields if name not in known and name not in may_lack]
+    if found not in (FORMAT, *OLDER_LACK) or missing:
         said = f"lacks {missing[0]}" if missing else f"says {found or 'nothing'}"
         raise InputError("recording", str(file), f"must be of kvhorizon's format {FORMAT}; it {said}")
+    for name in may_lack:
+        if name not in known:
+            kind = schema(pa, {}).field(name).type
+            table = table.append_column(name, pa.nulls(len(table), kind))
     return table
 
 
@@ -104,16 +123,16 @@ def _checked(table: Any, facts: dict[str, Any]) -> Recording:
     try:
         counts = {name: np.array(table[name].fill_null(0).to_numpy(), np.int64) for name in _COUNTS}
         seconds = {name: np.array(table[name].fill_null(np.nan).to_numpy(), np.float64) for name in _SECONDS}
-        texts = {
-            name: [one or "" for one in table[name].to_pylist()] for name in ("request_id", "tenant", "finish", "mode")
-        }
+        texts = {name: [one or "" for one in table[name].to_pylist()] for name in TEXTS}
+        sampling = np.array(table["sampling"].fill_null(-1).to_numpy(), np.int64)
         hashes = [[int(one) for one in chain or ()] for chain in table["prefix_hashes"].to_pylist()]
     except (TypeError, ValueError, ArithmeticError, NotImplementedError, AttributeError) as error:
         raise InputError("recording columns", None, f"must be of the kinds documented ({error})") from None
     for name in ("prompt_tokens", "output_tokens"):
         _within(name, counts[name], 0, MOST_TOKENS)
+    _within("sampling", sampling, -1, SAMPLING_MOST)
     _within("arrival_s", seconds["arrival_s"], 0.0, 1e12)
-    return Recording(counts, seconds, texts, hashes, facts)
+    return Recording(counts, seconds, texts, hashes, facts, sampling)
 
 
 def _within(name: str, column: FloatArray | IntArray, least: float, most: float) -> None:

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 
 from kvhorizon.errors import InputError
 
-FORMAT = "1"  # grows with every change that an older reader would misread
+FORMAT = "2"  # grows with every change of the columns
+OLDER_LACK = {"1": ("session", "sampling")}  # columns that the formats which can still be read do not have
+SAMPLING_MOST = 7  # structured output 1, temperature zero 2, stop strings 4, added up
 FORMAT_KEY = b"kvhorizon.format"
 FACTS_KEY = b"kvhorizon.engine"
 MAGIC = b"PAR1"  # first bytes of every Parquet file
@@ -34,10 +36,12 @@ class Row(NamedTuple):
     finish: str = ""  # stop, length, abort, error, …
     mode: str = ""  # of the guest when it ended
     prefix_hashes: tuple[int, ...] = ()  # one per full block of the prompt, each covering all before it
+    session: str = ""  # conversation that the client names, told as the tenant is
+    sampling: int | None = None  # 0 … SAMPLING_MOST
 
 
 _FLOATS = ("arrival_s", "wasted_flops", "recompute_s", "ttft_s", "tpot_s", "e2e_s")
-_TEXTS = ("request_id", "tenant", "finish", "mode")
+TEXTS = ("request_id", "tenant", "finish", "mode", "session")
 
 
 def arrow(field: str) -> tuple[Any, Any]:
@@ -50,6 +54,6 @@ def arrow(field: str) -> tuple[Any, Any]:
 
 def schema(pa: Any, metadata: dict[bytes, bytes]) -> Any:
     """The columns of a file, in the order of `Row`."""
-    kinds = {name: pa.float64() for name in _FLOATS} | {name: pa.string() for name in _TEXTS}
+    kinds = {name: pa.float64() for name in _FLOATS} | {name: pa.string() for name in TEXTS}
     kinds["prefix_hashes"] = pa.list_(pa.int64())
     return pa.schema([(name, kinds.get(name, pa.int64())) for name in Row._fields], metadata=metadata)

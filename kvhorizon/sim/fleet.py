@@ -187,6 +187,7 @@ def repeated(trace: Trace, tries: int) -> Trace:
         prefix_hashes=None if trace.prefix_hashes is None else trace.prefix_hashes * tries,
         session=again(trace.session),
         priority=again(trace.priority),
+        sampling=again(trace.sampling),
     )
 
 

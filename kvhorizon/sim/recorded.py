@@ -16,4 +16,6 @@ def recorded(trace: Trace) -> Recorded:
         trace.session,
         trace.prefix_hashes,
         trace.prefix_tokens,
+        trace.began_s,
+        trace.sampling,
     )

@@ -28,6 +28,8 @@ class Trace:
     prefix_tokens: int = 0
     session: IntArray | None = None  # (N,) conversation that a request continues
     priority: IntArray | None = None  # (N,) the smaller the sooner, for engines that schedule by it
+    began_s: float | None = None  # seconds since 1970 at arrival_s = 0, where that is known
+    sampling: IntArray | None = None  # (N,) kinds of sampling as in `models.features.Recorded`; -1 where unknown
 
     def __len__(self) -> int:
         return len(self.arrival_s)

@@ -36,6 +36,7 @@ from kvhorizon.sim.trace import Trace
 IntArray = NDArray[np.int64]
 MOST_TOKENS = 10_000_000
 MOST_BYTES = 2 << 30
+DATED_S = 1e9  # arrivals before this, in 2001, are not seconds since 1970 but since some beginning
 PREFIX_TOKENS = 512  # prompt tokens that one prefix hash stands for, in Mooncake's traces
 Rows = Iterator[tuple[int, dict[str, str]]]
 
@@ -51,6 +52,8 @@ class Columns:
     session: list[str] = dataclasses.field(default_factory=list)
     priority: list[int] = dataclasses.field(default_factory=list)
     prefix: list[IntArray] = dataclasses.field(default_factory=list)
+    sampling: list[int] = dataclasses.field(default_factory=list)
+    dated: bool = False  # arrivals are seconds since 1970
 
 
 def read_trace(path: Path, prefix_tokens: int = PREFIX_TOKENS) -> Trace:
@@ -75,10 +78,15 @@ def recorded_trace(name: str, recording: Recording) -> Trace:
         output=recording.counts["output_tokens"][kept].tolist(),
         key=[recording.texts["tenant"][n] for n in kept],
         priority=recording.counts["priority"][kept].tolist(),
+        session=[recording.texts["session"][n] for n in kept],
         prefix=[np.array(recording.prefix_hashes[n], np.int64) for n in kept],
+        sampling=recording.sampling[kept].tolist(),
+        dated=bool(recording.seconds["arrival_s"][kept].min() >= DATED_S),
     )
     if not recording.counts["priority"].any():
         columns.priority.clear()
+    if not any(columns.session):
+        columns.session.clear()
     return _trace(name, columns, int(recording.facts.get("block_size", PREFIX_TOKENS)))
 
 
@@ -253,6 +261,8 @@ def _trace(name: str, columns: Columns, prefix_tokens: int) -> Trace:
         prefix_tokens=prefix_tokens if hashed else 0,
         session=_sessions(columns.session)[order] if columns.session else None,
         priority=np.array(columns.priority, np.int64)[order] if columns.priority else None,
+        began_s=float(arrival[order[0]]) if columns.dated else None,
+        sampling=np.array(columns.sampling, np.int64)[order] if any(kind >= 0 for kind in columns.sampling) else None,
     )
 
 
@@ -279,6 +289,8 @@ def make_trace(
     prefix_tokens: int = 0,
     session: IntArray | None = None,
     priority: IntArray | None = None,
+    began_s: float | None = None,
+    sampling: IntArray | None = None,
 ) -> Trace:
     """A trace from its columns, (N,) each, with their checksum."""
     digest = hashlib.sha256()
@@ -295,6 +307,8 @@ def make_trace(
         prefix_tokens=prefix_tokens,
         session=session,
         priority=priority,
+        began_s=began_s,
+        sampling=sampling,
     )
 
 
@@ -311,6 +325,8 @@ def window(trace: Trace, first: int, size: int) -> Trace:
         trace.prefix_tokens,
         None if trace.session is None else trace.session[rows],
         None if trace.priority is None else trace.priority[rows],
+        None if trace.began_s is None else trace.began_s + float(trace.arrival_s[first]),
+        None if trace.sampling is None else trace.sampling[rows],
     )
 
 

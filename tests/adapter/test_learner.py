@@ -103,13 +103,14 @@ def test_a_broken_state_is_no_obstacle(tmp_path: Path) -> None:
 
 
 def test_models_and_engines_keep_apart(tmp_path: Path) -> None:
-    def of(model: str, rank: int) -> Path | None:
+    def of(model: str, rank: int, trained: str = "") -> Path | None:
         config = type("Config", (), {})()
         config.model_config = type("Model", (), {"model": model})
         config.parallel_config = type("Parallel", (), {"data_parallel_rank": rank})
-        return state_folder(tmp_path, config)
+        return state_folder(tmp_path, config, trained)
 
     folders = [of("org/model-8b", 0), of("org/model-8b", 1), of("other/model-8b", 0), of("/models/model-8b/", 0)]
-    assert len(set(folders)) == 4
+    folders += [of("org/model-8b", 0, "0a1b2c3d"), of("org/model-8b", 0, "0a1b2c3e")]
+    assert len(set(folders)) == 6
     assert all(folder is not None and folder.parent == tmp_path for folder in folders)
     assert state_folder(None, None) is None

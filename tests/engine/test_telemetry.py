@@ -132,7 +132,7 @@ def test_the_canary_reports_the_difference(caplog: pytest.LogCaptureFixture) -> 
 def test_a_recording_holds_every_request(asynchronous: bool, tmp_path: Path) -> None:
     """Times against those of the engine's own output, token by token, on the engine's clock."""
     made = engine(asynchronous, mode="observe", record=str(tmp_path), caching=True, record_prefixes=True)
-    requests = workload(60, seed=1, caching=True, shared=64, extra={"tenant": "team-a"})
+    requests = workload(60, seed=1, caching=True, shared=64, extra={"tenant": "team-a", "session": "s-1"})
     run(made, requests)
     made.scheduler.kvhorizon.stop()
     found = {row.request_id: row for row in read_recording(tmp_path).rows()}
@@ -157,6 +157,9 @@ def test_a_recording_holds_every_request(asynchronous: bool, tmp_path: Path) -> 
         assert len(row.prefix_hashes) == request.num_prompt_tokens // 16
         assert row.tenant
         assert "team-a" not in row.tenant
+        assert row.session
+        assert "s-1" not in row.session
+        assert row.sampling == 0
     assert len({row.tenant for row in found.values()}) == 1
     assert len({row.prefix_hashes[3] for row in found.values() if len(row.prefix_hashes) > 3}) == 1
     accounting = made.scheduler.kvhorizon.accounting.total

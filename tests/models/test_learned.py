@@ -1,6 +1,8 @@
 """Learned forecasts: features without a future, trees as arrays, files that are checked, training that refuses."""
 
+import dataclasses
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +11,10 @@ from typer.testing import CliRunner
 
 from kvhorizon.cli import app
 from kvhorizon.errors import InputError
-from kvhorizon.models.features import FEATURES, Recorded, features_of
+from kvhorizon.models.features import DAY_S, FEATURES, Finished, Inputs, Recorded, features_of
 from kvhorizon.models.learned import LearnedModel, load_model, nearest, save_model
 from kvhorizon.models.prequential import finish_times
+from kvhorizon.models.train import train
 from kvhorizon.models.trees import Trees, from_lightgbm, predict
 
 
@@ -51,6 +54,41 @@ def test_features_of_a_conversation() -> None:
     assert second[7] == pytest.approx(np.log(40))
 
 
+def named(row: np.ndarray) -> dict[str, float]:
+    return dict(zip(FEATURES, row.tolist(), strict=True))
+
+
+def test_features_of_the_day_and_of_sampling() -> None:
+    """It began at six in the morning; the second request comes six hours later. 5 = structured + stop strings."""
+    requests = recorded(2)._replace(
+        arrival_s=np.array([0.0, DAY_S / 4]), began_s=1000 * DAY_S + DAY_S / 4, sampling=np.array([5, -1])
+    )
+    first, second = (named(row) for row in features_of(requests))
+    assert (first["day_sine"], first["day_cosine"]) == pytest.approx((1.0, 0.0))
+    assert (second["day_sine"], second["day_cosine"]) == pytest.approx((0.0, -1.0))
+    assert [first[name] for name in ("structured", "greedy", "stops")] == [1, 0, 1]
+    assert [second[name] for name in ("structured", "greedy", "stops")] == [-1, -1, -1]
+    known = Inputs.of(requests)
+    assert known == Inputs(hour=True, sampling=True)
+    without = Inputs(hour=True).only(requests)
+    assert (without.began_s, without.sampling) == (requests.began_s, None)
+
+
+def test_hashes_of_small_blocks_are_looked_at_every_128_tokens() -> None:
+    """Blocks of 16 tokens: the second request shares 20 of them, of which two times eight are seen."""
+    chains = (np.arange(40), np.concatenate([np.arange(20), 100 + np.arange(20)]))
+    requests = recorded(2)._replace(prompt_tokens=np.array([640, 650]), prefix_hashes=chains, prefix_tokens=16)
+    assert named(features_of(requests)[1])["cached_tokens"] == 256
+
+
+def test_before_anybody_has_ended_the_former_ones_speak() -> None:
+    requests = recorded(1)
+    assert features_of(requests)[0, FEATURES.index("tenant_log_output")] == 0.0
+    assert features_of(requests, Finished(2.0, 10.0))[0, FEATURES.index("tenant_log_output")] == pytest.approx(5.0)
+    model = stump()
+    assert model.known == Finished(1.0, pytest.approx(np.log(20)))
+
+
 def test_trees_send_small_values_left_and_sum_their_leaves() -> None:
     tree = {
         "tree_structure": {
@@ -85,16 +123,24 @@ def test_a_model_survives_its_file(tmp_path: Path) -> None:
     again = load_model(tmp_path / "model.json")
     features = np.random.default_rng(0).uniform(0, 200, (50, len(FEATURES)))
     assert again.groups(features).tolist() == stump().groups(features).tolist()
+    assert again.inputs == Inputs()
+    for inputs in (Inputs(16, True, False, True), Inputs(hour=True)):
+        save_model(dataclasses.replace(stump(), inputs=inputs), tmp_path / "model.json")
+        assert load_model(tmp_path / "model.json").inputs == inputs
 
 
 @pytest.mark.parametrize(
     ("part", "value", "names"),
     [
-        ("version", 99, "version 1"),
+        ("version", 1, "version 2"),
         ("features", ["prompt_tokens"], "model features"),
         ("trees", {"root": [0]}, "must be complete"),
         ("centres", [[1.0, 2.0]], "model centres"),
         ("seeds", [[7, 3]], "model seeds"),
+        ("inputs", {"prefix_tokens": -1, "session": False, "hour": False, "sampling": False}, "model inputs"),
+        ("inputs", {"prefix_tokens": 0, "session": 1, "hour": False, "sampling": False}, "model inputs"),
+        ("inputs", {"prompt": True}, "must be complete"),
+        ("inputs", [1, 2], "must be complete"),
     ],
 )
 def test_a_file_that_makes_no_sense_is_refused(tmp_path: Path, part: str, value: object, names: str) -> None:
@@ -118,6 +164,11 @@ def test_a_tree_that_would_never_end_is_refused(tmp_path: Path) -> None:
 def test_no_file_and_no_json_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="must be a readable file"):
         load_model(tmp_path / "none.json")
+    with pytest.raises(InputError, match="must be a readable file"):
+        load_model(tmp_path)
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(InputError, match="must be a readable file"):
+        load_model(tmp_path / "pipe.json")
     (tmp_path / "text.json").write_text("pickle?")
     with pytest.raises(InputError, match="must be JSON"):
         load_model(tmp_path / "text.json")
@@ -139,6 +190,31 @@ def test_training_finds_what_the_history_cannot_see(tmp_path: Path) -> None:
     report = load_model(out).report
     assert report["pinball_learned"] < 0.7 * report["pinball_history"]
     assert report["coverage80_learned"] == pytest.approx(0.8, abs=0.06)
+
+
+def of_a_day(days: float) -> Recorded:
+    """Structured answers take 30 tokens, others 300, thrice as many in the second half of the day."""
+    rng = np.random.default_rng(0)
+    size = 3000
+    arrival_s = np.sort(rng.uniform(0, days * DAY_S, size))
+    late = np.sin(2 * np.pi * arrival_s / DAY_S) < 0
+    sampling = rng.integers(0, 2, size)
+    middle = np.where(sampling == 1, 30, 300) * np.where(late, 3, 1)
+    output = np.maximum(1, middle * np.exp(0.1 * rng.standard_normal(size))).astype(np.int64)
+    prompt = rng.integers(100, 200, size)
+    ends = finish_times(arrival_s, output)
+    return Recorded(
+        arrival_s, ends, prompt, output, np.zeros(size, np.int64), began_s=20_000 * DAY_S, sampling=sampling
+    )
+
+
+def test_training_finds_the_time_of_day_and_the_sampling() -> None:
+    """On held-out time. Where the trees have not seen a whole day they are not told the hour."""
+    pytest.importorskip("lightgbm")
+    model = train(of_a_day(5.0))
+    assert model.inputs == Inputs(hour=True, sampling=True)
+    assert model.report["pinball_learned"] < 0.3 * model.report["pinball_history"]
+    assert not train(of_a_day(1.5)).inputs.hour
 
 
 def test_training_refuses_what_is_no_better_than_the_history(tmp_path: Path) -> None:

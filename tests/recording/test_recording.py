@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from kvhorizon.errors import InputError
 from kvhorizon.recording.read import is_recording, read_recording
-from kvhorizon.recording.schema import FORMAT_KEY, Row
+from kvhorizon.recording.schema import FORMAT_KEY, SAMPLING_MOST, Row
 from kvhorizon.recording.write import PREFIX, Folder, write_rows
-from kvhorizon.sim.traces import make_trace, read_trace
+from kvhorizon.sim.traces import make_trace, read_trace, window
 
 FACTS = {"block_size": 16, "model": "tiny"}
 ROWS = [
@@ -44,6 +44,8 @@ rows = st.builds(
     finish=st.sampled_from(["", "stop", "length"]),
     mode=st.sampled_from(["", "observe"]),
     prefix_hashes=st.lists(st.integers(0, 2**63 - 1), max_size=4).map(tuple),
+    session=st.text(max_size=10),
+    sampling=st.integers(0, SAMPLING_MOST) | st.none(),
 )
 
 
@@ -114,6 +116,37 @@ def test_a_file_that_cannot_be_finished_leaves_nothing(tmp_path: Path, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
+def older(table: Any) -> Any:
+    """As format 1 had it."""
+    return table.drop_columns(["session", "sampling"]).replace_schema_metadata({FORMAT_KEY: b"1"})
+
+
+def test_recordings_of_format_1_are_read_beside_newer_ones(tmp_path: Path) -> None:
+    write_rows(tmp_path / "a.parquet", ROWS[:1], FACTS)
+    pq.write_table(older(pq.read_table(tmp_path / "a.parquet")), tmp_path / "a.parquet")
+    write_rows(tmp_path / "b.parquet", [ROWS[1]._replace(sampling=3, session="s")], FACTS)
+    found = read_recording(tmp_path)
+    assert found.sampling.tolist() == [3, -1]
+    assert found.texts["session"] == ["s", ""]
+    assert found.rows() == [ROWS[1]._replace(sampling=3, session="s"), ROWS[0]]
+
+
+def test_a_trace_has_the_time_of_day_the_sessions_and_the_sampling(tmp_path: Path) -> None:
+    """Times since some other beginning have no time of day."""
+    write_rows(tmp_path / "plain.parquet", ROWS, FACTS)
+    plain = read_trace(tmp_path / "plain.parquet")
+    assert plain.began_s is plain.session is plain.sampling is None
+    dated = [row._replace(arrival_s=1.7e9 + row.arrival_s, session=row.tenant, sampling=6) for row in ROWS]
+    write_rows(tmp_path / "dated.parquet", [dated[0]._replace(session="", sampling=None), *dated[1:]], FACTS)
+    trace = read_trace(tmp_path / "dated.parquet")
+    assert trace.began_s == 1.7e9 + 4.0
+    assert trace.session is not None
+    assert trace.session.tolist() == [0, -1]
+    assert trace.sampling is not None
+    assert trace.sampling.tolist() == [6, -1]
+    assert window(trace, 1, 1).began_s == 1.7e9 + 5.0
+
+
 def damaged(folder: Path, kind: str) -> Path:
     path = folder / "r.parquet"
     write_rows(path, ROWS, FACTS)
@@ -129,6 +162,10 @@ def damaged(folder: Path, kind: str) -> Path:
         pq.write_table(pq.read_table(path).drop_columns(["tenant"]), path)
     elif kind == "negative":
         write_rows(path, [ROWS[0]._replace(prompt_tokens=-3)], FACTS)
+    elif kind == "sampling":
+        write_rows(path, [ROWS[0]._replace(sampling=8)], FACTS)
+    elif kind == "older":
+        pq.write_table(older(pq.read_table(path).drop_columns(["mode"])), path)
     elif kind == "nan":
         write_rows(path, [ROWS[0]._replace(arrival_s=float("nan"))], FACTS)
     elif kind == "facts":
@@ -144,10 +181,12 @@ def damaged(folder: Path, kind: str) -> Path:
     [
         ("cut", "must be readable Parquet"),
         ("empty", "at least one request"),
-        ("foreign", "format 1"),
+        ("foreign", "format 2"),
         ("newer", "it says 99"),
         ("column", "tenant"),
+        ("older", "lacks mode"),
         ("negative", "row 1: prompt_tokens=-3"),
+        ("sampling", "row 1: sampling=8"),
         ("nan", "row 1: arrival_s=nan"),
         ("facts", "as a JSON object"),
         ("nothing", "must hold .parquet files"),

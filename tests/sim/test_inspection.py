@@ -76,13 +76,14 @@ def recording(preemptions: list[int], wasted: float) -> Recording:
     counts = {name: np.full(size, 10) for name in ("prompt_tokens", "output_tokens", "max_tokens")}
     counts |= {name: np.zeros(size, np.int64) for name in ("priority", "recompute_tokens", "restored_tokens")}
     seconds = {name: np.ones(size) for name in ("arrival_s", "recompute_s", "ttft_s", "tpot_s", "e2e_s")}
-    texts = {name: [""] * size for name in ("request_id", "tenant", "mode")} | {"finish": ["stop"] * size}
+    texts = {name: [""] * size for name in ("request_id", "tenant", "mode", "session")} | {"finish": ["stop"] * size}
     return Recording(
         counts | {"preemptions": np.array(preemptions)},
         seconds | {"wasted_flops": np.full(size, wasted / size)},
         texts,
         [[]] * size,
         {},
+        np.full(size, -1),
     )
 
 

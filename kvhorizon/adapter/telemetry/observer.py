@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec
 from kvhorizon.adapter.accounting import Finished
 from kvhorizon.adapter.decisions import Decision
 from kvhorizon.adapter.guard import Guard
-from kvhorizon.adapter.hints import MAX_CHARACTERS, TENANT
+from kvhorizon.adapter.hints import MAX_CHARACTERS, SESSION, TENANT
+from kvhorizon.adapter.keys import sampling_of
 from kvhorizon.adapter.modes import Mode
 from kvhorizon.adapter.telemetry.canary import Counts, Windows
 
@@ -42,6 +43,8 @@ class Ended(NamedTuple):
     finish: str
     mode: str
     block_hashes: tuple[Any, ...]  # of the prompt's full blocks, where the engine has them and somebody wants them
+    session: str  # as the client gave it
+    sampling: int  # as `adapter.keys.sampling_of` has it
 
 
 def guarded(hook: Callable[Concatenate[Observer, P], None]) -> Callable[Concatenate[Observer, P], None]:
@@ -158,6 +161,8 @@ class Observer:
                 _REASONS.get(status, status.removeprefix("FINISHED_").lower()),
                 self._guest.mode.value,
                 hashes,
+                str(extra.get(SESSION, ""))[:MAX_CHARACTERS],
+                sampling_of(request),
             )
         )
 

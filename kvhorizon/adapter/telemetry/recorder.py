@@ -90,7 +90,7 @@ class Recorder:
             request_id=cost.request_id,
             max_tokens=one.max_tokens,
             priority=one.priority,
-            tenant=self._tenant(one.tenant),
+            tenant=one.tenant if self._given_tenants else self._digest(one.tenant),
             preemptions=tally.preemptions,
             recompute_tokens=tally.recompute_tokens,
             restored_tokens=tally.restored_tokens,
@@ -102,12 +102,14 @@ class Recorder:
             finish=one.finish,
             mode=one.mode,
             prefix_hashes=tuple(int.from_bytes(_bytes(block)[:8], "big") & _HASH_BITS for block in one.block_hashes),
+            session=self._digest(f"{one.tenant}\n{one.session}") if one.session else "",
+            sampling=one.sampling,
         )
 
-    def _tenant(self, name: str) -> str:
-        """The name, or a digest that means nothing outside this folder."""
-        if not name or self._given_tenants:
-            return name
+    def _digest(self, name: str) -> str:
+        """Of a name, means nothing outside this folder unless tenants are there as given; of no name, none."""
+        if not name:
+            return ""
         return hashlib.blake2b(name.encode(), key=self._salt, digest_size=8).hexdigest()
 
 
