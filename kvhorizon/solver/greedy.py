@@ -5,7 +5,8 @@ Notation: c context [tokens], R predicted output to come [tokens], age time sinc
 * Order: least KV·time  v = R·(c + R/2) [token·steps], the area under the request's own KV, divided by
   w = 1 + age / (a + b·predicted output), so that waiting counts relative to size.
 * Reserve: candidate r leaves  clip(max_h S_r(h)·(Σ_m E m(h) + z·σ(h) − occupied − c_r), min, cap)  free: it pays only
-  for horizons at which it will itself still be there.
+  for horizons at which it will itself still be there. The least is a share of the pool, or what all who run grow by in
+  some steps where that is more (short contexts, small pools).
 * Victim: greatest  v / [(recompute seconds + half a step) · (1 + times preempted)]: much future memory for little
   lost work, so a request near its end (R small) is the last to go.
 * Reordering budget (`budgeted`): requests admitted before an older one may hold at most a share of the pool; the oldest
@@ -18,9 +19,9 @@ Notation: c context [tokens], R predicted output to come [tokens], age time sinc
   χ·v^¾ (χ = 3 if preempted).
 
 A plan's order is v^p / (a + age): with p = 0 it is arrival order, and where sizes hardly differ it is that for any p.
-Beside a plan (`PLANNED`) what it names goes first, within the budget of reordering where the rule has one; `means` has
-none and takes the plan's order for all. A planned request that is short beside the queue's mean needs only the least
-reserve; the others keep the forecast's.
+Beside a plan (`PLANNED`) what it names goes first, within the budget of reordering where the rule has one. A planned
+request that is short beside the queue's mean, with `means` any, needs only the least reserve; the others keep the
+forecast's.
 """
 
 from __future__ import annotations
@@ -81,8 +82,9 @@ class Greedy(NamedTuple):
 
     budgeted: bool
     reserve_min_share: float = 0.02
+    reserve_min_steps: float = 12.0  # the least reserve is also their growth in so many steps, up to the cap
     reserve_cap_share: float = 0.07
-    reserve_oldest_share: float = 0.02  # cap for the oldest request, if budgeted or patient
+    reserve_oldest_share: float = 0.02  # cap for the oldest request, if budgeted
     reserve_unplanned_share: float = 0.05  # for requests that the present plan does not name
     size_scaled: bool = False  # cap grows with R relative to the queue's mean
     z: float = 2.0
@@ -94,8 +96,7 @@ class Greedy(NamedTuple):
     overtaker_factor: float = 2.0  # overtakers are the better victims
     protect_s: float = 5.0
     protect_share: float = 0.5  # of the age of the oldest waiting request
-    patient: bool = False  # the order beside a plan
-    size_power: float = 1.0  # p of that order
+    size_power: float = 1.0  # p of a plan's order
     sure_outputs: float = 1.0  # planned requests with at most so many mean R need no more than the least reserve
     late_after_s: float = math.inf  # unbudgeted: a request that has waited so long is late
     late_steps: float = 0.0  # and so many steps longer per token of predicted output
@@ -126,7 +127,7 @@ GREEDY: dict[Knob, Greedy] = {
 
 # What a plan names goes first; `balanced` and `strict` keep their budget of reordering, which bounds the tail.
 PLANNED: dict[Knob, Greedy] = {
-    Knob.MEANS: Greedy(budgeted=False, patient=True, aging_s=1.0, size_power=0.5, reserve_oldest_share=0.02),
+    Knob.MEANS: GREEDY[Knob.MEANS]._replace(reserve_cap_share=0.1, z=3.0, sure_outputs=math.inf),
     Knob.BALANCED: GREEDY[Knob.BALANCED]._replace(aging_s=1.0, size_power=0.5),
     Knob.STRICT: GREEDY[Knob.STRICT]._replace(aging_s=1.0, size_power=0.5),
 }
@@ -178,6 +179,13 @@ def reserve_cap(rule, oldest, remaining, mean_remaining):  # type: ignore[no-unt
         scale = min(1.0, remaining / max(mean_remaining, 1.0))
         return rule.reserve_min_share + (rule.reserve_cap_share - rule.reserve_min_share) * scale
     return rule.reserve_cap_share
+
+
+@njit(cache=True)
+def least_reserve(rule, requests, pool):  # type: ignore[no-untyped-def]
+    """What must be free beside so many running requests, who take a token each in every step [tokens]."""
+    growth = min(rule.reserve_min_steps * requests, rule.reserve_cap_share * pool)
+    return max(rule.reserve_min_share * pool, growth)
 
 
 @njit(cache=True)

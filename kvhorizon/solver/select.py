@@ -10,7 +10,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from kvhorizon.models.survival import mean_remaining, survive_each
-from kvhorizon.solver.greedy import HORIZONS, aging, kv_time, own_horizon_excess, reserve_cap, urgency
+from kvhorizon.solver.greedy import HORIZONS, aging, kv_time, least_reserve, own_horizon_excess, reserve_cap, urgency
 
 TRIED = np.inf
 PLANNED_FIRST, LATE_FIRST = 0.0, -1.0  # below these lie the keys of planned requests, and of late ones
@@ -91,8 +91,6 @@ def rank_waiting(columns, rule, room, desk, num_waiting):  # type: ignore[no-unt
         total_work += work
         if rule.budgeted:
             desk.keys[i] = work
-        elif rule.patient:
-            desk.keys[i] = work**rule.size_power / (rule.aging_s + room.now_s - columns.arrival_s[n])
         else:
             desk.keys[i] = work / aging(room.now_s - columns.arrival_s[n], remaining + columns.generated[n], rule)
     mean_work = total_work / max(num_waiting, 1)
@@ -155,7 +153,7 @@ def leaves_reserve(columns, curves, rule, desk, n, sure, oldest, occupied, pool,
     running, num_running, chosen, ready = profile
     context = columns.prompt[n] + columns.generated[n]
     spare = pool - occupied - context
-    if spare < rule.reserve_min_share * pool:
+    if spare < least_reserve(rule, num_running + chosen + 1, pool):
         return False, ready
     if sure:
         return True, ready
@@ -186,9 +184,7 @@ def choose_admissions(columns, curves, rule, running, num_running, room, desk, n
     oldest_waits = False  # the oldest request did not fit: memory is being kept for it
     ready = False
     best = best_place(desk, num_waiting)
-    first = oldest_place(columns, desk, num_waiting) if rule.budgeted or rule.patient else -1
-    if rule.patient and first >= 0 and columns.preemptions[desk.waiting[first]] > 0:
-        first = -1  # what was preempted comes back only when there is room for it to stay
+    first = oldest_place(columns, desk, num_waiting) if rule.budgeted else -1
     while budget > 0 and chosen < room.seats and failures <= rule.tries:
         if best >= 0 and desk.keys[best] == TRIED:
             best = best_place(desk, num_waiting)
@@ -216,9 +212,8 @@ def choose_admissions(columns, curves, rule, running, num_running, room, desk, n
             occupied = float((room.total_blocks - free) * room.block_size)
             profile = (running, num_running, chosen, ready)
             sure = late or (desk.rank[n] > 0 and columns.remaining[n] <= rule.sure_outputs * average)
-            entitled = place == oldest or (rule.patient and place == first)
             fits, ready = leaves_reserve(
-                columns, curves, rule, desk, n, sure, entitled, occupied, pool, half_block, average, profile
+                columns, curves, rule, desk, n, sure, place == oldest, occupied, pool, half_block, average, profile
             )
         desk.keys[place] = TRIED
         if not fits:

@@ -103,8 +103,6 @@ class Plainly:
         for n in waiting:
             if rank[n] > 0:
                 found[n] = -1e30 + 1e20 * rank[n]
-            elif rule.patient:
-                found[n] = work[n] ** rule.size_power / (rule.aging_s + self.room.now_s - columns.arrival_s[n])
             elif not rule.budgeted:
                 age_s = self.room.now_s - columns.arrival_s[n]
                 found[n] = work[n] / aging(age_s, remaining[n] + columns.generated[n], rule)
@@ -119,9 +117,6 @@ class Plainly:
         lent = float(sum(int(columns.blocks[n]) for n in self.running if columns.overtaker[n]) * room.block_size)
         chosen: list[tuple[int, bool]] = []
         failures, oldest_waits = 0, False
-        first = min(waiting, key=lambda n: (columns.arrival_s[n], waiting.index(n))) if rule.patient else None
-        if first is not None and columns.preemptions[first] > 0:
-            first = None
         while budget > 0 and len(chosen) < room.seats and failures <= rule.tries:
             taken = {n for n, _ in chosen}
             pick = min(keys, key=lambda n: (keys[n], waiting.index(n)), default=None)
@@ -139,7 +134,7 @@ class Plainly:
                 break
             keys.pop(pick, None)
             wanted = -(-self.context(pick) // room.block_size)
-            if wanted > free or not self.leaves_reserve(pick, pick in (oldest, first), rank, free, average, chosen):
+            if wanted > free or not self.leaves_reserve(pick, pick == oldest, rank, free, average, chosen):
                 failures += 1
                 oldest_waits = oldest_waits or pick == oldest
                 continue
@@ -156,7 +151,8 @@ class Plainly:
             return True
         occupied = float((self.room.total_blocks - free) * self.room.block_size)
         spare = self.pool - occupied - self.context(n)
-        if spare < self.rule.reserve_min_share * self.pool:
+        growth = self.rule.reserve_min_steps * (len(self.running) + len(chosen) + 1)
+        if spare < max(self.rule.reserve_min_share * self.pool, min(growth, self.rule.reserve_cap_share * self.pool)):
             return False
         remaining = float(self.columns.remaining[n])
         sure = rank[n] > 0 and remaining <= self.rule.sure_outputs * average
@@ -217,6 +213,8 @@ def test_half_a_block_is_kept_per_request() -> None:
         blocks = -(-tokens // block_size)
         own = -(-int(columns.prompt[RUNNING] + columns.generated[RUNNING]) // block_size)
         room = Room(own + 40, 0, blocks + own + 40, block_size, 1, 4000, 110.0, np.inf, 0.0)
-        rule = GREEDY[Knob.MEANS]._replace(reserve_min_share=0.0, reserve_cap_share=1.0, size_scaled=False, z=0.0)
+        rule = GREEDY[Knob.MEANS]._replace(
+            reserve_min_share=0.0, reserve_min_steps=0.0, reserve_cap_share=1.0, size_scaled=False, z=0.0
+        )
         choose_admissions(columns, sure, rule, batch, RUNNING, room, desk, 1)
         assert desk.mean[0] == pytest.approx(tokens + RUNNING * (HORIZONS[0] + block_size / 2))
