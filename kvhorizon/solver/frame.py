@@ -138,6 +138,7 @@ class Frame:
             ahead, self._next = self._next, None
             if factor(steps, ahead.horizon_steps) < drift:
                 self._spare = self._now.arena
+                ahead.arena.follow(self._spare)
                 return self._take(ahead)
             self._spare = ahead.arena
         if drift > HORIZON_DRIFT:
@@ -148,8 +149,10 @@ class Frame:
 
     def _write_some(self) -> None:
         assert self._queue is not None
+        assert self._now is not None
         assert self._next is not None
         queue, arena = self._queue, self._next.arena
+        arena.follow(self._now.arena)
         self._written = min(self._written + TOGETHER, len(queue.handle))
         front = slice(0, self._written)
         slot, stale = arena.place(queue.handle[front], queue.depends_on[front])

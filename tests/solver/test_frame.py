@@ -9,6 +9,9 @@ from problems import random_snapshot
 from kvhorizon.solver.budget import Budget, Spending
 from kvhorizon.solver.build import Builder
 from kvhorizon.solver.frame import HORIZON_DRIFT, HORIZON_SOON, factor
+from kvhorizon.solver.insert import by_key, cost_of, greedy_choices
+from kvhorizon.solver.planner import Planner, PlannerSettings
+from kvhorizon.solver.problem import NEVER
 from kvhorizon.solver.settings import Settings
 from kvhorizon.state import Snapshot
 
@@ -82,3 +85,24 @@ def test_what_was_prepared_outlives_the_snapshot_it_was_read_from() -> None:
     blocks = builder.build(after).tables.blocks
     fresh = Builder(SETTINGS).build(after).tables.blocks
     np.testing.assert_array_equal(np.sort(blocks, axis=0), np.sort(fresh, axis=0))
+
+
+@pytest.mark.parametrize("by", [1.3, 0.75])
+def test_a_plan_in_a_new_grid_begins_with_what_the_last_one_wanted(by: float) -> None:
+    """No work allowed: the plan is where it began. Everyone keeps the admission point, and no greedy is that good."""
+    before = random_snapshot(5, RUNNING, WAITING, occupancy=0.9)
+    after, planner = stretched(before, by), Planner(PlannerSettings(program=SETTINGS), lambda: 0.0)
+    planner.solve(before, Budget(work=200))
+    last = planner.solve(after, Budget(work=200))  # still in the old grid
+    wanted = dict(zip(last.problem.handle.tolist(), last.improved.choice.tolist(), strict=True))
+    old_grid = last.problem.bucket_steps
+    planner._builder.frame.work_ahead(Spending(Budget(work=1_000_000), lambda: 0.0))
+    solved = planner.solve(after, Budget(work=0))
+    assert not np.array_equal(solved.problem.bucket_steps, old_grid)
+    waiting = by_key(solved.problem)
+    chosen, handles = solved.improved.choice[waiting], solved.problem.handle[waiting]
+    kept = [wanted[handle] == choice for handle, choice in zip(handles.tolist(), chosen.tolist(), strict=True)]
+    assert np.mean(kept) > 0.97  # a few do not fit any more
+    assert (chosen != NEVER).any()
+    greedy = min(cost_of(solved.problem, choice) for choice in greedy_choices(solved.problem, waiting))
+    assert solved.improved.objective < greedy
