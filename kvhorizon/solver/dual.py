@@ -226,7 +226,6 @@ class Ascent:
             best[buckets : 2 * buckets],
             best[2 * buckets : 2 * buckets + points],
             best[-1:],
-            self._problem.bucket_steps,
         )
         return Bound(prices, self.value, by_option, least, second - least)
 

@@ -145,7 +145,7 @@ class Planner:
 
     def _warm(self, snapshot: Snapshot, problem: Problem) -> Warm:
         kept = self._known(snapshot)
-        return Warm(no_prices(problem), None) if kept is None else Warm(kept.prices.recut(problem), kept.scale)
+        return Warm(no_prices(problem), None) if kept is None else Warm(kept.prices, kept.scale)
 
     def _planned(self, snapshot: Snapshot, problem: Problem, key_order: IntArray) -> IntArray | None:
         """What the last plan wanted, as far as it still fits, then the new ones; None where most are new."""

@@ -106,3 +106,17 @@ def test_a_plan_in_a_new_grid_begins_with_what_the_last_one_wanted(by: float) ->
     assert (chosen != NEVER).any()
     greedy = min(cost_of(solved.problem, choice) for choice in greedy_choices(solved.problem, waiting))
     assert solved.improved.objective < greedy
+
+
+def test_prices_hold_in_a_new_grid() -> None:
+    """One round proves nearly what many rounds prove, so the prices of the old grid were right for the new one."""
+    before = random_snapshot(5, RUNNING, WAITING, occupancy=0.9)
+    after = stretched(before, 1.3)
+    bounds = []
+    for work in (1, 200):
+        planner = Planner(PlannerSettings(program=SETTINGS), lambda: 0.0)
+        planner.solve(before, Budget(work=200))
+        planner.solve(after, Budget(work=200))
+        planner._builder.frame.work_ahead(Spending(Budget(work=1_000_000), lambda: 0.0))
+        bounds.append(planner.solve(after, Budget(work=work)).improved.bound)
+    assert bounds[0] > 0.97 * bounds[1]
