@@ -33,6 +33,8 @@ __all__ = ["Budget", "Planner", "PlannerSettings", "Settings"]
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 KNOWN_SHARE = 0.5  # of the waiting requests, for the last plan to be worth repairing
+UNCHECKED = 4  # plans that may begin with the last one's choice without a repair, or a look at the greedies, since
+AHEAD_SHARE = 0.5  # of the time between two plans, for the next grid; the rest improves the choice meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,8 @@ class Kept(NamedTuple):
     prices: Prices
     choice: IntArray  # (N,)
     scale: FloatArray | None  # of the dual's rows; None: not known
-    repaired: bool  # whether the choice was, in the plan or after it: a start without asking the greedies
+    repaired: bool  # whether the choice goes back to a repair around prices
+    unchecked: int  # plans since that, or since it was compared with the greedies
     now_s: float  # engine time
     epoch: int
 
@@ -96,22 +99,29 @@ class Planner:
         curves = resolve_curves(snapshot)
         problem = self._builder.build(snapshot, curves)
         key_order = by_key(problem)
-        planned = self._planned(snapshot, problem, key_order)
-        trusted = planned is not None and self._kept is not None and self._kept.repaired
-        if not trusted or publish is not None or not spending.by_clock:
-            choices = self._greedy(problem, key_order, snapshot, curves)
-        else:
-            choices = []
-        choices += [] if planned is None else [planned]
+        planned, kept = self._planned(snapshot, problem, key_order), self._kept
+        choices = [] if planned is None else [planned]
+        checks = kept is None or kept.unchecked >= UNCHECKED or publish is not None or not spending.by_clock
+        if checks or planned is None:
+            choices += self._greedy(problem, key_order, snapshot, curves)
         incumbent = min(choices, key=lambda choice: cost_of(problem, choice))
         if publish is not None:
             first = Improved(incumbent, cost_of(problem, incumbent), None, False, False, 0)
             publish(self._plan_of(snapshot, curves, problem, key_order, first, self._clock() - began_s))
+        repaired = kept is not None and kept.repaired and incumbent is planned
         warm, search = self._warm(snapshot, problem), self._settings.search
-        improved = improve(problem, incumbent, trusted, spending, warm, search, self._core)
-        prices = warm.prices if improved.duals is None else improved.duals.prices
-        left = problem, prices, improved.choice, warm.scale, improved.repaired
-        self._kept = Kept(*left, snapshot.now_s, snapshot.facts.engine_epoch)
+        improved = improve(problem, incumbent, repaired, spending, warm, search, self._core)
+        unchecked = 0 if kept is None or len(choices) > 1 or improved.repaired else kept.unchecked + 1
+        self._kept = Kept(
+            problem,
+            warm.prices if improved.duals is None else improved.duals.prices,
+            improved.choice,
+            warm.scale,
+            repaired or improved.repaired,
+            unchecked,
+            snapshot.now_s,
+            snapshot.facts.engine_epoch,
+        )
         ended_s = self._clock()
         plan = self._plan_of(snapshot, curves, problem, key_order, improved, ended_s - began_s)
         if spending.by_clock:
@@ -124,7 +134,7 @@ class Planner:
             return
         problem, search = self._kept.problem, self._settings.search
         spending = Spending(Budget(seconds=seconds), self._clock, self._pace)
-        self._builder.frame.work_ahead(spending)
+        self._builder.frame.work_ahead(Spending(Budget(seconds=AHEAD_SHARE * seconds), self._clock, self._pace))
         under_way = Improver(problem, self._kept.choice, spending, Warm(self._kept.prices, None), search)
         if under_way.price(search.refining, "repair") and spending.allows("repair"):
             spending.timed("repair", under_way.repair)
@@ -135,6 +145,7 @@ class Planner:
                 choice=under_way.best,
                 scale=under_way.scale,
                 repaired=self._kept.repaired or under_way.repaired,
+                unchecked=0 if under_way.repaired else self._kept.unchecked,
             )
 
     def _known(self, snapshot: Snapshot) -> Kept | None:

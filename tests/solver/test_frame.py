@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from problems import random_snapshot
 
-from kvhorizon.solver.budget import Budget, Spending
+from kvhorizon.solver.budget import Budget, Pace, Spending
 from kvhorizon.solver.build import Builder
 from kvhorizon.solver.frame import HORIZON_DRIFT, HORIZON_SOON, factor
 from kvhorizon.solver.insert import by_key, cost_of, greedy_choices
@@ -120,3 +120,16 @@ def test_prices_hold_in_a_new_grid() -> None:
         planner._builder.frame.work_ahead(Spending(Budget(work=1_000_000), lambda: 0.0))
         bounds.append(planner.solve(after, Budget(work=work)).improved.bound)
     assert bounds[0] > 0.97 * bounds[1]
+
+
+def test_one_slow_piece_does_not_end_the_work_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first touch of fresh memory may take longer than all the time there is; the pace is not believed for ever."""
+    before = random_snapshot(5, RUNNING, WAITING)
+    builder, pace = Builder(SETTINGS), Pace()
+    builder.build(before)
+    builder.build(stretched(before, 1.3))
+    pace.measured("ahead", 1.0)
+    written = counted(builder, monkeypatch)
+    for _ in range(12):
+        builder.frame.work_ahead(Spending(Budget(seconds=0.0025), lambda: 0.0, pace))
+    assert sum(written) == WAITING
