@@ -12,6 +12,7 @@ from kvhorizon.errors import InputError
 from kvhorizon.service.explain import explain
 from kvhorizon.service.metrics import ServiceMetrics
 from kvhorizon.service.session import End, Inbox, Resync, read_snapshot
+from kvhorizon.service.turn import Turn
 from kvhorizon.state import Plan, Snapshot
 from kvhorizon.wire.channel import SERVICE
 from kvhorizon.wire.convert import encode_plan
@@ -19,7 +20,6 @@ from kvhorizon.wire.v1 import scheduler_pb2 as pb
 from kvhorizon.wire.validate import parse
 
 logger = logging.getLogger(__name__)
-_TURN_S = 0.2  # until a session plans beside one that takes too long
 
 
 class PlannerLike(Protocol):
@@ -51,7 +51,7 @@ class PlannerService:
         self._metrics = metrics
         self._max_sessions = max_sessions
         self._refine_s = refine_s
-        self._turn = threading.Semaphore()
+        self._turn = Turn()
         self._inboxes: set[Inbox] = set()
         self._newest: dict[Inbox, tuple[Snapshot, Plan]] = {}
         self._lock = threading.Lock()  # over the inboxes and what is newest
@@ -115,28 +115,16 @@ class PlannerService:
 
     def _refine(self, planner: PlannerLike, inbox: Inbox) -> None:
         """Let a session's planner work ahead, if neither its engine nor another one waits."""
-        if self._refine_s > 0.0 and inbox.idle and self._turn.acquire(blocking=False):
-            try:
-                planner.refine(self._refine_s)
-            finally:
-                self._turn.release()
-
-    def _in_turn(self, planner: PlannerLike, snapshot: Snapshot) -> Plan:
-        """Plan while no other session does, so that a budget in seconds is spent on the plan and not on waiting.
-
-        A planner that hangs keeps the others waiting only so long.
-        """
-        mine = self._turn.acquire(timeout=_TURN_S)
-        try:
-            return planner.plan(snapshot, self._budget)
-        finally:
-            if mine:
-                self._turn.release()
+        if self._refine_s > 0.0 and inbox.idle:
+            with self._turn.if_free() as free:
+                if free:
+                    planner.refine(self._refine_s)
 
     def _plan(self, planner: PlannerLike, snapshot: Snapshot, context: Any) -> Plan:
         start_s = time.perf_counter()
         try:
-            plan = self._in_turn(planner, snapshot)
+            with self._turn.waited_for():
+                plan = planner.plan(snapshot, self._budget)
         except InputError as error:
             self._refuse(context, error)
         except Exception as error:
@@ -158,7 +146,7 @@ class PlannerService:
         raise AssertionError("abort returned")
 
     def _open(self, context: Any) -> Inbox:
-        inbox = Inbox(self._metrics.dropped.inc)
+        inbox = Inbox(self._metrics.dropped.inc, self._turn)
         with self._lock:
             room = len(self._inboxes) < self._max_sessions
             if room:

@@ -30,7 +30,10 @@ logger = logging.getLogger(__name__)
 DEFAULT_BUDGET_S = 0.05
 REFINE_S = 0.005  # after each plan
 CANDIDATES = Settings().candidates
-_WARM_UP = Budget(work=100)  # every part of the planner; compiling would use up any number of seconds
+_WARM_UPS = (  # every part of the planner, and plans without prices; compiling would use up any number of seconds
+    Budget(work=100),
+    Budget(work=0),
+)
 _PARENT_CHECK_S = 0.5
 
 
@@ -63,7 +66,8 @@ def run_service(
     refine_s = 0.0 if budget.seconds is None else min(REFINE_S, budget.seconds)  # work units alone repeat exactly
     sessions = SESSIONS_EACH if share_port else MAX_SESSIONS
     with serve(listen, make_planner, budget, metrics_port, sessions, tls, refine_s, share_port) as server:
-        warm_up(make_planner(), _WARM_UP)
+        for effort in _WARM_UPS:
+            warm_up(make_planner(), effort)
         server.serving()
         _announce(server)
         stopping.wait()

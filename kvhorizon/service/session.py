@@ -12,6 +12,7 @@ from typing import NamedTuple
 import grpc
 
 from kvhorizon.errors import InputError
+from kvhorizon.service.turn import Turn
 from kvhorizon.state import Snapshot
 from kvhorizon.wire.convert import decode_snapshot
 from kvhorizon.wire.delta import apply_delta
@@ -39,9 +40,10 @@ class Resync(NamedTuple):
 class Inbox:
     """One engine's state. `read` fills it from the stream's thread, `take` empties it from the planner's."""
 
-    def __init__(self, on_dropped: Callable[[], None]) -> None:
-        """`on_dropped` is called for each snapshot that a newer one overtook."""
+    def __init__(self, on_dropped: Callable[[], None], turn: Turn) -> None:
+        """`on_dropped` is called for each snapshot that a newer one overtook; updates are read in `turn`."""
         self._on_dropped = on_dropped
+        self._turn = turn
         self._changed = threading.Condition()
         self._held: Snapshot | None = None  # None: a full state is needed; touched by `read` only
         self._resyncing = False  # asked, not yet answered; touched by `read` only
@@ -53,7 +55,8 @@ class Inbox:
         """Apply updates until the stream ends; wrong ones end the session by an InputError in `take`."""
         try:
             for raw in messages:
-                self._update(parse(pb.Update, raw))
+                with self._turn.waited_for():
+                    self._update(parse(pb.Update, raw))
             self.end(End.CLIENT)
         except InputError as error:
             self.end(error)

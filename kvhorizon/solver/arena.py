@@ -65,13 +65,23 @@ class Arena:
         `handle` (w,), distinct; `traits` (w, T) are what a row depends on. Slots of all others become free.
         """
         if self.slots.traits.shape[1] != traits.shape[1]:
-            self.slots = self.slots._replace(traits=np.zeros((len(self.slots.taken), traits.shape[1])))
+            self.slots = self.slots._replace(traits=np.full((len(self.slots.taken), traits.shape[1]), np.nan))
         if self.reserved + len(handle) > len(self.slots.taken):
             self._grow(self.reserved + int(GROWTH * len(handle)))
         table = np.full(1 << int(4 * len(self.slots.taken)).bit_length(), -1)
         slot, stale = np.empty(len(handle), np.int64), np.zeros(len(handle), np.bool_)
         self.size = int(assign(self.slots, self.reserved, handle, traits, table, slot, stale))
         return slot, np.flatnonzero(stale)
+
+    def follow(self, other: Arena) -> None:
+        """Give each request the slot that it has in `other`; rows that were another's are to be written."""
+        if len(self.slots.taken) < len(other.slots.taken):
+            self._grow(len(other.slots.taken))
+        count, mine, theirs = len(other.slots.taken), self.slots, other.slots
+        mine.traits[:count][mine.handle[:count] != theirs.handle] = np.nan
+        mine.handle[:count] = theirs.handle
+        mine.taken[:] = False
+        mine.taken[:count] = theirs.taken
 
     def write(
         self, slot: IntArray, rows: IntArray, curves: Curves, traits: Traits, block_size: int, spread_price: FloatArray
@@ -121,7 +131,7 @@ def _empty(size: int, grid: Grid, traits: int = 0) -> tuple[Rows, Slots]:
         np.zeros((size, points)),
         np.zeros((size, points)),
     )
-    return rows, Slots(np.zeros(size, np.uint64), np.zeros(size, np.bool_), np.zeros((size, traits)))
+    return rows, Slots(np.zeros(size, np.uint64), np.zeros(size, np.bool_), np.full((size, traits), np.nan))
 
 
 @njit(cache=True, nogil=True)

@@ -10,6 +10,9 @@ from kvhorizon.errors import InputError
 MAX_SECONDS = 60.0
 MAX_WORK = 1_000_000
 FINISH = "finish"  # the part that ends every plan
+FINISH_SHARE = (
+    0.2  # of the budget kept for it at most: one that was slow once, to compile, keeps nothing from beginning
+)
 LONGER = 1.5  # how much slower than expected a part counts at most: one interruption is no new pace
 CALMING = 0.8  # how slowly a part that was slow is trusted again
 REFUSED = 0.5  # and how fast one that was too slow to be begun
@@ -60,7 +63,8 @@ class Spending:
     def __init__(self, budget: Budget, clock: Callable[[], float], pace: Pace | None = None) -> None:
         self._budget, self._clock = budget, clock
         self._pace = Pace() if pace is None else pace
-        self._end_s = clock() + (budget.seconds or 0.0) - self._pace.expected_s(FINISH)
+        seconds = budget.seconds or 0.0
+        self._end_s = clock() + seconds - min(self._pace.expected_s(FINISH), FINISH_SHARE * seconds)
         self.work = 0
 
     def take(self, units: int) -> int:

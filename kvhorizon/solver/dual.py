@@ -150,8 +150,8 @@ def scale_of(problem: Problem) -> FloatArray:
     tables, size = problem.tables, problem.shape[0]
     squares = np.concatenate(
         [
-            root_square_sums(problem.turned.blocks, size),
-            root_square_sums(problem.turned.sequences, size),
+            root_square_sums(problem.turned.blocks, size, tables.admission_bucket),
+            root_square_sums(problem.turned.sequences, size, tables.admission_bucket),
             np.sqrt((tables.prefill_tokens**2).sum(axis=0)),
             [np.sqrt((tables.held_blocks**2).sum())],
         ]
@@ -160,13 +160,15 @@ def scale_of(problem: Problem) -> FloatArray:
 
 
 @njit(cache=True, nogil=True)
-def root_square_sums(uses, size):  # type: ignore[no-untyped-def]
-    """(K,) Root of Σ_n Σ_a uses² of `uses` (A, K, >= `size`)."""
+def root_square_sums(uses, size, bucket):  # type: ignore[no-untyped-def]
+    """(K,) Root of Σ_n Σ_a uses² of `uses` (A, K, >= `size`), 0 for k < k_a = `bucket`[a]."""
     points, buckets, _ = uses.shape
     out, squares = np.zeros(buckets), np.zeros(size)
     for k in range(buckets):
         squares[:] = 0.0
         for a in range(points):
+            if bucket[a] > k:
+                break
             row = uses[a, k]
             for n in range(size):
                 squares[n] += row[n] * row[n]
@@ -224,7 +226,6 @@ class Ascent:
             best[buckets : 2 * buckets],
             best[2 * buckets : 2 * buckets + points],
             best[-1:],
-            self._problem.bucket_steps,
         )
         return Bound(prices, self.value, by_option, least, second - least)
 

@@ -31,7 +31,7 @@ IntArray = NDArray[np.int64]
 HORIZON_SOON = 1.12  # drift of the horizon, as a factor, from which rows for the next grid are written ahead
 HORIZON_DRIFT = 1.25  # and at which it is taken, ready or not
 SPREAD_DRIFT = 2.0  # of V0: a slack of at most z·√V·(√2 + √½ − 2)/2, 6 % of the margin for the spread
-TOGETHER = 64  # rows written ahead between two looks at the clock
+TOGETHER = 32  # rows written ahead between two looks at the clock
 
 
 class Held(NamedTuple):
@@ -118,7 +118,10 @@ class Frame:
 
     def work_ahead(self, budget: Spending) -> None:
         """Write rows for the next grid while the `budget` lasts; nothing to do where none is wanted."""
-        while self._next is not None and not self._all_written() and budget.allows("ahead"):
+        while self._next is not None and not self._all_written():
+            if not budget.allows("ahead"):  # what was slow is the first touch of memory, and no pace to go by
+                budget.refused("ahead")
+                return
             budget.timed("ahead", self._write_some)
 
     def forget(self) -> None:
@@ -138,6 +141,7 @@ class Frame:
             ahead, self._next = self._next, None
             if factor(steps, ahead.horizon_steps) < drift:
                 self._spare = self._now.arena
+                ahead.arena.follow(self._spare)
                 return self._take(ahead)
             self._spare = ahead.arena
         if drift > HORIZON_DRIFT:
@@ -148,8 +152,10 @@ class Frame:
 
     def _write_some(self) -> None:
         assert self._queue is not None
+        assert self._now is not None
         assert self._next is not None
         queue, arena = self._queue, self._next.arena
+        arena.follow(self._now.arena)
         self._written = min(self._written + TOGETHER, len(queue.handle))
         front = slice(0, self._written)
         slot, stale = arena.place(queue.handle[front], queue.depends_on[front])

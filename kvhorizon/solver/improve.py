@@ -58,6 +58,7 @@ class Improved:
     objective: float  # weighted seconds
     duals: Bound | None  # None: the budget ended before anything was proven
     by_program: bool  # whether prices and repair finished within the budget
+    repaired: bool  # whether the choice is known to be no worse than a repair around the prices
     work: int  # units spent
 
     @property
@@ -83,6 +84,7 @@ class Improver:
         first_step = search.warm_step if warm.prices.known else search.cold_step
         self._ascent = Ascent(problem, warm.prices, first_step, warm.scale)
         self._gain = 0.0
+        self.repaired = False
 
     @property
     def scale(self) -> FloatArray:
@@ -120,6 +122,7 @@ class Improver:
         """A feasible choice near the prices, in order of margin."""
         self.prove()
         assert self.duals is not None
+        self.repaired = True
         self.offer(
             insert_cheapest(self._problem.tables, self.duals.by_option, stayers_first(self._problem, self.duals))
         )
@@ -190,7 +193,8 @@ def improve(
     under_way = Improver(problem, incumbent, budget, warm, search)
     if len(problem.eviction_loss) or (problem.rows != NOBODY).any():
         _work_off(under_way, planned, budget, search, core)
-    return Improved(under_way.best, under_way.least, under_way.duals, under_way.duals is not None, budget.work)
+    proven = under_way.duals is not None
+    return Improved(under_way.best, under_way.least, under_way.duals, proven, under_way.repaired, budget.work)
 
 
 def _work_off(under_way: Improver, planned: bool, budget: Spending, search: Search, core: Core) -> None:

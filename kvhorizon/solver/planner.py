@@ -33,6 +33,8 @@ __all__ = ["Budget", "Planner", "PlannerSettings", "Settings"]
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 KNOWN_SHARE = 0.5  # of the waiting requests, for the last plan to be worth repairing
+UNCHECKED = 4  # plans that may begin with the last one's choice without a repair, or a look at the greedies, since
+AHEAD_SHARE = 0.5  # of the time between two plans, for the next grid; the rest improves the choice meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,8 @@ class Kept(NamedTuple):
     prices: Prices
     choice: IntArray  # (N,)
     scale: FloatArray | None  # of the dual's rows; None: not known
+    repaired: bool  # whether the choice goes back to a repair around prices
+    unchecked: int  # plans since that, or since it was compared with the greedies
     now_s: float  # engine time
     epoch: int
 
@@ -95,36 +99,34 @@ class Planner:
         curves = resolve_curves(snapshot)
         problem = self._builder.build(snapshot, curves)
         key_order = by_key(problem)
-        planned = self._planned(snapshot, problem)
-        if planned is None or publish is not None or not spending.by_clock:
-            choices = self._greedy(problem, key_order, snapshot, curves)
-        else:
-            choices = []
-        choices += [] if planned is None else [planned]
+        planned, kept = self._planned(snapshot, problem, key_order), self._kept
+        choices = [] if planned is None else [planned]
+        checks = kept is None or kept.unchecked >= UNCHECKED or publish is not None or not spending.by_clock
+        if checks or planned is None:
+            choices += self._greedy(problem, key_order, snapshot, curves)
         incumbent = min(choices, key=lambda choice: cost_of(problem, choice))
         if publish is not None:
-            first = Improved(incumbent, cost_of(problem, incumbent), None, False, 0)
+            first = Improved(incumbent, cost_of(problem, incumbent), None, False, False, 0)
             publish(self._plan_of(snapshot, curves, problem, key_order, first, self._clock() - began_s))
-        improved = improve(
+        repaired = kept is not None and kept.repaired and incumbent is planned
+        warm, search = self._warm(snapshot, problem), self._settings.search
+        improved = improve(problem, incumbent, repaired, spending, warm, search, self._core)
+        unchecked = 0 if kept is None or len(choices) > 1 or improved.repaired else kept.unchecked + 1
+        self._kept = Kept(
             problem,
-            incumbent,
-            planned is not None,
-            spending,
-            self._warm(snapshot, problem),
-            self._settings.search,
-            self._core,
+            warm.prices if improved.duals is None else improved.duals.prices,
+            improved.choice,
+            warm.scale,
+            repaired or improved.repaired,
+            unchecked,
+            snapshot.now_s,
+            snapshot.facts.engine_epoch,
         )
-        if improved.duals is not None:
-            self._keep(problem, improved.duals.prices, improved.choice, snapshot)
         ended_s = self._clock()
         plan = self._plan_of(snapshot, curves, problem, key_order, improved, ended_s - began_s)
         if spending.by_clock:
             self._pace.measured(FINISH, self._clock() - ended_s)
         return Solved(plan, problem, improved)
-
-    def _keep(self, problem: Problem, prices: Prices, choice: IntArray, snapshot: Snapshot) -> None:
-        scale = self._kept.scale if self._kept else None
-        self._kept = Kept(problem, prices, choice, scale, snapshot.now_s, snapshot.facts.engine_epoch)
 
     def refine(self, seconds: float) -> None:
         """Improve the last plan's prices and choice for the next one, while nothing else is to do."""
@@ -132,14 +134,18 @@ class Planner:
             return
         problem, search = self._kept.problem, self._settings.search
         spending = Spending(Budget(seconds=seconds), self._clock, self._pace)
-        self._builder.frame.work_ahead(spending)
+        self._builder.frame.work_ahead(Spending(Budget(seconds=AHEAD_SHARE * seconds), self._clock, self._pace))
         under_way = Improver(problem, self._kept.choice, spending, Warm(self._kept.prices, None), search)
         if under_way.price(search.refining, "repair") and spending.allows("repair"):
             spending.timed("repair", under_way.repair)
             under_way.sweeps()
         if under_way.duals is not None:
             self._kept = self._kept._replace(
-                prices=under_way.duals.prices, choice=under_way.best, scale=under_way.scale
+                prices=under_way.duals.prices,
+                choice=under_way.best,
+                scale=under_way.scale,
+                repaired=self._kept.repaired or under_way.repaired,
+                unchecked=0 if under_way.repaired else self._kept.unchecked,
             )
 
     def _known(self, snapshot: Snapshot) -> Kept | None:
@@ -150,10 +156,10 @@ class Planner:
 
     def _warm(self, snapshot: Snapshot, problem: Problem) -> Warm:
         kept = self._known(snapshot)
-        return Warm(no_prices(problem), None) if kept is None else Warm(kept.prices.recut(problem), kept.scale)
+        return Warm(no_prices(problem), None) if kept is None else Warm(kept.prices, kept.scale)
 
-    def _planned(self, snapshot: Snapshot, problem: Problem) -> IntArray | None:
-        """What the last plan wanted, as far as it still fits; None where a new frame has put rows elsewhere."""
+    def _planned(self, snapshot: Snapshot, problem: Problem, key_order: IntArray) -> IntArray | None:
+        """What the last plan wanted, as far as it still fits, then the new ones; None where most are new."""
         kept = self._known(snapshot)
         if kept is None:
             return None
@@ -165,10 +171,10 @@ class Planner:
         there = problem.rows != NOBODY
         if np.count_nonzero(same & there) < KNOWN_SHARE * np.count_nonzero(there[running:]):
             return None
-        wanted[both] = np.where(same[both], kept.choice[both], NEVER)
+        wanted[both] = np.where(same[both], points_after(kept.problem, problem)[kept.choice[both]], NEVER)
         order = np.flatnonzero(wanted != NEVER)
         order = order[np.argsort(wanted[order].astype(np.int16), kind="stable")]
-        new = np.flatnonzero(~same & (wanted == NEVER) & (problem.rows != NOBODY))
+        new = key_order[~same[key_order]]
         return np.asarray(insert_planned(problem.tables, wanted, order, new))
 
     def _greedy(self, problem: Problem, key_order: IntArray, snapshot: Snapshot, curves: Curves) -> list[IntArray]:
@@ -213,3 +219,9 @@ class Planner:
         if not worth.any():
             return victims(snapshot, self._settings.rule, curves)
         return np.argsort(-worth / np.maximum(problem.eviction_loss, 1e-12), kind="stable")
+
+
+def points_after(before: Problem, problem: Problem) -> IntArray:
+    """(A + 1,) The admission point of `problem` nearest in time to each of `before`; last: NEVER stays NEVER."""
+    apart = np.abs(problem.point_steps[:, None] - before.point_steps)
+    return np.append(apart.argmin(axis=0), NEVER)

@@ -1,4 +1,9 @@
-"""Dual prices of the program's shared resources, and how they carry over from one plan to the next."""
+"""Dual prices of the program's shared resources, and how they carry over from one plan to the next.
+
+A price stays with its bucket, whatever moment that is by then: under steady load the pool is tight so many steps from
+now. It stays there when a new grid cuts time a little differently, too. Prices are sparse, most on the buckets just
+before an admission point, so sharing them out by overlap in time would lose what they say.
+"""
 
 from __future__ import annotations
 
@@ -14,32 +19,12 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """Dual prices in weighted seconds per unit, and the buckets that they are for."""
+    """Dual prices in weighted seconds per unit."""
 
     blocks: FloatArray  # (K,)
     sequences: FloatArray  # (K,)
     prefill_token: FloatArray  # (A,)
     held_block: FloatArray  # (1,)
-    bucket_steps: FloatArray  # (K + 1,)
-
-    def recut(self, problem: Problem) -> Prices:
-        """These prices for the next problem, which may cut time differently.
-
-        Prices are kept by the distance ahead, not by the moment: under steady load the pool is tight so many steps
-        from now, whenever that is. A bucket's price is the time integral of a price per step, so it is shared out by
-        overlap.
-        """
-        points = problem.shape[1]
-        same = len(self.prefill_token) == points
-        if same and np.array_equal(self.bucket_steps, problem.bucket_steps):
-            return self
-        return Prices(
-            blocks=_shared_out(self.blocks, self.bucket_steps, problem.bucket_steps),
-            sequences=_shared_out(self.sequences, self.bucket_steps, problem.bucket_steps),
-            prefill_token=self.prefill_token if same else np.zeros(points),
-            held_block=self.held_block,
-            bucket_steps=problem.bucket_steps,
-        )
 
     @property
     def known(self) -> bool:
@@ -52,12 +37,7 @@ class Prices:
         return np.concatenate([self.blocks, self.sequences, self.prefill_token, self.held_block])
 
 
-def _shared_out(price: FloatArray, old_edges: FloatArray, new_edges: FloatArray) -> FloatArray:
-    total = np.concatenate([[0.0], np.cumsum(price)])
-    return np.diff(np.interp(new_edges, old_edges, total))
-
-
 def no_prices(problem: Problem) -> Prices:
     """Prices of zero, of the problem's shape."""
     _, points, buckets = problem.shape
-    return Prices(np.zeros(buckets), np.zeros(buckets), np.zeros(points), np.zeros(1), problem.bucket_steps)
+    return Prices(np.zeros(buckets), np.zeros(buckets), np.zeros(points), np.zeros(1))

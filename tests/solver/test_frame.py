@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 from problems import random_snapshot
 
-from kvhorizon.solver.budget import Budget, Spending
+from kvhorizon.solver.budget import Budget, Pace, Spending
 from kvhorizon.solver.build import Builder
 from kvhorizon.solver.frame import HORIZON_DRIFT, HORIZON_SOON, factor
+from kvhorizon.solver.insert import by_key, cost_of, greedy_choices
+from kvhorizon.solver.planner import Planner, PlannerSettings
+from kvhorizon.solver.problem import NEVER
 from kvhorizon.solver.settings import Settings
 from kvhorizon.state import Snapshot
 
@@ -82,3 +85,51 @@ def test_what_was_prepared_outlives_the_snapshot_it_was_read_from() -> None:
     blocks = builder.build(after).tables.blocks
     fresh = Builder(SETTINGS).build(after).tables.blocks
     np.testing.assert_array_equal(np.sort(blocks, axis=0), np.sort(fresh, axis=0))
+
+
+@pytest.mark.parametrize("by", [1.3, 0.75])
+def test_a_plan_in_a_new_grid_begins_with_what_the_last_one_wanted(by: float) -> None:
+    """No work allowed: the plan is where it began. Everyone keeps the admission point, and no greedy is that good."""
+    before = random_snapshot(5, RUNNING, WAITING, occupancy=0.9)
+    after, planner = stretched(before, by), Planner(PlannerSettings(program=SETTINGS), lambda: 0.0)
+    planner.solve(before, Budget(work=200))
+    last = planner.solve(after, Budget(work=200))  # still in the old grid
+    wanted = dict(zip(last.problem.handle.tolist(), last.improved.choice.tolist(), strict=True))
+    old_grid = last.problem.bucket_steps
+    planner._builder.frame.work_ahead(Spending(Budget(work=1_000_000), lambda: 0.0))
+    solved = planner.solve(after, Budget(work=0))
+    assert not np.array_equal(solved.problem.bucket_steps, old_grid)
+    waiting = by_key(solved.problem)
+    chosen, handles = solved.improved.choice[waiting], solved.problem.handle[waiting]
+    kept = [wanted[handle] == choice for handle, choice in zip(handles.tolist(), chosen.tolist(), strict=True)]
+    assert np.mean(kept) > 0.97  # a few do not fit any more
+    assert (chosen != NEVER).any()
+    greedy = min(cost_of(solved.problem, choice) for choice in greedy_choices(solved.problem, waiting))
+    assert solved.improved.objective < greedy
+
+
+def test_prices_hold_in_a_new_grid() -> None:
+    """One round proves nearly what many rounds prove, so the prices of the old grid were right for the new one."""
+    before = random_snapshot(5, RUNNING, WAITING, occupancy=0.9)
+    after = stretched(before, 1.3)
+    bounds = []
+    for work in (1, 200):
+        planner = Planner(PlannerSettings(program=SETTINGS), lambda: 0.0)
+        planner.solve(before, Budget(work=200))
+        planner.solve(after, Budget(work=200))
+        planner._builder.frame.work_ahead(Spending(Budget(work=1_000_000), lambda: 0.0))
+        bounds.append(planner.solve(after, Budget(work=work)).improved.bound)
+    assert bounds[0] > 0.97 * bounds[1]
+
+
+def test_one_slow_piece_does_not_end_the_work_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first touch of fresh memory may take longer than all the time there is; the pace is not believed for ever."""
+    before = random_snapshot(5, RUNNING, WAITING)
+    builder, pace = Builder(SETTINGS), Pace()
+    builder.build(before)
+    builder.build(stretched(before, 1.3))
+    pace.measured("ahead", 1.0)
+    written = counted(builder, monkeypatch)
+    for _ in range(12):
+        builder.frame.work_ahead(Spending(Budget(seconds=0.0025), lambda: 0.0, pace))
+    assert sum(written) == WAITING

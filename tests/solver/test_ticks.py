@@ -4,9 +4,13 @@ import numpy as np
 import pytest
 
 from experiments._ticks import Ticks
-from kvhorizon.solver.budget import Budget
+from kvhorizon.models.resolve import resolve_curves
+from kvhorizon.solver.budget import FINISH, Budget, Pace, Spending
 from kvhorizon.solver.build import Builder
+from kvhorizon.solver.greedy import GREEDY, Knob
+from kvhorizon.solver.insert import by_key, cost_of, greedy_choices
 from kvhorizon.solver.planner import Planner, PlannerSettings, Settings
+from kvhorizon.solver.rule_plan import admissions
 from kvhorizon.solver.verify import objective, plan_violations, violations
 from kvhorizon.state import Source
 
@@ -84,3 +88,29 @@ def test_a_tiny_budget_gives_the_greedy_and_recovers() -> None:
     engine, ticking = Ticks(5, 24, 48, "chat"), planner(clock)
     assert ticking.plan(engine.snapshot(), Budget(seconds=0.001)).source == Source.GREEDY
     assert ticking.plan(engine.snapshot(), Budget(seconds=1.0)).source == Source.PROGRAM
+
+
+def test_without_time_to_repair_no_plan_is_worse_than_the_greedies() -> None:
+    """Prices alone, plan after plan: what was wanted long ago is no excuse."""
+    now = [0.0]
+
+    def clock() -> float:
+        now[0] += 1e-3
+        return now[0]
+
+    engine, ticking = Ticks(5, 24, 48, "mixed"), planner(clock)
+    for _ in range(30):
+        snapshot = engine.snapshot()
+        solved = ticking.solve(snapshot, Budget(seconds=0.004))
+        ruled = admissions(snapshot, GREEDY[Knob.BALANCED], resolve_curves(snapshot))
+        choices = greedy_choices(solved.problem, by_key(solved.problem), ruled)
+        assert solved.improved.objective <= min(cost_of(solved.problem, choice) for choice in choices)
+        engine.advance(solved.plan)
+
+
+def test_an_end_that_was_slow_once_leaves_the_next_plan_its_time() -> None:
+    pace = Pace()
+    pace.measured(FINISH, 2.0)  # something had to be compiled
+    left_s = Spending(Budget(seconds=0.005), lambda: 0.0, pace).left_s
+    assert left_s is not None
+    assert 0.0035 < left_s < 0.005
