@@ -15,11 +15,8 @@ from kvhorizon.adapter.plans import PlanFollower
 from kvhorizon.adapter.rows import Rows, Slots
 from kvhorizon.adapter.rule import NOBODY, Choice, Rule, enough_victims, put_last
 from kvhorizon.adapter.stage import HeapStage, ListStage, Stage
+from kvhorizon.solver.settings import EVICT_OCCUPANCY, EVICT_PER_PLAN, EVICT_RESIDENCY_S
 from kvhorizon.state import Source
-
-EVICT_OCCUPANCY = 0.96  # of the pool; below it nothing is evicted ahead of need
-EVICT_RESIDENCY_S = 2.0  # a request that ran for less stays
-EVICT_PER_PLAN = 1
 
 
 class Control:

@@ -35,7 +35,9 @@ class GuestSettings(BaseModel):
     budget: str = Field("0.01", description="seconds per plan of the child, whose work an engine on few cores feels")
     state: Path | None = Field(None, description="a folder in which what was learned survives restarts")
     model: Path | None = Field(None, description="a file of `kvhorizon train`; none: the history alone forecasts")
-    evict: bool = Field(True, description="carry out evictions that a plan asks for")
+    evict: bool | None = Field(
+        None, description="carry out evictions that a plan asks for; unset: where evicted KV is kept in host memory"
+    )
     tls_cert: Path | None = None
     tls_key: Path | None = None
     tls_ca: Path | None = None

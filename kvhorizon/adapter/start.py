@@ -96,6 +96,8 @@ def build(
     rows = Rows(engine.max_active, forecaster.tables)
     rule = Rule(greedy, cost)
     warm_up(rule, engine, facts)
+    losing = losing_of(config, cost, shape)
+    may_evict = losing.offloads if settings.evict is None else settings.evict
     control = Control(engine, rows, rule, PlanFollower(facts.engine_epoch), DecisionLog(), level)
     guest = Guest(
         control,
@@ -103,10 +105,10 @@ def build(
         Switch(parse_mode(settings.mode), settings.canary, settings.canary_window_s, settings.kill_switch),
         forecaster,
         Learner(forecaster, engine, rows, state, lambda: control.step),
-        losing_of(config, cost, shape),
+        losing,
         PlanSession(None if settings.local_only else make_solver(settings, config)),
         Ticker(facts),
-        settings.evict,
+        may_evict,
         clock,
         wall,
     )

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
+from kvhorizon.models.compiled import compiled
 from kvhorizon.models.forecast import Forecast
-from kvhorizon.sim.arrays import ARRIVED, DONE, NOW, PREEMPTED, RUNNING, WAITING, Engine
+from kvhorizon.sim.arrays import ARRIVED, DONE, FREE, NOW, PREEMPTED, RUNNING, WAITING, Engine
 from kvhorizon.sim.setup import Setup, Solver
 from kvhorizon.sim.snapshot import take_snapshot
+from kvhorizon.sim.step import preempt
 from kvhorizon.solver.select import Desk
+from kvhorizon.solver.settings import EVICT_OCCUPANCY, EVICT_PER_PLAN, EVICT_RESIDENCY_S
 from kvhorizon.state import Habits, Plan, Source
 
+IntArray = NDArray[np.int64]
 IDLE_TICK_S = 1.0  # ask again after so long even if nothing happened: forecasts move on
 STALE_S = 2.0  # a plan older than this is dropped
 
@@ -19,7 +24,8 @@ class PlanFollower:
     """Asks for plans, applies them, counts who decided.
 
     A tick is due every `setup.tick_s` of virtual time; it asks the solver only while requests wait, and only if one
-    has arrived, finished or been preempted since, or `IDLE_TICK_S` have passed.
+    has arrived, finished or been preempted since, or `IDLE_TICK_S` have passed. Evictions of a plan are carried out
+    where the engine reloads evicted KV from host memory.
     """
 
     def __init__(self, setup: Setup, engine: Engine, forecast: Forecast, desk: Desk, solver: Solver | None) -> None:
@@ -32,10 +38,14 @@ class PlanFollower:
         self._asked_s = -np.inf
         self._seen = (-1, -1, -1)
         self._revision = 0
+        self._evicts = setup.reload_s_per_token > 0.0  # else an eviction costs more than it brings (decision 008)
+        self._since_s = np.full(len(setup.trace), np.inf)  # when those who run were first seen running
 
     def tick(self) -> None:
         """Apply the plan whose time has come, or ask for the next; sets `due_s`."""
         now_s = float(self._engine.clock[NOW])
+        if self._evicts:
+            self._look(now_s)
         if self._pending is not None:
             self._apply(self._pending)
             self._pending = None
@@ -78,3 +88,31 @@ class PlanFollower:
         rank[:] = 0
         now = plan.admissions[plan.admit_at_steps == 0.0].astype(np.int64)
         rank[now] = np.arange(1, len(now) + 1, dtype=np.int32)
+        if self._evicts and len(plan.evictions):
+            self._evict(plan.evictions[:EVICT_PER_PLAN].astype(np.int64))
+
+    def _look(self, now_s: float) -> None:
+        """Note who runs since when."""
+        running = self._engine.lists.running[: int(self._engine.counters[RUNNING])]
+        since_s = np.minimum(self._since_s[running], now_s)
+        self._since_s[:] = np.inf
+        self._since_s[running] = since_s
+
+    def _evict(self, wanted: IntArray) -> None:
+        """Evictions that the plan asks for, within the gates of the guest in vLLM."""
+        engine, count = self._engine, self._engine.counters
+        total, now_s = engine.limits.total_blocks, float(engine.clock[NOW])
+        if count[FREE] > (1.0 - EVICT_OCCUPANCY) * total or count[RUNNING] < 2:
+            return
+        for n in wanted[now_s - self._since_s[wanted] >= EVICT_RESIDENCY_S].tolist():
+            evict(engine, n)
+            self._desk.rank[n] = 0
+
+
+@compiled
+def evict(engine, n):  # type: ignore[no-untyped-def]
+    """Preempt request n between two steps, if it runs."""
+    for place in range(engine.counters[RUNNING]):
+        if engine.lists.running[place] == n:
+            preempt(engine, place)
+            return

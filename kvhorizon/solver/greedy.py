@@ -5,8 +5,8 @@ Notation: c context [tokens], R predicted output to come [tokens], age time sinc
 * Order: least KV·time  v = R·(c + R/2) [token·steps], the area under the request's own KV, divided by
   w = 1 + age / (a + b·predicted output), so that waiting counts relative to size.
 * Reserve: candidate r leaves  clip(max_h S_r(h)·(Σ_m E m(h) + z·σ(h) − occupied − c_r), min, cap)  free: it pays only
-  for horizons at which it will itself still be there. The least is a share of the pool, or what all who run grow by in
-  some steps where that is more (short contexts, small pools).
+  for horizons at which it will itself still be there. It also leaves what the batch takes in its next steps, should
+  nobody end in them; less, where it is known who ends when.
 * Victim: greatest  v / [(recompute seconds + half a step) · (1 + times preempted)]: much future memory for little
   lost work, so a request near its end (R small) is the last to go.
 * Reordering budget (`budgeted`): requests admitted before an older one may hold at most a share of the pool; the oldest
@@ -82,7 +82,9 @@ class Greedy(NamedTuple):
 
     budgeted: bool
     reserve_min_share: float = 0.02
-    reserve_min_steps: float = 12.0  # the least reserve is also their growth in so many steps, up to the cap
+    growth_steps: float = 12.0  # what the batch grows by in so many steps is kept, too,
+    growth_share: float = 0.05  # up to this, and
+    growth_spread: float = 2.0  # up to so many deviations of what is known of it
     reserve_cap_share: float = 0.07
     reserve_oldest_share: float = 0.02  # cap for the oldest request, if budgeted
     reserve_unplanned_share: float = 0.05  # for requests that the present plan does not name
@@ -182,10 +184,9 @@ def reserve_cap(rule, oldest, remaining, mean_remaining):  # type: ignore[no-unt
 
 
 @njit(cache=True)
-def least_reserve(rule, requests, pool):  # type: ignore[no-untyped-def]
-    """What must be free beside so many running requests, who take a token each in every step [tokens]."""
-    growth = min(rule.reserve_min_steps * requests, rule.reserve_cap_share * pool)
-    return max(rule.reserve_min_share * pool, growth)
+def growth_reserve(rule, requests, pool):  # type: ignore[no-untyped-def]
+    """What so many running requests may take before some of them end, whatever is known of them [tokens]."""
+    return min(rule.growth_steps * requests, rule.growth_share * pool)
 
 
 @njit(cache=True)

@@ -3,6 +3,7 @@
 Used by the simulator each step, by the service on a snapshot, and beside a live engine.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from kvhorizon.models.survival import mean_remaining, survive_each
-from kvhorizon.solver.greedy import HORIZONS, aging, kv_time, least_reserve, own_horizon_excess, reserve_cap, urgency
+from kvhorizon.solver.greedy import HORIZONS, aging, growth_reserve, kv_time, own_horizon_excess, reserve_cap, urgency
 
 TRIED = np.inf
 PLANNED_FIRST, LATE_FIRST = 0.0, -1.0  # below these lie the keys of planned requests, and of late ones
@@ -144,7 +145,7 @@ def overtaking_tokens(columns, running, num_running, block_size):  # type: ignor
 
 @njit(cache=True)
 def leaves_reserve(columns, curves, rule, desk, n, sure, oldest, occupied, pool, half_block, average, profile):  # type: ignore[no-untyped-def]
-    """Whether request n fits besides the reserve, the least one if `sure`.
+    """Whether request n fits besides the reserve; if `sure`, besides the least one and what the batch is to grow by.
 
     `profile` holds (running, num_running, chosen, ready) for lazy building.
 
@@ -153,15 +154,18 @@ def leaves_reserve(columns, curves, rule, desk, n, sure, oldest, occupied, pool,
     running, num_running, chosen, ready = profile
     context = columns.prompt[n] + columns.generated[n]
     spare = pool - occupied - context
-    if spare < least_reserve(rule, num_running + chosen + 1, pool):
+    if spare < rule.reserve_min_share * pool:
         return False, ready
-    if sure:
-        return True, ready
-    cap = reserve_cap(rule, oldest, columns.remaining[n], average) * pool
-    if spare >= cap:
+    growth = growth_reserve(rule, num_running + chosen + 1, pool)
+    cap = 0.0 if sure else reserve_cap(rule, oldest, columns.remaining[n], average) * pool
+    if spare >= max(cap, growth):
         return True, ready
     if not ready:
         build_profile(columns, curves, running, num_running, chosen, half_block, desk)
+    if spare < growth and spare < rule.growth_spread * math.sqrt(desk.variance[0]):
+        return False, True
+    if spare >= cap:
+        return True, True
     survive_each(curves, n, columns.generated[n], HORIZONS, columns.limit[n], desk.survival)
     excess = own_horizon_excess(desk.survival, desk.mean, desk.variance, rule.z, context, half_block, occupied)
     return spare >= excess, True

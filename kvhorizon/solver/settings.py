@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from kvhorizon.errors import InputError
 from kvhorizon.solver.greedy import Knob
 
+EVICT_OCCUPANCY = 0.96  # of the pool; below it nothing is evicted ahead of need
+EVICT_RESIDENCY_S = 2.0  # a request that ran for less stays
+EVICT_PER_PLAN = 1
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -29,8 +33,8 @@ class Settings:
     postponed: float = 0.5  # surcharge on the delay of not starting now
     never: float = 1.5  # delay of "not within the horizon", in horizons
     progress: float = 1.0  # surcharge on evicting, times the share of output already done
-    evict_occupancy: float = 0.96  # below it no running request may be evicted
-    max_evictions: int = 1  # running requests that one plan may evict
+    evict_occupancy: float = EVICT_OCCUPANCY
+    max_evictions: int = EVICT_PER_PLAN  # running requests that one plan may evict
 
     def __post_init__(self) -> None:
         if not 1 <= self.points <= self.buckets:

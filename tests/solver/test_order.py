@@ -80,7 +80,7 @@ def test_a_short_planned_request_may_fill_what_a_long_one_may_not(planned: bool,
     desk.rank[runs:] = [2, 1] if planned else [0, 0]
     room = Room(7, 0, 100, BLOCK, 4, 1000, 100.0, np.inf, 0.0)
     rule = PLANNED[Knob.MEANS]._replace(
-        reserve_cap_share=0.07, size_scaled=False, z=2.0, sure_outputs=1.0, reserve_min_steps=0.0
+        reserve_cap_share=0.07, size_scaled=False, z=2.0, sure_outputs=1.0, growth_steps=0.0
     )
     count = choose_admissions(columns, curves, rule, np.arange(runs, dtype=np.int32), runs, room, desk, 2)
     assert desk.chosen[:count].tolist() == [runs] * admitted

@@ -76,13 +76,17 @@ class Plainly:
     def context(self, n: int) -> int:
         return int(self.columns.prompt[n]) + int(self.columns.generated[n])
 
-    def excess(self, n: int, batch: list[int], occupied: float) -> float:
+    def profile(self, batch: list[int]) -> tuple[Any, Any]:
         mean, variance = np.zeros(len(HORIZONS)), np.zeros(len(HORIZONS))
         for m in batch:
             for h, s in enumerate(survival(self.columns, self.curves, m)):
                 size = self.context(m) + HORIZONS[h] + self.half
                 mean[h] += s * size
                 variance[h] += s * (1.0 - s) * size * size
+        return mean, variance
+
+    def excess(self, n: int, batch: list[int], occupied: float) -> float:
+        mean, variance = self.profile(batch)
         worst = 0.0
         for h, s in enumerate(survival(self.columns, self.curves, n)):
             own = self.context(n) + HORIZONS[h] + self.half
@@ -151,14 +155,16 @@ class Plainly:
             return True
         occupied = float((self.room.total_blocks - free) * self.room.block_size)
         spare = self.pool - occupied - self.context(n)
-        growth = self.rule.reserve_min_steps * (len(self.running) + len(chosen) + 1)
-        if spare < max(self.rule.reserve_min_share * self.pool, min(growth, self.rule.reserve_cap_share * self.pool)):
+        if spare < self.rule.reserve_min_share * self.pool:
             return False
-        remaining = float(self.columns.remaining[n])
+        remaining, others = float(self.columns.remaining[n]), self.running + [one for one, _ in chosen]
+        growth = min(self.rule.growth_steps * (len(others) + 1), self.rule.growth_share * self.pool)
+        if spare < growth and spare < self.rule.growth_spread * math.sqrt(self.profile(others)[1][0]):
+            return False
         sure = rank[n] > 0 and remaining <= self.rule.sure_outputs * average
         if sure or spare >= reserve_cap(self.rule, oldest, remaining, average) * self.pool:
             return True
-        return spare >= self.excess(n, self.running + [one for one, _ in chosen], occupied)
+        return spare >= self.excess(n, others, occupied)
 
 
 RULES = [*GREEDY.values(), *PLANNED.values()]
@@ -214,7 +220,7 @@ def test_half_a_block_is_kept_per_request() -> None:
         own = -(-int(columns.prompt[RUNNING] + columns.generated[RUNNING]) // block_size)
         room = Room(own + 40, 0, blocks + own + 40, block_size, 1, 4000, 110.0, np.inf, 0.0)
         rule = GREEDY[Knob.MEANS]._replace(
-            reserve_min_share=0.0, reserve_min_steps=0.0, reserve_cap_share=1.0, size_scaled=False, z=0.0
+            reserve_min_share=0.0, growth_steps=0.0, reserve_cap_share=1.0, size_scaled=False, z=0.0
         )
         choose_admissions(columns, sure, rule, batch, RUNNING, room, desk, 1)
         assert desk.mean[0] == pytest.approx(tokens + RUNNING * (HORIZONS[0] + block_size / 2))
