@@ -35,6 +35,7 @@ class Batch:
         self._room = max(engine.max_active, 1)
         self._slots: Slots = np.zeros(self._room, np.int32)  # the first `_count` of them, in the engine's order
         self._count = 0
+        self._gone: list[int] = []  # slots that are still among the first, besides
         self._tokens: IntArray = np.zeros(self._room, np.int64)
         self._blocks: IntArray = np.zeros(self._room, np.int64)
         self._current = False  # all the rest is what the engine has
@@ -51,15 +52,14 @@ class Batch:
         """One has finished or is being evicted; call it before its row changes."""
         if not self._current:
             return
-        count, self._count = self._count, take_out(self._slots, self._count, slot)
-        if self._count == count:
-            self._current = False
-            return
+        self._count -= 1
+        self._gone.append(slot)
         if self._open.pop(slot, None) is None:
             self._count_due(int(self.rows.columns.computed[slot]) + self._ahead, -1)
 
     def reordered(self, places: list[int]) -> None:
         """Those at `places` were put last, the first of them at the very end."""
+        self._close_gaps()
         if self._current:
             moved, slots = np.array(places), self._slots[: self._count]
             order = np.concatenate([np.delete(slots, moved), slots[moved[::-1]]])
@@ -74,6 +74,8 @@ class Batch:
         self._phase += 1
         if not joined and not self._open and total_tokens == self._count:
             return
+        if joined:
+            self._close_gaps()
         for slot in joined:
             if self._count == self._room:
                 self._current = False
@@ -97,6 +99,7 @@ class Batch:
 
         `scheduled`: the step before it is still at work, and with it a token of each request that it brings that far.
         """
+        self._close_gaps()
         if self._known:
             self._settle(scheduled)
         else:
@@ -124,6 +127,15 @@ class Batch:
             if int(engine.blocks_of(furthest + steps * engine.step_tokens).sum()) <= free:
                 return steps
         return 0
+
+    def _close_gaps(self) -> None:
+        """Take those out who are gone: before anybody joins, since a slot may be used again."""
+        if self._gone:
+            count = self._count + len(self._gone)
+            for slot in self._gone:
+                count = take_out(self._slots, count, slot)
+            self._current = self._current and count == self._count  # else one of them never ran
+            self._gone = []
 
     def _settle(self, scheduled: bool = False) -> int:
         """Read the open ones; who decodes from now on becomes steady. Returns blocks that the others want at most."""
@@ -166,7 +178,7 @@ class Batch:
         columns.generated[slots], columns.computed[slots] = generated, computed
         extra.pending[slots] = np.where(steady, STEADY, pending)
         self._make_room(len(running))
-        self._count = len(running)
+        self._count, self._gone = len(running), []
         self._slots[: self._count] = slots
         self._open = {int(slots[place]): running[place] for place in np.flatnonzero(~steady).tolist()}
         self._current, self._ahead, self._phase = True, 0, 0

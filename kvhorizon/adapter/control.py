@@ -38,7 +38,7 @@ class Control:
         self.evict_occupancy, self.evict_residency_s = EVICT_OCCUPANCY, EVICT_RESIDENCY_S
         self.step = 0
         self._calm_until = 0  # step before which the running requests cannot lack blocks
-        self._evictions_done = -1  # serial of the plan whose evictions are done
+        self._evictions_done = 0  # serial of the plan whose evictions are done
 
     @property
     def source(self) -> str:
@@ -52,11 +52,30 @@ class Control:
         """The engine has admitted somebody."""
         self._calm_until = 0
 
+    def glance(self, now_s: float) -> bool:
+        """Whether it is known without a look at anybody that none can join in this step and none lacks a block."""
+        engine, rows = self.engine, self.rows
+        if self.plans.serial != self._evictions_done or rows.num_passing or rows.streaming or engine.has_connector:
+            return False
+        free = engine.free_blocks
+        if not engine.scheduler.running or not self.rule.stands(engine, free, now_s):
+            return False
+        wanted = self.batch.wanted_blocks()
+        if wanted is None or wanted > free:
+            return False
+        self.choice, self.busy = NOBODY, False
+        return True
+
+    def hide(self) -> None:
+        """The engine admits nobody in this step."""
+        self.shown = []
+        self.stage.present(self.engine.scheduler, self.shown)
+
     def act(self, now_s: float, may_evict: bool) -> None:
         """Prepare the engine for this step; undone by `stage.restore()`, but for evictions and order."""
         self.choice, self.busy = NOBODY, False
         plans, engine, rows = self.plans, self.engine, self.rows
-        asked = plans.serial != self._evictions_done and plans.plan is not None
+        asked, self._evictions_done = plans.serial != self._evictions_done, plans.serial
         evicted = self._evict(now_s) if asked and may_evict and self.level >= compat.Level.FULL else []
         free, wanted = engine.free_blocks, self.batch.wanted_blocks()
         may_lack = self.step >= self._calm_until if wanted is None else wanted > free
@@ -164,7 +183,6 @@ class Control:
     def _evict(self, now_s: float) -> list[int]:
         """Evictions that a plan asks for, once per plan, within the gates; returns the slots."""
         plans, engine, rows = self.plans, self.engine, self.rows
-        self._evictions_done = plans.serial
         if engine.free_blocks > (1.0 - self.evict_occupancy) * engine.total_blocks or len(engine.scheduler.running) < 2:
             return []
         done = []

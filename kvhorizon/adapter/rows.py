@@ -11,6 +11,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from kvhorizon.adapter.ended import Told
 from kvhorizon.adapter.forecast import Tables, curve_of, place
 from kvhorizon.adapter.pool import Pool, columns_of, curves_of, desk_of, grown, new_pool
 from kvhorizon.models.survival import Curves
@@ -19,15 +20,7 @@ from kvhorizon.solver.select import Desk
 
 Slots = NDArray[np.int32]
 
-
-class Told(NamedTuple):
-    """What the forecast has to know again when a request ends."""
-
-    handle: int
-    key: int
-    hint_key: int
-    hint_tokens: float
-    limit: int
+MOST_KEPT = 4096  # curves by key
 
 
 class Extra(NamedTuple):
@@ -90,6 +83,7 @@ class Rows:
         self.request: list[Any] = [None] * capacity
         self.told: list[Told | None] = [None] * capacity
         self.tables = tables
+        self._curves: dict[int, tuple[int, float]] = {}  # by key, of those without a hint
         self.fresh: list[int] = []  # waiting rows whose `remaining` is not predicted yet
         self._free = list(range(capacity - 1, -1, -1))
         self._next_handle = 1
@@ -124,7 +118,7 @@ class Rows:
         extra.key[slot] = key
         extra.priority[slot] = request.priority
         extra.hint_key[slot], extra.hint_tokens[slot] = hint_key, hint_tokens
-        extra.curve[slot], extra.scale[slot] = curve_of(self.tables, key, hint_key, hint_tokens)
+        extra.curve[slot], extra.scale[slot] = self._curve_of(key, hint_key, hint_tokens)
         extra.waits[slot] = False
         extra.steer[slot] = steer
         self.streaming |= bool(request.resumable)
@@ -185,11 +179,23 @@ class Rows:
     def use_tables(self, tables: Tables) -> None:
         """Swap in new curves; all waiting rows are to be predicted anew."""
         before, self.tables = self.tables, tables
+        self._curves.clear()
         if (tables.rows, tables.ratio_rows, tables.distrusted) != (before.rows, before.ratio_rows, before.distrusted):
             extra = self.extra
             extra.curve[:], extra.scale[:] = place(tables, extra.key, extra.hint_key, extra.hint_tokens)
         self._view()
         self.fresh = self.waiting().tolist()
+
+    def _curve_of(self, key: int, hint_key: int, hint_tokens: float) -> tuple[int, float]:
+        """As `forecast.curve_of`; the newest are kept."""
+        if hint_key > 0:
+            return curve_of(self.tables, key, hint_key, hint_tokens)
+        found = self._curves.get(key)
+        if found is None:
+            if len(self._curves) >= MOST_KEPT:
+                self._curves.clear()
+            found = self._curves[key] = curve_of(self.tables, key)
+        return found
 
     def _view(self) -> None:
         """Columns, curves and desk as they lie in the pool."""

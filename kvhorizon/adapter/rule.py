@@ -74,18 +74,25 @@ class Rule:
         if self._smallest_tokens is not None and tokens <= self._smallest_tokens:
             self._smallest_tokens = None
 
-    def hopeless(self, rows: Rows, engine: Engine, free: int, now_s: float) -> bool:
-        """Whether `choose` would answer "nobody" with `free` blocks, or has and may stand by it, at a glance."""
+    def stands(self, engine: Engine, free: int, now_s: float) -> bool:
+        """Whether it is known already that `choose` would answer "nobody" with `free` blocks, or may stand by it."""
         size = engine.block_size
         spare = free * size - self.greedy.reserve_min_share * engine.total_blocks * size
         if now_s < self._stands_until_s and free <= self._stands_at_free and spare < self._newest_tokens:
             return True
-        if self._smallest_tokens is None:
-            slots = rows.waiting()
-            if not len(slots):
-                return True
-            self._smallest_tokens = int((rows.columns.prompt[slots] + rows.columns.generated[slots]).min())
-        return spare < self._smallest_tokens
+        return self._smallest_tokens is not None and spare < self._smallest_tokens
+
+    def hopeless(self, rows: Rows, engine: Engine, free: int, now_s: float) -> bool:
+        """Likewise, with a look at those that wait where it is not known."""
+        if self.stands(engine, free, now_s):
+            return True
+        if self._smallest_tokens is not None:
+            return False
+        slots = rows.waiting()
+        if not len(slots):
+            return True
+        self._smallest_tokens = int((rows.columns.prompt[slots] + rows.columns.generated[slots]).min())
+        return self.stands(engine, free, now_s)
 
     def choose(self, rows: Rows, engine: Engine, demand: Demand, candidates: Slots, now_s: float) -> Choice:
         """Admissions for this step, after the running requests took theirs; each fits by vLLM's own measure."""
