@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from kvhorizon.adapter.demand import STEADY, Demand, Sizes, share
 from kvhorizon.adapter.engine import Engine
 from kvhorizon.adapter.rows import Rows, Slots
+from kvhorizon.adapter.rule import put_last
 
 IntArray = NDArray[np.int64]
 
@@ -61,9 +62,8 @@ class Batch:
         """Those at `places` were put last, the first of them at the very end."""
         self._close_gaps()
         if self._current:
-            moved, slots = np.array(places), self._slots[: self._count]
-            order = np.concatenate([np.delete(slots, moved), slots[moved[::-1]]])
-            self._slots = np.zeros(self._room, np.int32)  # the old ones may be in use as a `Demand`
+            order = self._slots[: self._count].tolist()
+            put_last(order, places)
             self._slots[: self._count] = order
 
     def advanced(self, num_tokens: Mapping[str, int], total_tokens: int, joined: Collection[int]) -> None:
@@ -90,7 +90,7 @@ class Batch:
 
     def wanted_blocks(self) -> int | None:
         """New blocks of the step to come at most, where that is known without a look at everybody; else None."""
-        if not self._current or self._count != len(self.engine.scheduler.running) or self._phase >= READ_EVERY:
+        if not self.counted:
             return None
         return (self._settle() if self._open else 0) + self._due[self._phase % self._sizes.block_size]
 
@@ -100,7 +100,7 @@ class Batch:
         `scheduled`: the step before it is still at work, and with it a token of each request that it brings that far.
         """
         self._close_gaps()
-        if self._known:
+        if self.counted:
             self._settle(scheduled)
         else:
             self._read(scheduled)
@@ -112,7 +112,8 @@ class Batch:
         return Demand(slots, tokens, blocks, *totals)
 
     @property
-    def _known(self) -> bool:
+    def counted(self) -> bool:
+        """Whether all is known that a reading of everybody would find."""
         return self._current and self._count == len(self.engine.scheduler.running) and self._phase < READ_EVERY
 
     def calm_steps(self, demand: Demand) -> int:

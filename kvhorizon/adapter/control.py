@@ -163,21 +163,22 @@ class Control:
     def _put_victims_last(self, now_s: float) -> Demand:
         """Where this step will lack blocks, the engine gives up the end of its list: put the best victims there."""
         engine, rows = self.engine, self.rows
-        demand = self.batch.demand()
-        running = engine.scheduler.running
-        if demand.total_blocks <= engine.free_blocks and not engine.has_connector:
+        counted, demand = self.batch.counted, self.batch.demand()
+        running, free = engine.scheduler.running, engine.free_blocks
+        if demand.total_blocks <= free and not counted and not engine.has_connector:
             self._calm_until = self.step + self.batch.calm_steps(demand)
-        if demand.total_blocks <= engine.free_blocks or engine.by_priority or len(running) < 2:
+        if demand.total_blocks <= free or engine.by_priority or len(running) < 2:
             return demand
         self.busy = True
         ordered = self.rule.victims(rows, demand, now_s)
         places = enough_victims(engine, demand, ordered, rows.columns.blocks[demand.slots])
+        chosen = [int(demand.slots[place]) for place in places]
+        spared = next((int(demand.slots[place]) for place in ordered if place not in places), None)
         if places and places != list(range(len(running) - 1, len(running) - 1 - len(places), -1)):
             put_last(running, places)
             self.batch.reordered(places)
-        spared = next((int(demand.slots[place]) for place in ordered if place not in places), None)
-        for place in places:
-            self._note_victim(int(demand.slots[place]), spared, demand, now_s)
+        for slot in chosen:
+            self._note_victim(slot, spared, demand, now_s)
         return demand
 
     def _evict(self, now_s: float) -> list[int]:

@@ -95,8 +95,10 @@ def build(
     state = state_folder(settings.state, config, groups.name if groups is not None else "")
     rows = Rows(engine.max_active, forecaster.tables)
     rule = Rule(greedy, cost)
-    warm_up(rule, engine, facts)
-    control = Control(engine, rows, rule, PlanFollower(facts.engine_epoch), DecisionLog(), level)
+    warm_up(rule, engine)
+    plans = PlanFollower(facts.engine_epoch)
+    control = Control(engine, rows, rule, plans, DecisionLog(), level)
+    solver = None if settings.local_only else make_solver(settings, config)
     guest = Guest(
         control,
         Accounting(shape, cost),
@@ -104,7 +106,7 @@ def build(
         forecaster,
         Learner(forecaster, engine, rows, state, lambda: control.step),
         losing_of(config, cost, shape),
-        PlanSession(None if settings.local_only else make_solver(settings, config)),
+        PlanSession(solver, lambda plan: plans.prepare(plan, rows)),
         Ticker(facts),
         settings.evict,
         clock,

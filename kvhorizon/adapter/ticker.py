@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+
 from kvhorizon.adapter.batch import Batch
 from kvhorizon.adapter.session import PlanSession
-from kvhorizon.adapter.snapshot import take_snapshot
+from kvhorizon.adapter.snapshot import snapshot_of, take_moment
 from kvhorizon.state import EngineFacts, Habits
 
 TICK_S = 0.1
@@ -43,5 +45,5 @@ class Ticker:
             return
         self.revision += 1
         demand = batch.demand(scheduled=True)
-        free_blocks = engine.free_blocks
-        session.offer(take_snapshot(rows, demand, self._facts, self.revision, now_s, step_s, free_blocks, self.habits))
+        moment = take_moment(rows, demand, engine.free_blocks, self.revision, now_s, step_s, self.habits)
+        session.offer(functools.partial(snapshot_of, moment, self._facts))
