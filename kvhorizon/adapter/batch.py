@@ -56,7 +56,7 @@ class Batch:
         self._count -= 1
         self._gone.append(slot)
         if self._open.pop(slot, None) is None:
-            self._count_due(int(self.rows.columns.computed[slot]) + self._ahead, -1)
+            self._count_due(self.rows.cells.computed[slot] + self._ahead, -1)
 
     def reordered(self, places: list[int]) -> None:
         """Those at `places` were put last, the first of them at the very end."""

@@ -159,7 +159,7 @@ class Guest(Accounts):
         if self.stale or self.guard.retired:
             return
         if self.intake.add(request, self._clock.now(), self._clock.wall()):
-            self.ticker.event()
+            self.ticker.news = True
             self.rule.arrived(request.num_tokens)
 
     @fail_open
@@ -169,26 +169,28 @@ class Guest(Accounts):
             slot = self.rows.slot_of[request.request_id]
             self.control.batch.gone(slot)
             self.rows.wait(slot)
-            self.ticker.event()
+            self.ticker.news = True
             self.rule.changed()
             self.rule.arrived(self.rows.tokens(slot))
 
-    @fail_open
     def released(self, request: Any) -> None:
         """The request is over."""
-        rows = self.rows
-        slot = rows.slot_of.get(request.request_id)
-        if slot is None:
-            self.rule.left(request.num_tokens)
-            self.intake.left(request)
-            return
-        self.intake.ended(slot, request)
-        self.ticker.event()
-        if rows.extra.waits[slot]:
-            self.rule.left(rows.tokens(slot))
-        else:
-            self.control.batch.gone(slot)
-        rows.release(request.request_id)
+        try:
+            rows = self.rows
+            slot = rows.slot_of.get(request.request_id)
+            if slot is None:
+                self.rule.left(request.num_tokens)
+                self.intake.left(request)
+                return
+            self.intake.ended(slot, request)
+            self.ticker.news = True
+            if rows.cells.waits[slot]:
+                self.rule.left(rows.tokens(slot))
+            else:
+                self.control.batch.gone(slot)
+            rows.release(request.request_id)
+        except Exception as error:
+            self.failed("released", error)
 
     def recall(self) -> None:
         """Back to work after a retirement."""

@@ -79,7 +79,7 @@ def test_a_tick_comes_in_time_and_after_news(batch: Batch) -> None:
     for step in range(30):
         now_s = 10.0 + 0.02 * step
         if step == 12:
-            ticker.event()
+            ticker.news = True
         ticker.tick(session, batch, now_s, 0.02, busy=False)
         ticks.append(len(session.got))
     assert ticks[0] == ticks[12] == 1
@@ -92,7 +92,7 @@ def test_a_busy_step_is_spared_but_not_for_long(batch: Batch) -> None:
     session: Any = Offered()
     ticker = Ticker(FACTS)
     ticker.tick(session, batch, 10.0, 0.02, busy=False)
-    ticker.event()
+    ticker.news = True
     ticker.tick(session, batch, 10.0 + TICK_S, 0.02, busy=True)
     assert len(session.got) == 1
     ticker.tick(session, batch, 10.001 + TICK_S + PATIENCE_S, 0.02, busy=True)
