@@ -7,6 +7,8 @@ reload gave back lies before `start` and is no recompute. h is forgotten once a 
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +17,8 @@ from kvhorizon.models.cost import head_flops, prefill_flops
 from kvhorizon.models.shape import ModelShape
 from kvhorizon.models.step_time import recompute_seconds
 from kvhorizon.state import StepCost
+
+MOST_UNCOUNTED = 512  # ended requests whose FLOPs may wait for somebody to ask
 
 
 @dataclass(slots=True)
@@ -28,6 +32,9 @@ class Tally:
     recompute_s: float = 0.0  # by the step-time model
 
 
+_NOTHING = Tally()  # of all that were never evicted
+
+
 @dataclass(slots=True)
 class _Evicted:
     mark: int  # h, tokens
@@ -35,30 +42,34 @@ class _Evicted:
     resumed: bool = False  # a chunk was scheduled since the last eviction
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """What one request cost, once it is over."""
-
-    request_id: str
-    prompt_tokens: int
-    output_tokens: int
-    useful_flops: float  # each prompt and output token once; 0 where the model's shape is unknown
-    tally: Tally
-
-
 @dataclass(slots=True)
 class Accounting:
-    """Counts of one engine. `on_finished` is told of each request that ends, with the request."""
+    """Counts of one engine. `on_finished` is told of each request that ends, with its tally; that is not to change."""
 
     shape: ModelShape | None  # None: FLOPs stay 0
     cost: StepCost
-    on_finished: Callable[[Finished, Any], None] | None = None
+    on_finished: Callable[[Any, Tally], None] | None = None
     total: Tally = field(default_factory=Tally)
     finished: int = 0
-    useful_flops: float = 0.0  # of finished requests
+    _useful_flops: float = 0.0  # of finished requests, but for those uncounted
+    _uncounted: deque[Any] = field(default_factory=deque)
+    _counting: threading.Lock = field(default_factory=threading.Lock)
     _evicted: dict[str, _Evicted] = field(default_factory=dict)
     behind: dict[str, _Evicted] = field(default_factory=dict)  # those of them below their mark
     back: dict[str, _Evicted] = field(default_factory=dict)  # those of these that were scheduled again
+
+    @property
+    def useful_flops(self) -> float:
+        """Of finished requests, each prompt and output token once; 0 where the model's shape is unknown.
+
+        Counted here, for whoever asks beside the step.
+        """
+        with self._counting:
+            for _ in range(len(self._uncounted)):
+                request = self._uncounted.popleft()
+                prompt, output = request.num_prompt_tokens, request.num_output_tokens
+                self._useful_flops += _useful_flops(self.shape, prompt, output) if self.shape is not None else 0.0
+            return self._useful_flops
 
     @property
     def preemption_frequency(self) -> float:
@@ -103,16 +114,17 @@ class Accounting:
 
     def release(self, request: Any) -> None:
         """The request is over, finished or aborted."""
-        known = self._evicted.pop(request.request_id, None)
-        self.behind.pop(request.request_id, None)
-        self.back.pop(request.request_id, None)
-        tally = known.tally if known is not None else Tally()
-        prompt, output = request.num_prompt_tokens, request.num_output_tokens
-        useful = _useful_flops(self.shape, prompt, output) if self.shape is not None else 0.0
+        tally, name = _NOTHING, request.request_id
+        if name in self._evicted:
+            tally = self._evicted.pop(name).tally
+            self.behind.pop(name, None)
+            self.back.pop(name, None)
         self.finished += 1
-        self.useful_flops += useful
+        self._uncounted.append(request)
         if self.on_finished is not None:
-            self.on_finished(Finished(request.request_id, prompt, output, useful, tally), request)
+            self.on_finished(request, tally)
+        if len(self._uncounted) > MOST_UNCOUNTED:  # nobody asks
+            _ = self.useful_flops
 
     def _chunk(self, known: _Evicted, start: int, tokens: int) -> None:
         if not known.resumed:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from kvhorizon.adapter.demand import STEADY, Demand, Sizes, share
 from kvhorizon.adapter.engine import Engine
 from kvhorizon.adapter.rows import Rows, Slots
+from kvhorizon.adapter.rule import put_last
 
 IntArray = NDArray[np.int64]
 
@@ -35,6 +36,7 @@ class Batch:
         self._room = max(engine.max_active, 1)
         self._slots: Slots = np.zeros(self._room, np.int32)  # the first `_count` of them, in the engine's order
         self._count = 0
+        self._gone: list[int] = []  # slots that are still among the first, besides
         self._tokens: IntArray = np.zeros(self._room, np.int64)
         self._blocks: IntArray = np.zeros(self._room, np.int64)
         self._current = False  # all the rest is what the engine has
@@ -51,19 +53,17 @@ class Batch:
         """One has finished or is being evicted; call it before its row changes."""
         if not self._current:
             return
-        count, self._count = self._count, take_out(self._slots, self._count, slot)
-        if self._count == count:
-            self._current = False
-            return
+        self._count -= 1
+        self._gone.append(slot)
         if self._open.pop(slot, None) is None:
-            self._count_due(int(self.rows.columns.computed[slot]) + self._ahead, -1)
+            self._count_due(self.rows.cells.computed[slot] + self._ahead, -1)
 
     def reordered(self, places: list[int]) -> None:
         """Those at `places` were put last, the first of them at the very end."""
+        self._close_gaps()
         if self._current:
-            moved, slots = np.array(places), self._slots[: self._count]
-            order = np.concatenate([np.delete(slots, moved), slots[moved[::-1]]])
-            self._slots = np.zeros(self._room, np.int32)  # the old ones may be in use as a `Demand`
+            order = self._slots[: self._count].tolist()
+            put_last(order, places)
             self._slots[: self._count] = order
 
     def advanced(self, num_tokens: Mapping[str, int], total_tokens: int, joined: Collection[int]) -> None:
@@ -74,6 +74,8 @@ class Batch:
         self._phase += 1
         if not joined and not self._open and total_tokens == self._count:
             return
+        if joined:
+            self._close_gaps()
         for slot in joined:
             if self._count == self._room:
                 self._current = False
@@ -88,7 +90,7 @@ class Batch:
 
     def wanted_blocks(self) -> int | None:
         """New blocks of the step to come at most, where that is known without a look at everybody; else None."""
-        if not self._current or self._count != len(self.engine.scheduler.running) or self._phase >= READ_EVERY:
+        if not self.counted:
             return None
         return (self._settle() if self._open else 0) + self._due[self._phase % self._sizes.block_size]
 
@@ -97,7 +99,8 @@ class Batch:
 
         `scheduled`: the step before it is still at work, and with it a token of each request that it brings that far.
         """
-        if self._known:
+        self._close_gaps()
+        if self.counted:
             self._settle(scheduled)
         else:
             self._read(scheduled)
@@ -109,7 +112,8 @@ class Batch:
         return Demand(slots, tokens, blocks, *totals)
 
     @property
-    def _known(self) -> bool:
+    def counted(self) -> bool:
+        """Whether all is known that a reading of everybody would find."""
         return self._current and self._count == len(self.engine.scheduler.running) and self._phase < READ_EVERY
 
     def calm_steps(self, demand: Demand) -> int:
@@ -124,6 +128,15 @@ class Batch:
             if int(engine.blocks_of(furthest + steps * engine.step_tokens).sum()) <= free:
                 return steps
         return 0
+
+    def _close_gaps(self) -> None:
+        """Take those out who are gone: before anybody joins, since a slot may be used again."""
+        if self._gone:
+            count = self._count + len(self._gone)
+            for slot in self._gone:
+                count = take_out(self._slots, count, slot)
+            self._current = self._current and count == self._count  # else one of them never ran
+            self._gone = []
 
     def _settle(self, scheduled: bool = False) -> int:
         """Read the open ones; who decodes from now on becomes steady. Returns blocks that the others want at most."""
@@ -166,7 +179,7 @@ class Batch:
         columns.generated[slots], columns.computed[slots] = generated, computed
         extra.pending[slots] = np.where(steady, STEADY, pending)
         self._make_room(len(running))
-        self._count = len(running)
+        self._count, self._gone = len(running), []
         self._slots[: self._count] = slots
         self._open = {int(slots[place]): running[place] for place in np.flatnonzero(~steady).tolist()}
         self._current, self._ahead, self._phase = True, 0, 0

@@ -28,7 +28,9 @@ class StepClock:
     def step(self, busy: bool) -> float:
         """A step begins, now; `busy`: the one before it ran requests."""
         now_s = self._clock() - self._origin_s
-        if busy and self._last_s > 0.0:
-            self.step_s += _STEP_WEIGHT * (min(max(now_s - self._last_s, 0.0), _LONGEST_STEP_S) - self.step_s)
-        self._last_s = now_s
+        last_s, self._last_s = self._last_s, now_s
+        if busy and last_s > 0.0:
+            gap_s = now_s - last_s
+            gap_s = 0.0 if gap_s < 0.0 else _LONGEST_STEP_S if gap_s > _LONGEST_STEP_S else gap_s
+            self.step_s += _STEP_WEIGHT * (gap_s - self.step_s)
         return now_s

@@ -35,7 +35,7 @@ class Control:
         self.evict_occupancy, self.evict_residency_s = EVICT_OCCUPANCY, EVICT_RESIDENCY_S
         self.step = 0
         self._calm_until = 0  # step before which the running requests cannot lack blocks
-        self._evictions_done = -1  # serial of the plan whose evictions are done
+        self._evictions_done = 0  # serial of the plan whose evictions are done
 
     @property
     def source(self) -> str:
@@ -49,11 +49,30 @@ class Control:
         """The engine has admitted somebody."""
         self._calm_until = 0
 
+    def glance(self, now_s: float) -> bool:
+        """Whether it is known without a look at anybody that none can join in this step and none lacks a block."""
+        engine, rows = self.engine, self.rows
+        if self.plans.serial != self._evictions_done or rows.num_passing or rows.streaming or engine.has_connector:
+            return False
+        free = engine.free_blocks
+        if not engine.scheduler.running or not self.rule.stands(engine, free, now_s):
+            return False
+        wanted = self.batch.wanted_blocks()
+        if wanted is None or wanted > free:
+            return False
+        self.choice, self.busy = NOBODY, False
+        return True
+
+    def hide(self) -> None:
+        """The engine admits nobody in this step."""
+        self.shown = []
+        self.stage.present(self.engine.scheduler, self.shown)
+
     def act(self, now_s: float, may_evict: bool) -> None:
         """Prepare the engine for this step; undone by `stage.restore()`, but for evictions and order."""
         self.choice, self.busy = NOBODY, False
         plans, engine, rows = self.plans, self.engine, self.rows
-        asked = plans.serial != self._evictions_done and plans.plan is not None
+        asked, self._evictions_done = plans.serial != self._evictions_done, plans.serial
         evicted = self._evict(now_s) if asked and may_evict and self.level >= compat.Level.FULL else []
         free, wanted = engine.free_blocks, self.batch.wanted_blocks()
         may_lack = self.step >= self._calm_until if wanted is None else wanted > free
@@ -141,27 +160,27 @@ class Control:
     def _put_victims_last(self, now_s: float) -> Demand:
         """Where this step will lack blocks, the engine gives up the end of its list: put the best victims there."""
         engine, rows = self.engine, self.rows
-        demand = self.batch.demand()
-        running = engine.scheduler.running
-        if demand.total_blocks <= engine.free_blocks and not engine.has_connector:
+        counted, demand = self.batch.counted, self.batch.demand()
+        running, free = engine.scheduler.running, engine.free_blocks
+        if demand.total_blocks <= free and not counted and not engine.has_connector:
             self._calm_until = self.step + self.batch.calm_steps(demand)
-        if demand.total_blocks <= engine.free_blocks or engine.by_priority or len(running) < 2:
+        if demand.total_blocks <= free or engine.by_priority or len(running) < 2:
             return demand
         self.busy = True
         ordered = self.rule.victims(rows, demand, now_s)
         places = enough_victims(engine, demand, ordered, rows.columns.blocks[demand.slots])
+        chosen = [int(demand.slots[place]) for place in places]
+        spared = next((int(demand.slots[place]) for place in ordered if place not in places), None)
         if places and places != list(range(len(running) - 1, len(running) - 1 - len(places), -1)):
             put_last(running, places)
             self.batch.reordered(places)
-        spared = next((int(demand.slots[place]) for place in ordered if place not in places), None)
-        for place in places:
-            self._note_victim(int(demand.slots[place]), spared, demand, now_s)
+        for slot in chosen:
+            self._note_victim(slot, spared, demand, now_s)
         return demand
 
     def _evict(self, now_s: float) -> list[int]:
         """Evictions that a plan asks for, once per plan, within the gates; returns the slots."""
         plans, engine, rows = self.plans, self.engine, self.rows
-        self._evictions_done = plans.serial
         if engine.free_blocks > (1.0 - self.evict_occupancy) * engine.total_blocks or len(engine.scheduler.running) < 2:
             return []
         done = []

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 import threading
+from collections import deque
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kvhorizon.adapter.ended import Ended, Told, ended_of
 from kvhorizon.adapter.forecast_health import ForecastHealth, Promises
 from kvhorizon.adapter.groups import Groups
 from kvhorizon.adapter.keys import LEVELS, chains_of, group_keys, hint_chains_of, hint_sources_of, key_at, level_of
@@ -47,18 +49,6 @@ class Tables(NamedTuple):
     first_ratio: int  # row
 
 
-class Ended(NamedTuple):
-    """One request that is over."""
-
-    handle: int
-    leaf: int
-    hint_leaf: int  # 0: none
-    hint_tokens: float
-    tokens: int
-    cut: bool  # it would have gone on
-    aborted: bool
-
-
 class Running(NamedTuple):
     """(n,) each, of the requests that run now."""
 
@@ -73,7 +63,7 @@ class Running(NamedTuple):
 
 
 class Forecaster:
-    """`arrived` and `finished` are the step's side, `learn` and `watch` the learning thread's; `tables` is the newest
+    """`arrived` and `over` are the step's side, `learn` and `watch` the learning thread's; `tables` is the newest
     version, for both. The history begins with what a trained model, if there is one, has of its `groups`."""
 
     def __init__(
@@ -92,28 +82,29 @@ class Forecaster:
         self._promises = Promises(self.health)
         self._peaks = PeakWatch(self.health, reserve_z, block_size, most_tokens)
         self._pace = Pace()
-        self._arrived: list[tuple[int, int, int, float, int]] = []
-        self._ended: list[Ended] = []
-        self._lock = threading.Lock()
+        self._arrived: deque[tuple[int, int, int, float, int]] = deque(maxlen=_MOST_NOTES)
+        self._ended: deque[Ended | tuple[Told, Any]] = deque(maxlen=_MOST_NOTES)
+        self._lock = threading.Lock()  # of those who learn
         self.tables = self._publish(0)
 
     def arrived(self, handle: int, leaf: int, hint_leaf: int, hint_tokens: float, limit: int) -> None:
         """Note a request; its forecast as of now will be scored."""
-        if len(self._arrived) < _MOST_NOTES:
-            with self._lock:
-                self._arrived.append((handle, leaf, hint_leaf, hint_tokens, limit))
+        self._arrived.append((handle, leaf, hint_leaf, hint_tokens, limit))
+
+    def over(self, told: Told, request: Any) -> None:
+        """Note a request that is over, which nobody changes any more."""
+        self._ended.append((told, request))
 
     def finished(self, ended: Ended) -> None:
         """Note how long a request became."""
-        if len(self._ended) < _MOST_NOTES:
-            with self._lock:
-                self._ended.append(ended)
+        self._ended.append(ended)
 
     def learn(self) -> bool:
         """Take in all that was noted; True where there are new tables."""
         with self._lock:
-            arrived, self._arrived = self._arrived, []
-            ended, self._ended = self._ended, []
+            noted = [self._ended.popleft() for _ in range(len(self._ended))]  # each of them has arrived
+            arrived = [self._arrived.popleft() for _ in range(len(self._arrived))]
+        ended = [one if isinstance(one, Ended) else ended_of(*one) for one in noted]
         if arrived:
             self._promise(arrived)
         self._peaks.ended(ended)

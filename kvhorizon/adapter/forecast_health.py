@@ -41,7 +41,7 @@ class ForecastHealth:
 
 
 class EndedLike(Protocol):
-    """`adapter.forecast.Ended`."""
+    """`adapter.ended.Ended`."""
 
     @property
     def handle(self) -> int: ...

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from kvhorizon.adapter.accounting import Accounting
+from kvhorizon.adapter.accounts import Accounts
 from kvhorizon.adapter.admitted import Admitted
 from kvhorizon.adapter.clock import StepClock
 from kvhorizon.adapter.compat import Level
@@ -23,13 +24,14 @@ from kvhorizon.adapter.learner import Learner
 from kvhorizon.adapter.losing import Losing
 from kvhorizon.adapter.modes import Mode, Switch
 from kvhorizon.adapter.session import PlanSession
-from kvhorizon.adapter.telemetry.telemetry import Telemetry
 from kvhorizon.adapter.ticker import Ticker
 
 ENTER_MOST = 256  # requests that get a row in a step; the rest of a flood stays hidden until then
+ENTER_FEW = 16  # newcomers that may wait for their rows until somebody looks at all of them
+_CONTROL, _ADVISE = Mode.CONTROL, Mode.ADVISE
 
 
-class Guest:
+class Guest(Accounts):
     """Of one scheduler."""
 
     def __init__(
@@ -46,12 +48,11 @@ class Guest:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self.control, self.accounting, self.switch, self.forecaster = control, accounting, switch, forecaster
-        self.learner, self.losing = learner, losing
+        super().__init__(control, accounting)
+        self.switch, self.forecaster, self.learner, self.losing = switch, forecaster, learner, losing
         self.session, self.ticker, self.may_evict = session, ticker, may_evict
-        self.engine, self.rows, self.rule, self.plans = control.engine, control.rows, control.rule, control.plans
+        self.rows, self.rule, self.plans = control.rows, control.rule, control.plans
         self.guard = Guard("scheduling")
-        self.account_guard = Guard("accounting")
         self.mode = Mode.OFF  # of this step
         self.ladder: Counter[str] = Counter()
         self.intake = Intake(self.engine, self.rows, forecaster)
@@ -62,9 +63,9 @@ class Guest:
         self.use_clock(clock, wall)
         self.alone = True  # this step is vLLM's own
         self._now_s = 0.0  # at its beginning
+        self._tell_s = 0.0  # when those beside the step want to be told
         self._leave_alone = False  # the last step ran idle although requests wait
         self.planning = False  # the session was begun
-        self.telemetry: Telemetry | None = None
 
     @property
     def hints(self) -> Counter[str]:
@@ -103,52 +104,54 @@ class Guest:
         self.ladder["native"] += hook == "before_schedule"
         self.guard.failed(hook, error)
 
-    @fail_open
     def before_schedule(self) -> None:
         """Decide, and present the queue."""
-        control, switch = self.control, self.switch
-        now_s = self._now_s = self._clock.step(bool(self.engine.scheduler.running))
-        self.failed_step, control.shown = False, None
-        self.alone = True
-        control.step += 1
-        mode = self.mode = switch.mode(now_s) if switch.watched or switch.killed else switch.chosen
-        if self.stale and not self.guard.retired:
-            self._rebuild(now_s)
-        for slot in self.intake.enter(ENTER_MOST) if self.intake.outside else ():
-            self.rule.arrived(self.rows.tokens(slot))
-        acts = (mode is Mode.CONTROL or mode is Mode.ADVISE) and not self.guard.retired
-        if not acts or self._leave_alone or self.engine.paused or control.level == Level.NONE:
-            self._leave_alone = False
-            self.ladder["native"] += 1
-            return
-        self._refresh(now_s)
-        if mode is Mode.ADVISE:
-            control.advise(now_s)
-            self.ladder["native"] += 1
-            return
-        control.act(now_s, self.may_evict)
-        self.alone = False
-        self.ladder["local" if self.plans.plan is None else "plan"] += 1
+        try:
+            control, switch = self.control, self.switch
+            now_s = self._now_s = self._clock.step(self.engine.scheduler.running)
+            self.failed_step, self.alone, control.shown = False, True, None
+            control.step += 1
+            mode = self.mode = switch.mode(now_s) if switch.watched or switch.killed else switch.chosen
+            if self.stale and not self.guard.retired:
+                self._rebuild(now_s)
+            acts = mode is _CONTROL or mode is _ADVISE
+            if not acts or self._leave_alone or self.guard.retired or self.engine.paused or control.level == Level.NONE:
+                self._leave_alone = False
+                self._enter(now_s >= self.learner.due_s)
+                self.ladder["native"] += 1
+                return
+            self._refresh(now_s)
+            if not control.glance(now_s):
+                self._enter(True)
+                if mode is _CONTROL:
+                    control.act(now_s, self.may_evict)
+                else:
+                    control.advise(now_s)
+            else:
+                self._enter(now_s >= self.ticker.due_s)
+                if mode is _CONTROL:
+                    control.hide()
+            self.alone = mode is _ADVISE
+            self.ladder["native" if self.alone else "local" if self.plans.plan is None else "plan"] += 1
+        except Exception as error:
+            self.failed("before_schedule", error)
 
-    @fail_open
     def after_schedule(self, num_tokens: Mapping[str, int], total_tokens: int) -> None:
         """Note whom the engine has admitted, and what it computes of each; hand the state to the planner when due."""
-        if self.stale or self.guard.retired:
-            return
-        control, scheduler, mode, now_s = self.control, self.engine.scheduler, self.mode, self._now_s
-        taken = [] if control.shown == [] else self.admitted.take(scheduler.running, now_s, mode)
-        control.batch.advanced(num_tokens, total_tokens, taken)
-        self._leave_alone = total_tokens == 0 and bool(scheduler.waiting) and not scheduler.running
-        if mode is not Mode.OFF:
-            self.learner.poke(now_s)
-        if self.session is not None and (mode is Mode.CONTROL or mode is Mode.ADVISE):
-            if not self.planning:
-                self.planning = True
-                self.session.start()
-            if now_s >= self.ticker.due_s:
-                self.ticker.tick(self.session, control.batch, now_s, self._clock.step_s, control.busy)
-        if self.guard.in_a_row and not self.failed_step:
-            self.guard.succeeded()
+        try:
+            if self.stale or self.guard.retired:
+                return
+            control, scheduler, now_s = self.control, self.engine.scheduler, self._now_s
+            nobody = control.shown is not None and not control.shown
+            taken = [] if nobody else self.admitted.take(scheduler.running, now_s, self.mode)
+            control.batch.advanced(num_tokens, total_tokens, taken)
+            self._leave_alone = total_tokens == 0 and bool(scheduler.waiting) and not scheduler.running
+            if now_s >= self._tell_s:
+                self._tell(now_s)
+            if self.guard.in_a_row and not self.failed_step:
+                self.guard.succeeded()
+        except Exception as error:
+            self.failed("after_schedule", error)
 
     @fail_open
     def added(self, request: Any) -> None:
@@ -156,7 +159,8 @@ class Guest:
         if self.stale or self.guard.retired:
             return
         if self.intake.add(request, self._clock.now(), self._clock.wall()):
-            self.ticker.event()
+            self.ticker.news = True
+            self.rule.arrived(request.num_tokens)
 
     @fail_open
     def preempted(self, request: Any) -> None:
@@ -165,47 +169,28 @@ class Guest:
             slot = self.rows.slot_of[request.request_id]
             self.control.batch.gone(slot)
             self.rows.wait(slot)
-            self.ticker.event()
+            self.ticker.news = True
             self.rule.changed()
             self.rule.arrived(self.rows.tokens(slot))
 
-    @fail_open
     def released(self, request: Any) -> None:
         """The request is over."""
-        rows = self.rows
-        self.intake.left(request)
-        slot = rows.slot_of.get(request.request_id)
-        if slot is None:
-            return
-        self.intake.ended(slot, request)
-        self.ticker.event()
-        if rows.extra.waits[slot]:
-            self.rule.left(rows.tokens(slot))
-        else:
-            self.control.batch.gone(slot)
-        rows.release(request.request_id)
-
-    def account_preempting(self, request: Any) -> None:
-        """Before the engine resets an evicted request."""
-        if self.telemetry is not None:
-            self.telemetry.observer.preempting(request)
-        self._account("preempting", request)
-
-    def account_scheduled(self, output: Any) -> None:
-        """Before the engine moves scheduled requests on. Most steps have nothing to tell."""
-        shown, accounting = self.control.shown, self.accounting
-        behind = bool(accounting.back if shown == [] else accounting.behind)
-        if behind:
-            joined = None if shown is None else [request.request_id for request in shown]
-            self._account("scheduled", output.num_scheduled_tokens, self.engine.scheduler.requests, joined)
-        if self.telemetry is not None:
-            observer = self.telemetry.observer
-            if behind or observer.watching or output.scheduled_new_reqs:
-                observer.scheduled(output)
-
-    def account_release(self, request: Any) -> None:
-        """Before the engine forgets a request."""
-        self._account("release", request)
+        try:
+            rows = self.rows
+            slot = rows.slot_of.get(request.request_id)
+            if slot is None:
+                self.rule.left(request.num_tokens)
+                self.intake.left(request)
+                return
+            self.intake.ended(slot, request)
+            self.ticker.news = True
+            if rows.cells.waits[slot]:
+                self.rule.left(rows.tokens(slot))
+            else:
+                self.control.batch.gone(slot)
+            rows.release(request.request_id)
+        except Exception as error:
+            self.failed("released", error)
 
     def recall(self) -> None:
         """Back to work after a retirement."""
@@ -221,14 +206,26 @@ class Guest:
         if self.session is not None:
             self.session.stop()
 
-    def _account(self, method: str, *args: Any) -> None:
-        if self.account_guard.retired:
-            return
-        try:
-            getattr(self.accounting, method)(*args)
-            self.account_guard.succeeded()
-        except Exception as error:
-            self.account_guard.failed(method, error)
+    def _enter(self, due: bool) -> None:
+        """Give newcomers their rows, if it is due or cannot wait."""
+        intake = self.intake
+        if intake.outside and (due or intake.urgent or len(intake.outside) > ENTER_FEW):
+            for slot in intake.enter(ENTER_MOST):
+                self.rule.arrived(self.rows.tokens(slot))
+
+    def _tell(self, now_s: float) -> None:
+        """Wake those who work beside the step, when it is time."""
+        mode, ticker = self.mode, self.ticker
+        if mode is not Mode.OFF:
+            self.learner.poke(now_s)
+        self._tell_s = self.learner.due_s
+        if self.session is not None and (mode is _CONTROL or mode is _ADVISE):
+            if not self.planning:
+                self.planning = True
+                self.session.start()
+            if now_s >= ticker.due_s:
+                ticker.tick(self.session, self.control.batch, now_s, self._clock.step_s, self.control.busy)
+            self._tell_s = min(self._tell_s, ticker.due_s)
 
     def _refresh(self, now_s: float) -> None:
         """Curves and plan as they are now."""

@@ -7,14 +7,13 @@ from itertools import islice
 from typing import Any
 
 from kvhorizon.adapter.engine import Engine, steerable
-from kvhorizon.adapter.forecast import Ended, Forecaster
+from kvhorizon.adapter.forecast import Forecaster
 from kvhorizon.adapter.hints import Hint, read_hint, read_tenant
 from kvhorizon.adapter.keys import hint_leaf, leaf_of
 from kvhorizon.adapter.rows import Rows
 from kvhorizon.errors import InputError
 
 AGE_LIMIT_S = 3600.0  # of a request when it reaches the scheduler; more is a clock gone wrong
-ABORTED = ("FINISHED_ABORTED", "FINISHED_ERROR", "FINISHED_IGNORED")
 
 
 class Intake:
@@ -23,6 +22,7 @@ class Intake:
     def __init__(self, engine: Engine, rows: Rows, forecaster: Forecaster) -> None:
         self.hints: Counter[str] = Counter()
         self.outside: dict[str, tuple[Any, float]] = {}  # came, and have no row yet: with when they arrived
+        self.urgent = False  # one of them is not ours to admit
         self._engine, self._rows, self._forecaster = engine, rows, forecaster
         self._groups = forecaster.groups
 
@@ -35,12 +35,15 @@ class Intake:
             return False
         age_s = min(max(wall_s - request.arrival_time, 0.0), AGE_LIMIT_S)
         self.outside[request.request_id] = request, now_s - age_s
+        if not steerable(request):
+            self.urgent = True
         if self._groups is not None:
             self._groups.arrived(request, wall_s - AGE_LIMIT_S, wall_s)
         return True
 
     def enter(self, most: int = 1 << 30) -> list[int]:
         """Rows for those who came first, at most so many; their slots."""
+        self.urgent = len(self.outside) > most and self.urgent
         return [self.slot(name) for name in list(islice(self.outside, most))]
 
     def slot(self, name: str) -> int:
@@ -77,15 +80,15 @@ class Intake:
             rows.take(rows.slot_of[request.request_id], now_s)
 
     def ended(self, slot: int, request: Any) -> None:
-        """Of those cut short, by a limit or by their client, all that is known is that they would have been longer."""
-        told, tokens = self._rows.told[slot], request.num_output_tokens
+        """The request is over; how long it became is read of it later, beside the step."""
+        told = self._rows.told[slot]
         assert told is not None
-        aborted = request.status.name in ABORTED
-        cut = aborted or tokens >= told.limit
-        self._forecaster.finished(Ended(told.handle, told.key, told.hint_key, told.hint_tokens, tokens, cut, aborted))
+        if self._groups is not None:
+            self._groups.left(request)
+        self._forecaster.over(told, request)
 
     def left(self, request: Any) -> None:
-        """The request is over, whether it had a row or not."""
+        """The request is over, and never had a row."""
         self.outside.pop(request.request_id, None)
         if self._groups is not None:
             self._groups.left(request)

@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from kvhorizon.adapter.ended import Ended
 from kvhorizon.adapter.engine import Engine
 from kvhorizon.adapter.facts import data_parallel_rank
-from kvhorizon.adapter.forecast import Ended, Forecaster, Running
+from kvhorizon.adapter.forecast import Forecaster, Running
 from kvhorizon.adapter.peaks import GAP_LOOKS, LEAST_REQUESTS
 from kvhorizon.adapter.rows import Rows
 from kvhorizon.errors import InputError
@@ -44,7 +45,7 @@ class Learner:
         self.errors = 0
         self._forecaster, self._engine, self._rows, self._state = forecaster, engine, rows, state
         self._steps = steps
-        self._due_s = self._watch_s = self._save_s = 0.0
+        self.due_s = self._watch_s = self._save_s = 0.0
         self._now_s = 0.0
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -54,9 +55,9 @@ class Learner:
 
     def poke(self, now_s: float) -> None:
         """The step's side: a wake-up when it is time."""
-        if now_s < self._due_s:
+        if now_s < self.due_s:
             return
-        self._due_s, self._now_s = now_s + LEARN_S, now_s
+        self.due_s, self._now_s = now_s + LEARN_S, now_s
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="kvhorizon-learning", daemon=True)
             self._thread.start()

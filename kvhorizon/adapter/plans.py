@@ -6,11 +6,15 @@ import math
 from collections import Counter
 
 import numpy as np
+from numba import njit
+from numpy.typing import NDArray
 
-from kvhorizon.adapter.rows import Rows
+from kvhorizon.adapter.rows import Rows, Slots
 from kvhorizon.state import Plan, Source
 
 STALE_S = 2.0  # a plan that arrived longer ago is dropped
+
+Handles = NDArray[np.uint64]
 
 
 class PlanFollower:
@@ -21,6 +25,7 @@ class PlanFollower:
         self.plan: Plan | None = None
         self.serial = 0
         self._epoch = epoch
+        self._prepared: tuple[Plan, Handles, Slots] | None = None  # the plan to come, and whom it names
         self.last: Plan | None = None  # that was looked at
         self.stale_s = math.inf  # when the plan in force will be
 
@@ -28,6 +33,10 @@ class PlanFollower:
     def fresh(self) -> bool:
         """Whether a plan is in force."""
         return self.plan is not None
+
+    def prepare(self, plan: Plan, rows: Rows) -> None:
+        """Find out whom a plan names, beside the step that is going to take it up."""
+        self._prepared = plan, *named_of(_now(plan), rows)
 
     def look(self, newest: Plan | None, rows: Rows, now_s: float) -> bool:
         """Take up a new plan, or drop a stale one; True if either happened."""
@@ -49,12 +58,10 @@ class PlanFollower:
         if plan.engine_epoch != self._epoch:
             self.counts["foreign"] += 1
             return False
-        slot_of, rank = rows.slot_of_handle, rows.desk.rank
-        named = map(slot_of.get, plan.admissions[plan.admit_at_steps == 0.0].tolist())
-        slots = np.array([slot for slot in named if slot is not None], dtype=np.int64)
-        slots = slots[rows.extra.waits[slots]]
-        rank[:] = 0
-        rank[slots] = np.arange(1, len(slots) + 1)
+        prepared = self._prepared
+        known = prepared is not None and prepared[0] is plan
+        handles, slots = prepared[1:] if prepared is not None and known else named_of(_now(plan), rows)
+        rank_named(rows.desk.rank, rows.extra.waits, rows.extra.handle, handles, slots)
         self.plan, self.stale_s = plan, now_s + STALE_S
         self.serial += 1
         self.counts["program" if plan.source == Source.PROGRAM else "greedy"] += 1
@@ -66,3 +73,26 @@ class PlanFollower:
             return []
         slots = (rows.slot_of_handle.get(handle) for handle in np.asarray(self.plan.evictions).tolist())
         return [slot for slot in slots if slot is not None and not rows.extra.waits[slot]]
+
+
+def _now(plan: Plan) -> Handles:
+    """Handles of those that the plan wants admitted now, in its order."""
+    return np.asarray(plan.admissions[plan.admit_at_steps == 0.0], dtype=np.uint64)
+
+
+def named_of(handles: Handles, rows: Rows) -> tuple[Handles, Slots]:
+    """Handles, and the slots that they have at the moment; -1 of those that are over."""
+    slot_of = rows.slot_of_handle
+    return handles, np.array([slot_of.get(handle, -1) for handle in handles.tolist()], dtype=np.int32)
+
+
+@njit(cache=True)
+def rank_named(rank, waits, handle, handles, slots):  # type: ignore[no-untyped-def]
+    """Rank (N,) those of the `handles` (n,) that wait and still have their `slots` (n,) by their order, from 1."""
+    rank[:] = 0
+    place = 0
+    for i in range(len(slots)):
+        n = slots[i]
+        if n >= 0 and waits[n] and handle[n] == handles[i]:
+            place += 1
+            rank[n] = place

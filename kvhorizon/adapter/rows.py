@@ -11,6 +11,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from kvhorizon.adapter.cells import cells_of
+from kvhorizon.adapter.ended import Told
 from kvhorizon.adapter.forecast import Tables, curve_of, place
 from kvhorizon.adapter.pool import Pool, columns_of, curves_of, desk_of, grown, new_pool
 from kvhorizon.models.survival import Curves
@@ -19,15 +21,7 @@ from kvhorizon.solver.select import Desk
 
 Slots = NDArray[np.int32]
 
-
-class Told(NamedTuple):
-    """What the forecast has to know again when a request ends."""
-
-    handle: int
-    key: int
-    hint_key: int
-    hint_tokens: float
-    limit: int
+MOST_KEPT = 4096  # curves by key
 
 
 class Extra(NamedTuple):
@@ -90,6 +84,7 @@ class Rows:
         self.request: list[Any] = [None] * capacity
         self.told: list[Told | None] = [None] * capacity
         self.tables = tables
+        self._curves: dict[int, tuple[int, float]] = {}  # by key, of those without a hint
         self.fresh: list[int] = []  # waiting rows whose `remaining` is not predicted yet
         self._free = list(range(capacity - 1, -1, -1))
         self._next_handle = 1
@@ -99,6 +94,7 @@ class Rows:
         self.num_passing = 0  # of those that wait, not ours to admit
         self.streaming = False  # some request came whose input streams: it may wait again without our being told
         self._view()
+        self.cells = cells_of(self.columns, self.extra)
 
     def add(
         self,
@@ -114,18 +110,18 @@ class Rows:
         if not self._free:
             self._grow()
         slot = self._free.pop()
-        columns, extra, handle = self.columns, self.extra, self._next_handle
+        cells, extra, handle = self.cells, self.extra, self._next_handle
         self._next_handle += 1
-        columns.arrival_s[slot] = arrival_s
-        columns.prompt[slot] = request.num_prompt_tokens
-        columns.limit[slot] = limit
-        columns.overtaker[slot] = 0
-        extra.handle[slot] = handle
+        cells.arrival_s[slot] = arrival_s
+        cells.prompt[slot] = request.num_prompt_tokens
+        cells.limit[slot] = limit
+        cells.overtaker[slot] = 0
+        cells.handle[slot] = handle
         extra.key[slot] = key
         extra.priority[slot] = request.priority
         extra.hint_key[slot], extra.hint_tokens[slot] = hint_key, hint_tokens
-        extra.curve[slot], extra.scale[slot] = curve_of(self.tables, key, hint_key, hint_tokens)
-        extra.waits[slot] = False
+        cells.curve[slot], cells.scale[slot] = self._curve_of(key, hint_key, hint_tokens)
+        cells.waits[slot] = False
         extra.steer[slot] = steer
         self.streaming |= bool(request.resumable)
         self.request[slot] = request
@@ -137,13 +133,14 @@ class Rows:
 
     def wait(self, slot: int) -> None:
         """The request waits, for the first time or again after an eviction."""
-        if self.extra.waits[slot]:
+        cells = self.cells
+        if cells.waits[slot]:
             return
-        request, columns = self.request[slot], self.columns
-        columns.generated[slot] = request.num_output_tokens
-        columns.preemptions[slot] = request.num_preemptions
-        columns.computed[slot] = columns.blocks[slot] = 0
-        self.extra.waits[slot] = True
+        request = self.request[slot]
+        cells.generated[slot] = request.num_output_tokens
+        cells.preemptions[slot] = request.num_preemptions
+        cells.computed[slot] = cells.blocks[slot] = 0
+        cells.waits[slot] = True
         self.num_passing += not self.extra.steer[slot]
         self._append(slot)
         self.fresh.append(slot)
@@ -152,9 +149,8 @@ class Rows:
 
     def take(self, slot: int, now_s: float) -> None:
         """The request runs."""
-        if self.extra.waits[slot]:
+        if self.cells.waits[slot]:
             self._leave(slot)
-            self.desk.rank[slot] = 0
             self.extra.admitted_s[slot] = now_s
 
     def release(self, request_id: str) -> int | None:
@@ -162,19 +158,19 @@ class Rows:
         slot = self.slot_of.pop(request_id, None)
         if slot is None:
             return None
-        if self.extra.waits[slot]:
+        if self.cells.waits[slot]:
             self._leave(slot)
         told = self.told[slot]
         if told is not None:
             self.slot_of_handle.pop(told.handle, None)
         self.request[slot] = self.told[slot] = None
-        self.desk.rank[slot] = 0
         self._free.append(slot)
         return slot
 
     def tokens(self, slot: int) -> int:
         """That a waiting request must prefill."""
-        return int(self.columns.prompt[slot]) + int(self.columns.generated[slot])
+        tokens: int = self.cells.prompt[slot] + self.cells.generated[slot]
+        return tokens
 
     def waiting(self) -> Slots:
         """(W,) slots in order of becoming waiting; a view, valid until the next event."""
@@ -185,11 +181,23 @@ class Rows:
     def use_tables(self, tables: Tables) -> None:
         """Swap in new curves; all waiting rows are to be predicted anew."""
         before, self.tables = self.tables, tables
+        self._curves.clear()
         if (tables.rows, tables.ratio_rows, tables.distrusted) != (before.rows, before.ratio_rows, before.distrusted):
             extra = self.extra
             extra.curve[:], extra.scale[:] = place(tables, extra.key, extra.hint_key, extra.hint_tokens)
         self._view()
         self.fresh = self.waiting().tolist()
+
+    def _curve_of(self, key: int, hint_key: int, hint_tokens: float) -> tuple[int, float]:
+        """As `forecast.curve_of`; the newest are kept."""
+        if hint_key > 0:
+            return curve_of(self.tables, key, hint_key, hint_tokens)
+        found = self._curves.get(key)
+        if found is None:
+            if len(self._curves) >= MOST_KEPT:
+                self._curves.clear()
+            found = self._curves[key] = curve_of(self.tables, key)
+        return found
 
     def _view(self) -> None:
         """Columns, curves and desk as they lie in the pool."""
@@ -202,13 +210,14 @@ class Rows:
         if self._end == len(self._queue):
             self.waiting()  # closes the gaps, and there is one: no more wait than there are slots
         self._queue[self._end] = slot
-        self.extra.place[slot] = self._end
+        self.cells.place[slot] = self._end
         self._end += 1
         self.num_waiting += 1
 
     def _leave(self, slot: int) -> None:
-        self._queue[self.extra.place[slot]] = -1
-        self.extra.waits[slot] = False
+        self._queue[self.cells.place[slot]] = -1
+        self.cells.waits[slot] = False
+        self.desk.rank[slot] = 0
         self.num_waiting -= 1
         self.num_passing -= not self.extra.steer[slot]
 
@@ -227,3 +236,4 @@ class Rows:
         self.told += [None] * old
         self._free = list(range(size - 1, old - 1, -1))
         self._view()
+        self.cells = cells_of(self.columns, self.extra)

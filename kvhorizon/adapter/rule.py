@@ -25,6 +25,7 @@ from kvhorizon.state import StepCost
 
 STANDS_S = 0.1  # how long a decision of "nobody" may stand while forecasts move on
 NO_TOKENS = 1 << 62  # of nobody
+NONE_FRESH = np.zeros(0, np.int32)
 NO_LIMIT = 1 << 62  # where prompts come in chunks, how many begin in a step is vLLM's to say
 
 
@@ -74,57 +75,66 @@ class Rule:
         if self._smallest_tokens is not None and tokens <= self._smallest_tokens:
             self._smallest_tokens = None
 
-    def hopeless(self, rows: Rows, engine: Engine, free: int, now_s: float) -> bool:
-        """Whether `choose` would answer "nobody" with `free` blocks, or has and may stand by it, at a glance."""
+    def stands(self, engine: Engine, free: int, now_s: float) -> bool:
+        """Whether it is known already that `choose` would answer "nobody" with `free` blocks, or may stand by it."""
         size = engine.block_size
         spare = free * size - self.greedy.reserve_min_share * engine.total_blocks * size
         if now_s < self._stands_until_s and free <= self._stands_at_free and spare < self._newest_tokens:
             return True
-        if self._smallest_tokens is None:
-            slots = rows.waiting()
-            if not len(slots):
-                return True
-            self._smallest_tokens = int((rows.columns.prompt[slots] + rows.columns.generated[slots]).min())
-        return spare < self._smallest_tokens
+        return self._smallest_tokens is not None and spare < self._smallest_tokens
+
+    def hopeless(self, rows: Rows, engine: Engine, free: int, now_s: float) -> bool:
+        """Likewise, with a look at those that wait where it is not known."""
+        if self.stands(engine, free, now_s):
+            return True
+        if self._smallest_tokens is not None:
+            return False
+        slots = rows.waiting()
+        if not len(slots):
+            return True
+        self._smallest_tokens = int((rows.columns.prompt[slots] + rows.columns.generated[slots]).min())
+        return self.stands(engine, free, now_s)
 
     def choose(self, rows: Rows, engine: Engine, demand: Demand, candidates: Slots, now_s: float) -> Choice:
         """Admissions for this step, after the running requests took theirs; each fits by vLLM's own measure."""
         count, tokens = len(demand.slots), engine.token_budget - demand.total_tokens
-        room = Room(
-            free_blocks=engine.free_blocks - demand.total_blocks - (engine.watermark_blocks if count else 0),
-            owed_blocks=demand.owed_blocks,
-            total_blocks=engine.total_blocks,
-            block_size=engine.block_size,
-            seats=min(engine.seats, len(rows.desk.chosen)),
-            token_budget=NO_LIMIT if engine.long_prefill > 0 and tokens > 0 else tokens,
-            now_s=now_s,
-            late_after_s=self.greedy.late_after_s,
-            late_per_token_s=0.0,
-        )
-        desk = rows.desk
+        free, desk, tables = engine.free_blocks, rows.desk, rows.tables
         desk.waiting[: len(candidates)] = candidates
-        fresh, rows.fresh = np.array(rows.fresh, dtype=np.int32), []
-        tables = rows.tables
+        fresh = NONE_FRESH
+        if rows.fresh:
+            fresh, rows.fresh = np.array(rows.fresh, dtype=np.int32), []
         chosen = decide(
-            *rows.pool, tables.survival, tables.residual, self.greedy, demand.slots, len(candidates), fresh, *room
+            *rows.pool,
+            tables.survival,
+            tables.residual,
+            self.greedy,
+            demand.slots,
+            len(candidates),
+            fresh,
+            free - demand.total_blocks - (engine.watermark_blocks if count else 0),
+            demand.owed_blocks,
+            engine.total_blocks,
+            engine.block_size,
+            min(engine.seats, len(desk.chosen)),
+            NO_LIMIT if engine.long_prefill > 0 and tokens > 0 else tokens,
+            now_s,
+            self.greedy.late_after_s,
+            0.0,
         )
         if chosen == 0:
-            if room.token_budget <= 0:  # next step has one again
+            if tokens <= 0:  # next step has some again
                 return NOBODY
-            self._stands_until_s, self._stands_at_free = now_s + STANDS_S, engine.free_blocks
+            self._stands_until_s, self._stands_at_free = now_s + STANDS_S, free
             self._newest_tokens = NO_TOKENS
             return NOBODY
         return Choice(desk.chosen[:chosen].tolist(), desk.overtakes[:chosen].astype(bool).tolist())
 
     def victims(self, rows: Rows, demand: Demand, now_s: float) -> list[int]:
         """Places in the running list, the best victim first."""
-        waiting = rows.waiting()
-        oldest_age_s = now_s - float(rows.columns.arrival_s[waiting].min()) if len(waiting) else 0.0
-        scores = np.zeros(len(demand.slots))
         real, whole, marks, *_ = rows.pool
-        tables, rules, age_s = rows.tables, (self.greedy, self.losing), max(oldest_age_s, 0.0)
-        score_running(real, whole, marks, tables.survival, tables.residual, *rules, demand.slots, now_s, age_s, scores)
-        best_first: list[int] = np.argsort(-scores, kind="stable").tolist()
+        tables, rules, waiting = rows.tables, (self.greedy, self.losing), rows.waiting()
+        order = rank_victims(real, whole, marks, tables.survival, tables.residual, *rules, demand.slots, waiting, now_s)
+        best_first: list[int] = order.tolist()
         return best_first
 
 
@@ -165,15 +175,18 @@ def decide(  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def score_running(  # type: ignore[no-untyped-def]
-    real, whole, marks, survival, residual, rule, cost, running, now_s, oldest_age_s, out
+def rank_victims(  # type: ignore[no-untyped-def]
+    real, whole, marks, survival, residual, rule, cost, running, waiting, now_s
 ):
-    """Victim scores (R,) of the running requests."""
+    """Places (R,) of the running requests by their scores as victims, the best first, in their order where equal."""
     columns, curves = columns_in(real, whole, marks), curves_in(real, whole, survival, residual)
+    oldest_age_s, worst = 0.0, np.zeros(len(running))
+    for n in waiting:
+        oldest_age_s = max(oldest_age_s, now_s - columns.arrival_s[n])
     for i in range(len(running)):
         n = running[i]
         generated = columns.generated[n]
-        out[i] = victim_score(
+        worst[i] = -victim_score(
             cost,
             rule,
             columns.prompt[n] + generated,
@@ -184,6 +197,7 @@ def score_running(  # type: ignore[no-untyped-def]
             columns.overtaker[n],
             oldest_age_s,
         )
+    return np.argsort(worst, kind="mergesort")
 
 
 def put_last(order: list[Any], places: list[int]) -> None:

@@ -9,6 +9,8 @@ import atexit
 import logging
 import threading
 from collections import Counter
+from collections.abc import Callable
+from queue import SimpleQueue
 from typing import Protocol
 
 from kvhorizon.state import Plan, Snapshot
@@ -40,14 +42,16 @@ class SolverLike(Protocol):
 class PlanSession:
     """`offer` and `newest` are the step's side. Without a solver it does nothing."""
 
-    def __init__(self, solver: SolverLike | None) -> None:
+    def __init__(self, solver: SolverLike | None, prepare: Callable[[Plan], None] | None = None) -> None:
+        """`prepare` is told of each plan, beside the step, before the step can see it."""
         self.newest: Plan | None = None
         self.solver = solver
         self.replaced = 0  # snapshots that a newer one overtook
         self.failed_starts = 0
         self.errors = 0
-        self._pending: Snapshot | None = None
-        self._wake = threading.Event()
+        self._prepare = prepare
+        self._pending: Callable[[], Snapshot] | None = None
+        self._wake: SimpleQueue[None] = SimpleQueue()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="kvhorizon-planning", daemon=True)
 
@@ -56,17 +60,18 @@ class PlanSession:
         self._thread.start()
         atexit.register(self.stop)
 
-    def offer(self, snapshot: Snapshot | None) -> None:
-        """The newest state; None: there is nothing to plan."""
+    def offer(self, snapshot: Callable[[], Snapshot] | None) -> None:
+        """What makes the newest state; None: there is nothing to plan."""
         self.replaced += self._pending is not None
         self._pending = snapshot
-        self._wake.set()
+        if snapshot is not None and not self._wake.qsize():  # else the thread has yet to see that there is one
+            self._wake.put(None)
 
     def stop(self, timeout_s: float = 10.0) -> None:
         """End the thread and the solver. Stopping twice is fine."""
         atexit.unregister(self.stop)
         self._stopping.set()
-        self._wake.set()
+        self._wake.put(None)
         if self.solver is not None:
             self.solver.stop()
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
@@ -76,8 +81,7 @@ class PlanSession:
         try:
             ready = self._start_solver()
             while not self._stopping.is_set():
-                self._wake.wait()
-                self._wake.clear()
+                self._wake.get()
                 self._once(ready)
         except Exception:
             logger.exception("kvhorizon planning ended; the rules beside the engine decide")
@@ -87,8 +91,11 @@ class PlanSession:
         try:
             snapshot, self._pending = self._pending, None
             if ready and snapshot is not None and self.solver is not None and not self._stopping.is_set():
-                plan = self.solver.plan(snapshot)
-                self.newest = plan if plan is not None else self.newest
+                plan = self.solver.plan(snapshot())
+                if plan is not None:
+                    if self._prepare is not None:
+                        self._prepare(plan)
+                    self.newest = plan
         except Exception:
             self.errors += 1
             if self.errors == 1:

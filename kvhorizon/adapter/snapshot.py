@@ -1,80 +1,99 @@
-"""The live engine's rows as a `Snapshot`, the form that goes over the wire."""
+"""The live engine's rows as a `Snapshot`, the form that goes over the wire: copied in a step, made beside it."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
 from kvhorizon.adapter.demand import Demand
+from kvhorizon.adapter.forecast import Tables
 from kvhorizon.adapter.pool import columns_in
 from kvhorizon.adapter.rows import Rows
 from kvhorizon.state import EngineFacts, ForecastKind, Habits, Requests, Snapshot
 
+COUNTS = 8  # prompt, generated, computed, blocks, limit, preemptions, curve, overtaker
+
+
+class Moment(NamedTuple):
+    """Copies of N rows: running requests in engine order, then the waiting ones in order of becoming waiting."""
+
+    handles: NDArray[np.uint64]  # (N,)
+    counts: NDArray[np.int32]  # (COUNTS, N)
+    reals: NDArray[np.float64]  # (2, N) arrival_s, scale of the curve
+    num_running: int
+    free_blocks: int
+    revision: int
+    now_s: float
+    step_s: float
+    tables: Tables
+    habits: Habits
+
 
 @njit(cache=True)
-def gather(pool_real, pool_whole, marks, handles, slots, first, handle, whole, real, overtaker):  # type: ignore[no-untyped-def]
-    """Rows at `slots` (n,) to places `first` … of handles (N,), counts (7, N), times and scales (2, N), marks (N,)."""
+def gather(pool_real, pool_whole, marks, all_handles, running, waiting, handles, counts, reals):  # type: ignore[no-untyped-def]
+    """Rows at the slots `running` (R,), then `waiting` (W,), to a moment's (R + W) handles, counts and reals."""
     columns = columns_in(pool_real, pool_whole, marks)
-    for i in range(len(slots)):
-        n, at = slots[i], first + i
-        handle[at] = handles[n]
-        real[0, at] = columns.arrival_s[n]
-        whole[0, at] = columns.prompt[n]
-        whole[1, at] = columns.generated[n]
-        whole[2, at] = columns.computed[n]
-        whole[3, at] = columns.blocks[n]
-        whole[4, at] = columns.limit[n]
-        whole[5, at] = columns.preemptions[n]
-        whole[6, at] = pool_whole[6, n]  # of the tables
-        real[1, at] = pool_real[2, n]
-        overtaker[at] = columns.overtaker[n]
+    for i in range(len(running) + len(waiting)):
+        n = running[i] if i < len(running) else waiting[i - len(running)]
+        handles[i] = all_handles[n]
+        counts[0, i] = columns.prompt[n]
+        counts[1, i] = columns.generated[n]
+        counts[2, i] = columns.computed[n]
+        counts[3, i] = columns.blocks[n]
+        counts[4, i] = columns.limit[n]
+        counts[5, i] = columns.preemptions[n]
+        counts[6, i] = pool_whole[6, n]  # of the tables
+        counts[7, i] = columns.overtaker[n]
+        reals[0, i] = columns.arrival_s[n]
+        reals[1, i] = pool_real[2, n]
 
 
-def take_snapshot(
-    rows: Rows,
-    demand: Demand,
-    facts: EngineFacts,
-    revision: int,
-    now_s: float,
-    step_s: float,
-    free_blocks: int,
-    habits: Habits,
-) -> Snapshot:
-    """Running requests in engine order, then the waiting ones in order of becoming waiting; all columns are copies."""
-    waiting = rows.waiting()
-    size = len(demand.slots) + len(waiting)
-    handle, overtaker = np.empty(size, np.uint64), np.empty(size, np.uint8)
-    whole, real = np.empty((7, size), np.int64), np.empty((2, size))
-    for slots, first in ((demand.slots, 0), (waiting, len(demand.slots))):
-        gather(*rows.pool[:3], rows.extra.handle, slots, first, handle, whole, real, overtaker)
+def take_moment(
+    rows: Rows, demand: Demand, free_blocks: int, revision: int, now_s: float, step_s: float, habits: Habits
+) -> Moment:
+    """The step's side."""
+    waiting, running = rows.waiting(), len(demand.slots)
+    size = running + len(waiting)
+    handles, counts, reals = np.empty(size, np.uint64), np.empty((COUNTS, size), np.int32), np.empty((2, size))
+    real, whole, marks, *_ = rows.pool
+    gather(real, whole, marks, rows.extra.handle, demand.slots, waiting, handles, counts, reals)
+    return Moment(handles, counts, reals, running, free_blocks, revision, now_s, step_s, rows.tables, habits)
+
+
+def snapshot_of(moment: Moment, facts: EngineFacts) -> Snapshot:
+    """The other side."""
+    size, counts = len(moment.handles), moment.counts.astype(np.int64)
     if facts.window_tokens:
-        whole[3] = np.minimum(whole[3], -(-facts.window_tokens // facts.block_size))
+        counts[3] = np.minimum(counts[3], -(-facts.window_tokens // facts.block_size))
     requests = Requests(
-        handle=handle,
-        arrival_s=real[0],
-        prompt_tokens=whole[0],
-        generated_tokens=whole[1],
-        computed_tokens=whole[2],
-        blocks_held=whole[3],
-        output_limit_tokens=whole[4],
-        preemptions=whole[5],
+        handle=moment.handles,
+        arrival_s=moment.reals[0],
+        prompt_tokens=counts[0],
+        generated_tokens=counts[1],
+        computed_tokens=counts[2],
+        blocks_held=counts[3],
+        output_limit_tokens=counts[4],
+        preemptions=counts[5],
         cached_tokens=np.zeros(size, np.int64),
         weight=np.ones(size),
-        overtaker=overtaker,
+        overtaker=counts[7].astype(np.uint8),
         forecast_kind=np.full(size, ForecastKind.CURVE, np.uint8),
-        forecast_scale=real[1],
+        forecast_scale=moment.reals[1],
         forecast_log_sigma=np.zeros(size),
-        forecast_curve=whole[6],
+        forecast_curve=counts[6],
     )
     return Snapshot(
         facts=facts,
-        revision=revision,
-        now_s=now_s,
-        free_blocks=free_blocks,
-        step_s=step_s,
-        num_running=len(demand.slots),
+        revision=moment.revision,
+        now_s=moment.now_s,
+        free_blocks=moment.free_blocks,
+        step_s=moment.step_s,
+        num_running=moment.num_running,
         requests=requests,
-        curves=rows.tables.survival,
-        curves_version=rows.tables.version,
-        habits=habits,
+        curves=moment.tables.survival,
+        curves_version=moment.tables.version,
+        habits=moment.habits,
     )

@@ -95,10 +95,12 @@ def build(
     state = state_folder(settings.state, config, groups.name if groups is not None else "")
     rows = Rows(engine.max_active, forecaster.tables)
     rule = Rule(greedy, cost)
-    warm_up(rule, engine, facts)
+    warm_up(rule, engine)
     losing = losing_of(config, cost, shape)
     may_evict = losing.offloads if settings.evict is None else settings.evict
-    control = Control(engine, rows, rule, PlanFollower(facts.engine_epoch), DecisionLog(), level)
+    plans = PlanFollower(facts.engine_epoch)
+    control = Control(engine, rows, rule, plans, DecisionLog(), level)
+    solver = None if settings.local_only else make_solver(settings, config)
     guest = Guest(
         control,
         Accounting(shape, cost),
@@ -106,7 +108,7 @@ def build(
         forecaster,
         Learner(forecaster, engine, rows, state, lambda: control.step),
         losing,
-        PlanSession(None if settings.local_only else make_solver(settings, config)),
+        PlanSession(solver, lambda plan: plans.prepare(plan, rows)),
         Ticker(facts),
         may_evict,
         clock,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+
 from kvhorizon.adapter.batch import Batch
 from kvhorizon.adapter.session import PlanSession
-from kvhorizon.adapter.snapshot import take_snapshot
+from kvhorizon.adapter.snapshot import snapshot_of, take_moment
 from kvhorizon.state import EngineFacts, Habits
 
 TICK_S = 0.1
@@ -23,25 +25,21 @@ class Ticker:
         self._facts = facts
         self.due_s = 0.0
         self._asked_s = 0.0
-        self._news = False
-
-    def event(self) -> None:
-        """A request came, ended or was evicted."""
-        self._news = True
+        self.news = False  # a request came, ended or was evicted
 
     def tick(self, session: PlanSession, batch: Batch, now_s: float, step_s: float, busy: bool) -> None:
         """Offer the session a snapshot, if it is time; not in a `busy` step, unless it has waited long enough."""
         if now_s < self.due_s or (busy and now_s < self.due_s + PATIENCE_S):
             return
         self.due_s = now_s + TICK_S
-        if not self._news and now_s - self._asked_s < IDLE_TICK_S:
+        if not self.news and now_s - self._asked_s < IDLE_TICK_S:
             return
-        self._news, self._asked_s = False, now_s
+        self.news, self._asked_s = False, now_s
         rows, engine = batch.rows, batch.engine
         if not rows.num_waiting or not engine.scheduler.running or session.solver is None:
             session.offer(None)
             return
         self.revision += 1
         demand = batch.demand(scheduled=True)
-        free_blocks = engine.free_blocks
-        session.offer(take_snapshot(rows, demand, self._facts, self.revision, now_s, step_s, free_blocks, self.habits))
+        moment = take_moment(rows, demand, engine.free_blocks, self.revision, now_s, step_s, self.habits)
+        session.offer(functools.partial(snapshot_of, moment, self._facts))

@@ -8,15 +8,16 @@ from kvhorizon.adapter.batch import take_out
 from kvhorizon.adapter.demand import Demand, share
 from kvhorizon.adapter.engine import Engine
 from kvhorizon.adapter.forecast import Forecaster
+from kvhorizon.adapter.plans import named_of, rank_named
 from kvhorizon.adapter.rows import Rows, Slots, close_gaps
-from kvhorizon.adapter.rule import Rule, decide, score_running
-from kvhorizon.adapter.snapshot import take_snapshot
+from kvhorizon.adapter.rule import Rule, decide, rank_victims
+from kvhorizon.adapter.snapshot import take_moment
 from kvhorizon.models.step_time import recompute_seconds
 from kvhorizon.solver.columns import Room
-from kvhorizon.state import EngineFacts, Habits
+from kvhorizon.state import Habits
 
 
-def warm_up(rule: Rule, engine: Engine, facts: EngineFacts) -> None:
+def warm_up(rule: Rule, engine: Engine) -> None:
     """With arguments of the very types that a step has."""
     rows = Rows(2, Forecaster().tables, capacity=4)
     rows.columns.prompt[:] = 8
@@ -30,8 +31,9 @@ def warm_up(rule: Rule, engine: Engine, facts: EngineFacts) -> None:
     rows.desk.waiting[0] = 1
     room = Room(30, 0, 100, 16, 1, 64, 1.0, 1.0, 0.0)
     decide(*rows.pool, survival, residual, rule.greedy, running, 1, np.zeros(1, np.int32), *room)
-    score_running(real, whole, marks, survival, residual, rule.greedy, rule.losing, running, 1.0, 0.0, np.zeros(1))
-    take_snapshot(rows, Demand(running, tokens, blocks, *totals), facts, 0, 0.0, 0.02, 1, Habits())
+    rank_victims(real, whole, marks, survival, residual, rule.greedy, rule.losing, running, running, 1.0)
+    take_moment(rows, Demand(running, tokens, blocks, *totals), 1, 0, 0.0, 0.02, Habits())
+    rank_named(rows.desk.rank, rows.extra.waits, rows.extra.handle, *named_of(np.zeros(1, np.uint64), rows))
     close_gaps(np.zeros(1, np.int32), 1, rows.extra.place)
     take_out(running, 1, 1)
     recompute_seconds(rule.losing, 0, 1)

@@ -66,15 +66,16 @@ def test_tokens_that_nobody_knows_yet_are_not_lost() -> None:
 
 def test_a_request_leaves_its_record_and_nothing_else() -> None:
     kept = []
-    accounts = Accounting(SHAPE, UNKNOWN_COST, lambda cost, _: kept.append(cost))
+    accounts = Accounting(SHAPE, UNKNOWN_COST, lambda ended, tally: kept.append((ended.request_id, tally.preemptions)))
     one, other = request("a", computed=10), request("b", prompt=10, output=3)
     evict(accounts, one)
     assert accounts.tracked == 1
     accounts.release(one)
     accounts.release(other)
     assert accounts.tracked == 0
-    assert [(end.request_id, end.tally.preemptions) for end in kept] == [("a", 1), ("b", 0)]
-    assert kept[1].useful_flops > prefill_flops(SHAPE, 0, 12)
+    assert kept == [("a", 1), ("b", 0)]
+    assert accounts.useful_flops > prefill_flops(SHAPE, 0, 10) + prefill_flops(SHAPE, 0, 12)
+    assert accounts.useful_flops == accounts.useful_flops
     assert accounts.preemption_frequency == 0.5
 
 

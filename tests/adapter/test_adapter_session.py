@@ -42,11 +42,11 @@ def test_the_newest_plan_is_kept_and_errors_cost_one_plan() -> None:
     solver = Solver(answer)
     session = PlanSession(solver)
     session.start()
-    session.offer("one")  # type: ignore[arg-type]
+    session.offer(lambda: "one")  # type: ignore[arg-type]
     wait_for(lambda: session.newest == "plan of one")  # type: ignore[comparison-overlap]
     for worthless in ("bad", "none"):
-        session.offer(worthless)  # type: ignore[arg-type]
-    session.offer("two")  # type: ignore[arg-type]
+        session.offer(lambda worthless=worthless: worthless)  # type: ignore[arg-type]
+    session.offer(lambda: "two")  # type: ignore[arg-type]
     wait_for(lambda: session.newest == "plan of two")  # type: ignore[comparison-overlap]
     session.stop()
     assert solver.stopped.is_set()
@@ -60,7 +60,7 @@ def test_offers_never_wait_for_a_solver_that_hangs() -> None:
     session.start()
     begin_s = time.monotonic()
     for number in range(1000):
-        session.offer(number)  # type: ignore[arg-type]
+        session.offer(lambda number=number: number)  # type: ignore[arg-type]
     assert time.monotonic() - begin_s < 10.0
     assert session.replaced > 0
     release.set()

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from fakes import request, scheduler
 
+from kvhorizon.adapter.ended import Ended
 from kvhorizon.adapter.engine import Engine
-from kvhorizon.adapter.forecast import GROUP_ROWS, Ended, Forecaster, Tables, curve_of, place
+from kvhorizon.adapter.forecast import GROUP_ROWS, Forecaster, Tables, curve_of, place
 from kvhorizon.adapter.groups import MOST_NODES, UNKNOWN, Groups, groups_of
 from kvhorizon.adapter.hints import Hint
 from kvhorizon.adapter.intake import Intake

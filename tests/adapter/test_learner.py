@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from fakes import Status, request, scheduler, wait_for
 
+from kvhorizon.adapter.ended import Ended
 from kvhorizon.adapter.engine import Engine
-from kvhorizon.adapter.forecast import Ended, Forecaster
+from kvhorizon.adapter.forecast import Forecaster
 from kvhorizon.adapter.learner import SAVE_S, WATCH_S, Learner, running_now, state_folder
 from kvhorizon.adapter.rows import Rows
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kvhorizon.adapter.forecast import HISTORY_ROWS, Ended, Forecaster, Running, Tables, curve_of, place
+from kvhorizon.adapter.ended import Ended
+from kvhorizon.adapter.forecast import HISTORY_ROWS, Forecaster, Running, Tables, curve_of, place
 from kvhorizon.adapter.hints import Hint
 from kvhorizon.adapter.keys import hint_leaf
 from kvhorizon.errors import InputError

@@ -90,7 +90,6 @@ def serve(of: Recorded, groups: Groups | None, first: int = 0) -> tuple[np.ndarr
         else:
             one = alive.pop(n)
             one.num_output_tokens, one.status = int(of.output_tokens[n]), SimpleNamespace(name="FINISHED_STOPPED")
-            intake.left(one)
             intake.ended(rows.slot_of[one.request_id], one)
             rows.release(one.request_id)
         forecaster.learn()

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from kvhorizon.adapter.forecast import Ended, Running
+from kvhorizon.adapter.ended import Ended
+from kvhorizon.adapter.forecast import Running
 from kvhorizon.adapter.forecast_health import ForecastHealth
 from kvhorizon.adapter.peaks import GAP_LOOKS, HORIZON_STEPS, PATIENCE_LOOKS, PeakWatch
 from kvhorizon.models.overflow import score_of

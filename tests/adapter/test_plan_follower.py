@@ -74,3 +74,14 @@ def test_only_the_running_are_evicted() -> None:
     assert follower.evictions(rows) == []
     follower.look(plan([], [], evictions=[2, 1, 99]), rows, 1.0)
     assert follower.evictions(rows) == [rows.slot_of["r0"]]
+
+
+def test_whoever_took_the_place_of_a_request_that_is_over_is_not_ranked() -> None:
+    """Requests 2 and 3 are looked up, then 2 ends and a newcomer gets its slot."""
+    rows, follower = rows_of(3), PlanFollower(EPOCH)
+    coming = plan([2, 3], [0.0, 0.0])
+    follower.prepare(coming, rows)
+    slot = rows.release("r1")
+    assert rows.add(request("new"), 0.0, 50, 0) == slot
+    assert follower.look(coming, rows, 1.0)
+    assert ranks(rows) == {"r2": 1}

@@ -208,7 +208,7 @@ def test_broken_telemetry_changes_nothing(hook: str, monkeypatch: pytest.MonkeyP
     inside = {
         "scheduled": (observer, "_see_first_tokens"),
         "preempting": (guest.control.log, "note"),
-        "released": (observer, "ended"),
+        "released": (observer, "over"),
     }
     monkeypatch.setattr(*inside[hook], None)
     requests = workload(60, seed=1)

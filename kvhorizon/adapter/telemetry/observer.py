@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec
 
-from kvhorizon.adapter.accounting import Finished
+from kvhorizon.adapter.accounting import Tally
 from kvhorizon.adapter.decisions import Decision
 from kvhorizon.adapter.guard import Guard
 from kvhorizon.adapter.hints import MAX_CHARACTERS, SESSION, TENANT
@@ -30,10 +30,23 @@ LONGEST_STEP_S = 10.0  # a longer gap between steps is idleness
 _REASONS = {"FINISHED_STOPPED": "stop", "FINISHED_LENGTH_CAPPED": "length", "FINISHED_ABORTED": "abort"}
 
 
+class Over(NamedTuple):
+    """What the step notes of a request that is over, which nobody changes any more."""
+
+    request: Any
+    tally: Tally
+    first_s: float | None  # time of day of its first token
+    end_s: float  # time of day
+    mode: Mode
+
+
 class Ended(NamedTuple):
     """One request that is over."""
 
-    cost: Finished
+    request_id: str
+    prompt_tokens: int
+    output_tokens: int
+    tally: Tally
     arrival_s: float  # time of day
     first_s: float | None  # time of day of its first token
     end_s: float  # time of day
@@ -58,14 +71,15 @@ def guarded(hook: Callable[Concatenate[Observer, P], None]) -> Callable[Concaten
         except Exception as error:  # whatever it is, the engine goes on
             self.guard.failed(hook.__name__, error)
         else:
-            self.guard.succeeded()
+            if self.guard.in_a_row:
+                self.guard.succeeded()
 
     functools.update_wrapper(without_harm, hook)
     return without_harm
 
 
 class Observer:
-    """Of one guest. `ended` is emptied by the thread; the counters only grow."""
+    """Of one guest. `over` is emptied by the thread, with `ended`; the counters only grow."""
 
     def __init__(
         self,
@@ -76,7 +90,7 @@ class Observer:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.guard = Guard("telemetry")
-        self.ended: deque[Ended] = deque(maxlen=QUEUE_LIMIT)
+        self.over: deque[Over] = deque(maxlen=QUEUE_LIMIT)
         self.admissions: Counter[str] = Counter()  # first ones, by who decided the step
         self.preemptions: Counter[str] = Counter()  # by who chose the victim
         self.recompute_measured_s = 0.0  # of steps, by the share of their tokens that were computed again
@@ -136,34 +150,45 @@ class Observer:
             control.log.note(Decision(guest.now(), control.step, request.request_id, "evicted", by, why))
         self.preemptions[by] += 1
 
-    @guarded
-    def released(self, cost: Finished, request: Any) -> None:
+    def released(self, request: Any, tally: Tally) -> None:
         """The request is over."""
-        now_s, name = self._wall(), request.request_id
-        first_s = self._first_s.pop(name, None)
-        if self._awaited.pop(name, None) is not None and request.num_output_tokens > 0:
-            first_s = self._first(request, now_s)
-        parameters = request.sampling_params
+        if self.guard.retired:
+            return
+        try:
+            now_s, name = self._wall(), request.request_id
+            first_s = self._first_s.pop(name, None)
+            if first_s is None and self._awaited.pop(name, None) is not None and request.num_output_tokens > 0:
+                first_s = self._first(request, now_s)
+            self.over.append(Over(request, tally, first_s, now_s, self._guest.mode))
+        except Exception as error:
+            self.guard.failed("released", error)
+
+    def ended(self) -> list[Ended]:
+        """Requests that are over since the last call, which is not the step's."""
+        return [self._told(self.over.popleft()) for _ in range(len(self.over))]
+
+    def _told(self, over: Over) -> Ended:
+        request, parameters, status = over.request, over.request.sampling_params, over.request.status.name
         extra = (parameters.extra_args if parameters is not None else None) or {}
         hashes: tuple[Any, ...] = ()
         if self._wants_hashes:
-            hashes = tuple(request.block_hashes[: cost.prompt_tokens // self._guest.engine.block_size])
-        status = request.status.name
-        self.ended.append(
-            Ended(
-                cost,
-                request.arrival_time,
-                first_s,
-                now_s,
-                request.max_tokens,
-                request.priority,
-                str(extra.get(TENANT, ""))[:MAX_CHARACTERS],
-                _REASONS.get(status, status.removeprefix("FINISHED_").lower()),
-                self._guest.mode.value,
-                hashes,
-                str(extra.get(SESSION, ""))[:MAX_CHARACTERS],
-                sampling_of(request),
-            )
+            hashes = tuple(request.block_hashes[: request.num_prompt_tokens // self._guest.engine.block_size])
+        return Ended(
+            request.request_id,
+            request.num_prompt_tokens,
+            request.num_output_tokens,
+            over.tally,
+            request.arrival_time,
+            over.first_s,
+            over.end_s,
+            request.max_tokens,
+            request.priority,
+            str(extra.get(TENANT, ""))[:MAX_CHARACTERS],
+            _REASONS.get(status, status.removeprefix("FINISHED_").lower()),
+            over.mode.value,
+            hashes,
+            str(extra.get(SESSION, ""))[:MAX_CHARACTERS],
+            sampling_of(request),
         )
 
     def _see_first_tokens(self) -> None:

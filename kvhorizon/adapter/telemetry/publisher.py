@@ -37,7 +37,7 @@ class Publisher:
     def publish(self) -> list[Ended]:
         """Bring every metric up to date."""
         with self._lock:
-            ended = [self._observer.ended.popleft() for _ in range(len(self._observer.ended))]
+            ended = self._observer.ended()
             self._requests(ended)
             self._costs()
             self._decisions()
@@ -57,7 +57,7 @@ class Publisher:
 
     def _requests(self, ended: list[Ended]) -> None:
         for one in ended:
-            tally = one.cost.tally
+            tally = one.tally
             self._child("kvhorizon_requests_finished", reason=one.finish).inc()
             self._child("kvhorizon_request_preemptions").observe(tally.preemptions)
             self._child("kvhorizon_request_recompute_tokens").observe(tally.recompute_tokens)

@@ -80,14 +80,14 @@ class Recorder:
         self._rows = []
 
     def _row(self, one: Ended) -> Row:
-        cost, tally = one.cost, one.cost.tally
+        tally = one.tally
         first_s = one.first_s if one.first_s is None else max(one.first_s, one.arrival_s)
-        later = cost.output_tokens - 1
+        later = one.output_tokens - 1
         return Row(
             arrival_s=one.arrival_s,
-            prompt_tokens=cost.prompt_tokens,
-            output_tokens=cost.output_tokens,
-            request_id=cost.request_id,
+            prompt_tokens=one.prompt_tokens,
+            output_tokens=one.output_tokens,
+            request_id=one.request_id,
             max_tokens=one.max_tokens,
             priority=one.priority,
             tenant=one.tenant if self._given_tenants else self._digest(one.tenant),
