@@ -16,6 +16,7 @@ class Cells(NamedTuple):
     preemptions: memoryview
     overtaker: memoryview
     arrival_s: memoryview[float]
+    weight: memoryview[float]
     curve: memoryview
     scale: memoryview[float]
     handle: memoryview

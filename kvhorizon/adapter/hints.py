@@ -20,6 +20,7 @@ from kvhorizon.errors import InputError
 NAME = "pred_len"
 TENANT = "tenant"
 SESSION = "session"
+SLO_CLASS = "slo_class"
 MAX_TOKENS = 10_000_000
 MAX_CHARACTERS = 64
 _MOST_WIDTH = 31  # half octaves
@@ -59,6 +60,11 @@ def read_tenant(extra_args: Mapping[str, object] | None) -> str:
 def read_session(extra_args: Mapping[str, object] | None) -> str:
     """The conversation that it continues; as `read_tenant`."""
     return _name(extra_args, SESSION)
+
+
+def read_class(extra_args: Mapping[str, object] | None) -> str:
+    """The class of service that it asks for; as `read_tenant`."""
+    return _name(extra_args, SLO_CLASS)
 
 
 def number_of_name(name: str) -> int:

@@ -19,13 +19,13 @@ from kvhorizon.solver.select import Desk
 Reals = NDArray[np.float64]
 Wholes = NDArray[np.int32]
 Marks = NDArray[np.uint8]
-REALS, WHOLES = 4, 9
+REALS, WHOLES = 5, 9
 
 
 class Pool(NamedTuple):
     """Of N slots, and at most S admissions in a step."""
 
-    real: Reals  # (REALS, N) arrival_s, remaining, scale of the curve, keys
+    real: Reals  # (REALS, N) arrival_s, remaining, scale of the curve, keys, weight
     whole: Wholes  # (WHOLES, N) prompt … preemptions as in `Columns`, curve, waiting, rank
     marks: Marks  # (N,) overtaker
     sums: Reals  # (3, H) mean, variance, survival
@@ -34,9 +34,9 @@ class Pool(NamedTuple):
 
 
 def new_pool(size: int, seats: int) -> Pool:
-    """All zero, but for scales of one token."""
+    """All zero, but for scales of one token and weights of 1."""
     real = np.zeros((REALS, size))
-    real[2] = 1.0
+    real[2] = real[4] = 1.0
     return Pool(
         real,
         np.zeros((WHOLES, size), np.int32),
@@ -56,7 +56,7 @@ def grown(pool: Pool, size: int) -> Pool:
 
 def columns_of(real: Reals, whole: Wholes, marks: Marks) -> Columns:
     """Views."""
-    return Columns(real[0], whole[0], whole[1], whole[2], whole[3], whole[4], whole[5], marks, real[1])
+    return Columns(real[0], whole[0], whole[1], whole[2], whole[3], whole[4], whole[5], marks, real[1], real[4])
 
 
 def curves_of(real: Reals, whole: Wholes, survival: Reals, residual: Reals) -> Curves:

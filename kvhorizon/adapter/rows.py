@@ -105,6 +105,7 @@ class Rows:
         hint_key: int = 0,
         hint_tokens: float = 0.0,
         steer: bool = True,
+        weight: float = 1.0,
     ) -> int:
         """A row for a waiting request; returns its slot."""
         if not self._free:
@@ -115,6 +116,7 @@ class Rows:
         cells.arrival_s[slot] = arrival_s
         cells.prompt[slot] = request.num_prompt_tokens
         cells.limit[slot] = limit
+        cells.weight[slot] = weight
         cells.overtaker[slot] = 0
         cells.handle[slot] = handle
         extra.key[slot] = key

@@ -195,6 +195,7 @@ def rank_victims(  # type: ignore[no-untyped-def]
             max(now_s - columns.arrival_s[n], 0.0),
             columns.preemptions[n],
             columns.overtaker[n],
+            columns.weight[n],
             oldest_age_s,
         )
     return np.argsort(worst, kind="mergesort")

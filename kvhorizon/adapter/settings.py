@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
 from kvhorizon.errors import InputError
+from kvhorizon.models.classes import NONE, Classes, read_classes
 from kvhorizon.solver.greedy import Knob
 
 PREFIX = "KVHORIZON_"
@@ -29,6 +30,9 @@ class GuestSettings(BaseModel):
     kill_switch: Path | None = Field(None, description="a file: while it exists, vLLM is left alone")
     knob: Annotated[Knob, PlainValidator(Knob)] = Field(
         Knob.BALANCED, description="of the rules: means, balanced, strict or max-wait:SECONDS"
+    )
+    classes: Annotated[Classes, PlainValidator(read_classes)] = Field(
+        NONE, description="of service, with weights and targets: JSON text, or a .json or .toml file"
     )
     solver: str | None = Field(None, description="host:port or unix:/path of a shared service; none: a child process")
     local_only: bool = Field(False, description="no solver at all: the rules beside the engine decide")
@@ -65,4 +69,7 @@ def load(additional: object, environment: Mapping[str, str] = os.environ) -> Gue
         return GuestSettings(**values)
     except ValidationError as error:
         first = error.errors()[0]
+        told = first.get("ctx", {}).get("error")
+        if isinstance(told, InputError):
+            raise told from None
         raise InputError(".".join(str(part) for part in first["loc"]), first["input"], first["msg"]) from None

@@ -22,7 +22,7 @@ class Moment(NamedTuple):
 
     handles: NDArray[np.uint64]  # (N,)
     counts: NDArray[np.int32]  # (COUNTS, N)
-    reals: NDArray[np.float64]  # (2, N) arrival_s, scale of the curve
+    reals: NDArray[np.float64]  # (3, N) arrival_s, scale of the curve, weight
     num_running: int
     free_blocks: int
     revision: int
@@ -49,6 +49,7 @@ def gather(pool_real, pool_whole, marks, all_handles, running, waiting, handles,
         counts[7, i] = columns.overtaker[n]
         reals[0, i] = columns.arrival_s[n]
         reals[1, i] = pool_real[2, n]
+        reals[2, i] = columns.weight[n]
 
 
 def take_moment(
@@ -57,7 +58,7 @@ def take_moment(
     """The step's side."""
     waiting, running = rows.waiting(), len(demand.slots)
     size = running + len(waiting)
-    handles, counts, reals = np.empty(size, np.uint64), np.empty((COUNTS, size), np.int32), np.empty((2, size))
+    handles, counts, reals = np.empty(size, np.uint64), np.empty((COUNTS, size), np.int32), np.empty((3, size))
     real, whole, marks, *_ = rows.pool
     gather(real, whole, marks, rows.extra.handle, demand.slots, waiting, handles, counts, reals)
     return Moment(handles, counts, reals, running, free_blocks, revision, now_s, step_s, rows.tables, habits)
@@ -78,7 +79,7 @@ def snapshot_of(moment: Moment, facts: EngineFacts) -> Snapshot:
         output_limit_tokens=counts[4],
         preemptions=counts[5],
         cached_tokens=np.zeros(size, np.int64),
-        weight=np.ones(size),
+        weight=moment.reals[2],
         overtaker=counts[7].astype(np.uint8),
         forecast_kind=np.full(size, ForecastKind.CURVE, np.uint8),
         forecast_scale=moment.reals[1],

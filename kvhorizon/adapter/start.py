@@ -29,6 +29,7 @@ from kvhorizon.adapter.session import PlanSession, SolverLike
 from kvhorizon.adapter.settings import GuestSettings, load
 from kvhorizon.adapter.shared import SharedSolver
 from kvhorizon.adapter.telemetry.telemetry import start_telemetry
+from kvhorizon.adapter.tenants import shares_of
 from kvhorizon.adapter.ticker import Ticker
 from kvhorizon.adapter.warm_up import warm_up
 from kvhorizon.errors import InputError
@@ -114,6 +115,8 @@ def build(
         clock,
         wall,
     )
+    guest.intake.classes = settings.classes
+    guest.intake.shares = guest.ticker.shares = shares_of(settings.classes, rows)
     guest.telemetry = start_telemetry(guest, settings, config, facts)
     return guest
 

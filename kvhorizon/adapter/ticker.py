@@ -7,6 +7,7 @@ import functools
 from kvhorizon.adapter.batch import Batch
 from kvhorizon.adapter.session import PlanSession
 from kvhorizon.adapter.snapshot import snapshot_of, take_moment
+from kvhorizon.adapter.tenants import TenantShares
 from kvhorizon.state import EngineFacts, Habits
 
 TICK_S = 0.1
@@ -22,6 +23,7 @@ class Ticker:
     def __init__(self, facts: EngineFacts) -> None:
         self.revision = 0
         self.habits = Habits()
+        self.shares: TenantShares | None = None  # to be kept up to date
         self._facts = facts
         self.due_s = 0.0
         self._asked_s = 0.0
@@ -36,7 +38,10 @@ class Ticker:
             return
         self.news, self._asked_s = False, now_s
         rows, engine = batch.rows, batch.engine
-        if not rows.num_waiting or not engine.scheduler.running or session.solver is None:
+        competing = rows.num_waiting and engine.scheduler.running
+        if self.shares is not None and competing:
+            self.shares.refresh(batch.demand(scheduled=True).slots)
+        if not competing or session.solver is None:
             session.offer(None)
             return
         self.revision += 1

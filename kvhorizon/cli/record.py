@@ -130,6 +130,7 @@ def _trace_rows(source: Path, salt: bytes | None) -> list[Row]:
             tenant=_tenant(str(trace.key[n]), salt),
             prefix_hashes=() if hashes is None else tuple(hashes[n].tolist()),
             session=_session(trace, n),
+            slo_class="" if trace.slo_class is None else trace.slo_class[n],
         )
         for n in range(len(trace))
     ]

@@ -22,6 +22,7 @@ from kvhorizon.cli.questions import AnswerAll
 from kvhorizon.cli.questions import find as find_best
 from kvhorizon.cli.questions import sweep as sweep_points
 from kvhorizon.errors import InputError
+from kvhorizon.models.classes import read_classes
 from kvhorizon.sim.asked_engine import GPU, MODEL
 from kvhorizon.sim.many import answer_all
 from kvhorizon.sim.policies import DEFAULT_POLICIES
@@ -34,6 +35,7 @@ from kvhorizon.wire.child import SolverChild
 from kvhorizon.wire.failures import SolverError
 from kvhorizon.wire.resilient import ResilientSolver
 
+TYPICAL = ("p50", "p99")
 TABLE_WIDTH = 124  # where standard output is no terminal
 
 
@@ -73,6 +75,9 @@ def what_if(
     prefix_caching: Annotated[
         bool, typer.Option(help="vLLM's prefix caching, for traces that say what is shared.")
     ] = False,
+    classes: Annotated[
+        str, typer.Option(help="Classes of service, with weights and targets: JSON, or a .json or .toml file.")
+    ] = "",
     workers: Annotated[int, typer.Option(help="Processes of a sweep.")] = 1,
     executor: Annotated[str, typer.Option(help="Of a sweep: processes, ray, or ray:ADDRESS.")] = "processes",
 ) -> None:
@@ -94,6 +99,7 @@ def what_if(
         patience_s=patience_s,
         retries=retries,
         prefix_caching=prefix_caching,
+        classes=read_classes(classes).text(),
     )
     require("plotly", "whatif")
     effort = parse_budget(budget)
@@ -113,6 +119,8 @@ def what_if(
     (folder / "results.json").write_text(json.dumps(answer.results, indent=1) + "\n", encoding="utf-8")
     (folder / "report.html").write_text(render(answer, command), encoding="utf-8")
     _print(_table(answer))
+    if any(row["classes"] for row in answer.results["policies"]):
+        _print(_classes_table(answer))
     print(f"wrote {folder / 'results.json'} and {folder / 'report.html'}")
 
 
@@ -196,4 +204,19 @@ def _table(answer: Answer) -> Table:
             _number(row["throughput_tok_s"], 0),
             f"{plans.get('program', 0)}/{sum(plans.values())}" if plans else "-",
         )
+    return table
+
+
+def _classes_table(answer: Answer) -> Table:
+    """Policies and classes of service as rows."""
+    table = Table(title="classes of service; seconds")
+    for name in ("policy", "class"):
+        table.add_column(name, no_wrap=True)
+    for name in ("requests", "weight", "TTFT p50", "p99", "TPOT p50", "p99", "in time"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in answer.results["policies"]:
+        for name, one in row["classes"].items():
+            times = [_number(one[kind][p], digits) for kind, digits in (("ttft_s", 2), ("tpot_s", 3)) for p in TYPICAL]
+            met = "-" if one["slo_attainment"] is None else _number(100 * one["slo_attainment"], 1) + " %"
+            table.add_row(row["policy"], name, _number(one["requests"], 0), f"{one['weight']:g}", *times, met)
     return table

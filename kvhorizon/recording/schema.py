@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 from kvhorizon.errors import InputError
 
-FORMAT = "2"  # grows with every change of the columns
-OLDER_LACK = {"1": ("session", "sampling")}  # columns that the formats which can still be read do not have
+FORMAT = "3"  # grows with every change of the columns
+# columns that the formats which can still be read do not have
+OLDER_LACK = {"1": ("session", "sampling", "slo_class"), "2": ("slo_class",)}
 SAMPLING_MOST = 7  # structured output 1, temperature zero 2, stop strings 4, added up
 FORMAT_KEY = b"kvhorizon.format"
 FACTS_KEY = b"kvhorizon.engine"
@@ -38,10 +39,11 @@ class Row(NamedTuple):
     prefix_hashes: tuple[int, ...] = ()  # one per full block of the prompt, each covering all before it
     session: str = ""  # conversation that the client names, told as the tenant is
     sampling: int | None = None  # 0 … SAMPLING_MOST
+    slo_class: str = ""  # of service that the client names, at most 64 characters
 
 
 _FLOATS = ("arrival_s", "wasted_flops", "recompute_s", "ttft_s", "tpot_s", "e2e_s")
-TEXTS = ("request_id", "tenant", "finish", "mode", "session")
+TEXTS = ("request_id", "tenant", "finish", "mode", "session", "slo_class")
 
 
 def arrow(field: str) -> tuple[Any, Any]:

@@ -13,7 +13,7 @@ from kvhorizon.report.calibration import calibration
 from kvhorizon.report.compare import by_length, by_tenant, engine_time, pareto
 from kvhorizon.report.figures import Picture, distributions, occupancy
 from kvhorizon.report.minute import minute
-from kvhorizon.report.table import comparison
+from kvhorizon.report.table import by_class, comparison
 from kvhorizon.sim.whatif import Answer
 
 
@@ -142,5 +142,6 @@ def render(answer: Answer, command: str) -> str:
         f'<p class="soft">{escape(results["engine"]["model"])} on {escape(results["engine"]["gpu"])}, simulated</p>'
         f"{_check(results)}{_advice(advise(answer))}"
         '<section aria-labelledby="policies"><h2 id="policies">Policies side by side</h2>'
-        f"{comparison(results['policies'])}</section>{sections}{minute(answer)}{_facts(results, command)}",
+        f"{comparison(results['policies'])}</section>{by_class(results['policies'])}{sections}{minute(answer)}"
+        f"{_facts(results, command)}",
     )

@@ -21,6 +21,12 @@ COLUMNS: tuple[tuple[str, tuple[str, ...], int, bool], ...] = (
     ("tokens per s", ("throughput_tok_s",), 0, False),
     ("GPU utilization", ("gpu_utilization",), 3, False),
 )
+CLASS_COLUMNS: tuple[tuple[str, tuple[str, ...], int, bool], ...] = (
+    ("TTFT p50, s", ("ttft_s", "p50"), 2, True),
+    ("TTFT p99, s", ("ttft_s", "p99"), 1, True),
+    ("TPOT p99, s", ("tpot_s", "p99"), 3, True),
+    ("in time", ("slo_attainment",), 3, False),
+)
 NOTICEABLE = 0.005  # relative change below which a ratio is neither better nor worse
 
 
@@ -69,3 +75,23 @@ def comparison(rows: list[Row]) -> str:
 def _decided(plans: dict[str, int]) -> str:
     named = [f"{name} {count:,}" for name, count in plans.items() if count]
     return ", ".join(named) or "–"
+
+
+def by_class(rows: list[Row]) -> str:
+    """The classes of service under each policy, as an HTML section; empty where there are none."""
+    if not rows or not rows[0].get("classes"):
+        return ""
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in ("", *(row["policy"] for row in rows)))
+    base = next((row for row in rows if row["policy"] == "fcfs"), None)
+    body = ""
+    for name in rows[0]["classes"]:
+        for title, path, digits, less in CLASS_COLUMNS:
+            cells = "".join(_cell(row, base, ("classes", name, *path), digits, less) for row in rows)
+            body += f'<tr><th scope="row">{escape(name)}: {title}</th>{cells}</tr>'
+    return (
+        '<section aria-labelledby="classes"><h2 id="classes">Classes of service</h2>'
+        '<p class="soft" id="classes-note">In time: met every target of its class.</p>'
+        '<div class="scroll" tabindex="0" role="region" aria-label="Classes of service under each policy">'
+        '<table id="classes-table" aria-describedby="classes-note">'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></section>"
+    )

@@ -100,8 +100,10 @@ class Engine(NamedTuple):
     cache: BlockCache | None  # with prefix caching; compiled apart from the engine without
 
 
-def new_columns(arrival_s: FloatArray, prompt: Int32Array, limit: Int32Array) -> Columns:
-    """Columns of requests that have not run yet; all (N,)."""
+def new_columns(
+    arrival_s: FloatArray, prompt: Int32Array, limit: Int32Array, weight: FloatArray | None = None
+) -> Columns:
+    """Columns of requests that have not run yet; all (N,). Without weights all weigh 1."""
     n = len(arrival_s)
     return Columns(
         arrival_s=arrival_s,
@@ -113,6 +115,7 @@ def new_columns(arrival_s: FloatArray, prompt: Int32Array, limit: Int32Array) ->
         preemptions=np.zeros(n, np.int32),
         overtaker=np.zeros(n, np.uint8),
         remaining=np.ones(n),
+        weight=np.ones(n) if weight is None else weight,
     )
 
 

@@ -32,6 +32,7 @@ from kvhorizon.sim.queue import arrive
 from kvhorizon.sim.replay import LEARN_EVERY, learn, outcome_of, priced, start
 from kvhorizon.sim.setup import Setup
 from kvhorizon.sim.step import abort
+from kvhorizon.sim.tenants import shares_of
 from kvhorizon.sim.trace import Trace
 from kvhorizon.solver.select import Desk, new_desk
 
@@ -80,6 +81,7 @@ class Replica:
         self._guest = policy.guest.at_work(size, setup.facts.max_num_seqs, setup.facts.cost)
         self._kept = Kept(setup.reload_s_per_token > 0.0)
         self._setup = setup
+        self._shares = shares_of(setup, self.engine, self._desk) if self._guest.steers else None
         self._learned = 0
 
     @property
@@ -96,7 +98,10 @@ class Replica:
                 learn_at = min(learn_at, self._learned + LEARN_EVERY)
             guest = priced(self._guest, self.engine, self._kept, self._setup)
             cost = self._setup.facts.cost
-            advance(self.engine, self.forecast.curves, guest, cost, self._desk, until_s, learn_at, True)
+            stop_s = min(until_s, self._shares.due_s) if self._shares else until_s
+            advance(self.engine, self.forecast.curves, guest, cost, self._desk, stop_s, learn_at, True)
+            if self._shares:
+                self._shares.tick()
             if self._guest.steers and int(count[DONE]) >= self._learned + LEARN_EVERY:
                 self._learned = learn(self.engine, self.forecast, self._desk, self._learned)
 
@@ -188,6 +193,7 @@ def repeated(trace: Trace, tries: int) -> Trace:
         session=again(trace.session),
         priority=again(trace.priority),
         sampling=again(trace.sampling),
+        slo_class=None if trace.slo_class is None else trace.slo_class * tries,
     )
 
 

@@ -8,7 +8,14 @@ from typing import Any, NamedTuple
 from kvhorizon.errors import InputError
 
 SPREADS = ("ttft", "tpot", "e2e", "long_ttft", "long_e2e")  # with _mean, _p50, _p90, _p99; in seconds
-PLAIN = ("goodput", "throughput_tok_s", "preemption_frequency", "recompute_fraction", "gpu_utilization")
+PLAIN = (
+    "goodput",
+    "slo_attainment",
+    "throughput_tok_s",
+    "preemption_frequency",
+    "recompute_fraction",
+    "gpu_utilization",
+)
 STATISTICS = ("mean", "p50", "p90", "p99")
 PER_SECOND = {"": 1.0, "s": 1.0, "ms": 1000.0, "min": 1 / 60}
 PER_ONE = {"": 1.0, "%": 100.0}

@@ -4,6 +4,7 @@
   requests that finished by the last arrival / last arrival
 * goodput: share of requests with TTFT <= 2 s + 2 × their own unloaded prefill time and mean TPOT <= the target
 * slowdown: end-to-end latency / latency alone on the engine
+* SLO attainment: share of the requests of classes with targets that met every target of their class
 * longest decile: the tenth of the requests with the longest outputs
 * recompute_fraction: FLOPs of recomputation / all FLOPs
 """
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kvhorizon.models.classes import NONE, Classes
 from kvhorizon.sim.outcome import Outcome
 from kvhorizon.sim.trace import Trace
 
@@ -55,6 +57,28 @@ def longest(output_tokens: NDArray[np.int64]) -> NDArray[np.bool_]:
     return chosen
 
 
+def _promises(trace: Trace, classes: Classes, ttft: FloatArray, tpot: FloatArray) -> dict[str, Any]:
+    """Of each class of service that the trace has requests of; nothing where no classes were given."""
+    if trace.slo_class is None or not classes.given:
+        return {"slo_attainment": None, "classes": {}}
+    member = np.array([classes.known(name) for name in trace.slo_class])
+    found, kept, promised = {}, 0, 0
+    for name, one in classes.of.items():
+        rows = np.flatnonzero(member == name)
+        if not len(rows):
+            continue
+        met = one.met(ttft[rows], tpot[rows])
+        found[name] = {
+            "requests": len(rows),
+            "weight": one.weight,
+            "ttft_s": spread(ttft[rows]),
+            "tpot_s": spread(tpot[rows]),
+            "slo_attainment": float(met.mean()) if one.promises else None,
+        }
+        kept, promised = kept + int(met.sum()) * one.promises, promised + len(rows) * one.promises
+    return {"slo_attainment": kept / promised if promised else None, "classes": found}
+
+
 def summarize(
     trace: Trace,
     outcome: Outcome,
@@ -62,6 +86,7 @@ def summarize(
     prefill_alone_s: FloatArray,
     service_alone_s: FloatArray,
     tpot_target_s: float,
+    classes: Classes = NONE,
 ) -> dict[str, Any]:
     """One policy's entry of `results.json`. `…_alone_s` (N,) are seconds on an idle engine."""
     finished = np.isfinite(outcome.finish_s)
@@ -99,6 +124,7 @@ def summarize(
         "long_ttft_s": spread(ttft[long]),
         "long_e2e_s": spread(e2e[long]),
         "goodput": float(good.mean()),
+        **_promises(trace, classes, ttft, tpot),
         "max_wait_s": _plain(float(np.nanmax(ttft))),
         "plans": dict(outcome.plans),
     }

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from kvhorizon.models.classes import weights_of
 from kvhorizon.models.forecast import Forecast, make_forecast
 from kvhorizon.models.kept import Kept
 from kvhorizon.models.step_time import undoing
@@ -45,6 +46,7 @@ from kvhorizon.sim.policies import Policy
 from kvhorizon.sim.recorded import recorded
 from kvhorizon.sim.setup import Setup, Solver
 from kvhorizon.sim.steer import Guest
+from kvhorizon.sim.tenants import shares_of
 from kvhorizon.solver.select import Desk, new_desk, refresh_remaining
 from kvhorizon.state import Habits
 
@@ -84,7 +86,9 @@ def start(setup: Setup, policy: Policy) -> tuple[Engine, Forecast]:
     prompt = trace.prompt_tokens.astype(np.int32)
     limit = np.clip(facts.max_model_len - prompt, 1, setup.output_limit_tokens()).astype(np.int32)
     arrival_s = np.full(len(trace), np.inf) if setup.concurrency else trace.arrival_s
-    columns = new_columns(arrival_s, prompt, limit)
+    names = trace.slo_class if setup.classes.given else None
+    weight = None if names is None else weights_of(names, setup.classes)
+    columns = new_columns(arrival_s, prompt, limit, weight)
     priority = None if trace.priority is None or not policy.by_priority else trace.priority.astype(np.int32)
     limits = _limits(setup, policy)
     engine = new_engine(columns, trace.output_tokens.astype(np.int32), limits, _cache(setup), priority)
@@ -131,6 +135,7 @@ def replay(
     guest = policy.guest.at_work(len(setup.trace), setup.facts.max_num_seqs, setup.facts.cost)
     kept = Kept(setup.reload_s_per_token > 0.0)
     follower = PlanFollower(setup, engine, forecast, desk, solver) if policy.planner else None
+    shares = shares_of(setup, engine, desk) if policy.guest.steers else None
     total = len(setup.trace)
     report_every = max(1, total // 200)
     learned = 0
@@ -138,7 +143,7 @@ def replay(
         guest = priced(guest, engine, kept, setup)
         if follower:
             follower.habits = Habits(1.0, round(kept.share, 3), setup.reload_s_per_token)
-        until_s = follower.due_s if follower else np.inf
+        until_s = min(follower.due_s if follower else np.inf, shares.due_s if shares else np.inf)
         learn_at = learned + LEARN_EVERY if guest.steers else int(engine.counters[DONE]) + report_every
         reason = advance(engine, forecast.curves, guest, setup.facts.cost, desk, until_s, learn_at, True)
         if progress:
@@ -147,7 +152,10 @@ def replay(
             return outcome_of(setup, engine, follower.plans if follower else {})
         if reason == LEARN and guest.steers:
             learned = learn(engine, forecast, desk, learned)
-        elif follower:
+            continue
+        if shares:
+            shares.tick()
+        if follower and float(engine.clock[NOW]) >= follower.due_s:
             follower.tick()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from kvhorizon.models.classes import NONE, Classes
 from kvhorizon.sim.trace import Trace
 from kvhorizon.state import EngineFacts, Plan, Snapshot
 
@@ -30,6 +31,7 @@ class Setup:
     reload_s_per_token: float = 0.0  # from host memory, which keeps the KV of the preempted; 0: they are recomputed
     async_scheduling: bool = False  # a step is decided while the one before it runs, as vLLM does by default on GPUs
     max_tokens: int | None = None  # largest output a client asks for; None: the trace's largest, rounded up
+    classes: Classes = NONE  # of service, by the names in the trace
 
     def output_limit_tokens(self) -> int:
         """Largest output that any request may give: `max_tokens`, else a power of two >= 1024 that covers the trace."""

@@ -32,7 +32,7 @@ def take_snapshot(
         output_limit_tokens=columns.limit[rows].astype(np.int64),
         preemptions=columns.preemptions[rows].astype(np.int64),
         cached_tokens=np.zeros(size, np.int64),
-        weight=np.ones(size),
+        weight=columns.weight[rows],
         overtaker=columns.overtaker[rows],
         forecast_kind=np.where(exact, ForecastKind.POINT, ForecastKind.CURVE).astype(np.uint8),
         forecast_scale=curves.scale[rows],

@@ -54,6 +54,7 @@ def score(engine, curves, rule, cost, n, oldest_age_s):  # type: ignore[no-untyp
         engine.clock[NOW] - columns.arrival_s[n],
         columns.preemptions[n],
         columns.overtaker[n],
+        columns.weight[n],
         oldest_age_s,
     )
 

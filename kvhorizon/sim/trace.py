@@ -30,6 +30,13 @@ class Trace:
     priority: IntArray | None = None  # (N,) the smaller the sooner, for engines that schedule by it
     began_s: float | None = None  # seconds since 1970 at arrival_s = 0, where that is known
     sampling: IntArray | None = None  # (N,) kinds of sampling as in `models.features.Recorded`; -1 where unknown
+    slo_class: tuple[str, ...] | None = None  # (N,) class of service that a request names, "" where it names none
+    key_names: tuple[str, ...] = ()  # of the tenants by number, where they have names
+
+    @property
+    def tenants(self) -> tuple[str, ...]:
+        """Names of all tenants by number; the number, where there is none."""
+        return (*self.key_names, *map(str, range(len(self.key_names), int(self.key.max(initial=0)) + 1)))
 
     def __len__(self) -> int:
         return len(self.arrival_s)

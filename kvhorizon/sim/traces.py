@@ -3,6 +3,7 @@
 | format | columns or keys |
 |---|---|
 | own CSV | arrival_s, prompt_tokens, output_tokens [, client or key] [, session] [, priority] [, prefix_hashes] |
+|  | [, slo_class] |
 | Azure LLM 2023 / 2024 | TIMESTAMP, ContextTokens, GeneratedTokens (github.com/Azure/AzurePublicDataset) |
 | BurstGPT | Timestamp [s], Request tokens, Response tokens (github.com/HPMLL/BurstGPT) |
 | Mooncake | JSON lines: timestamp [ms], input_length, output_length [, hash_ids] (github.com/kvcache-ai/Mooncake) |
@@ -30,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvhorizon.errors import InputError
+from kvhorizon.models.classes import MOST_CHARACTERS
 from kvhorizon.recording.read import Recording, is_recording, read_recording
 from kvhorizon.sim.trace import Trace
 
@@ -53,6 +55,7 @@ class Columns:
     priority: list[int] = dataclasses.field(default_factory=list)
     prefix: list[IntArray] = dataclasses.field(default_factory=list)
     sampling: list[int] = dataclasses.field(default_factory=list)
+    slo_class: list[str] = dataclasses.field(default_factory=list)
     dated: bool = False  # arrivals are seconds since 1970
 
 
@@ -81,12 +84,14 @@ def recorded_trace(name: str, recording: Recording) -> Trace:
         session=[recording.texts["session"][n] for n in kept],
         prefix=[np.array(recording.prefix_hashes[n], np.int64) for n in kept],
         sampling=recording.sampling[kept].tolist(),
+        slo_class=[recording.texts["slo_class"][n] for n in kept],
         dated=bool(recording.seconds["arrival_s"][kept].min() >= DATED_S),
     )
     if not recording.counts["priority"].any():
         columns.priority.clear()
-    if not any(columns.session):
-        columns.session.clear()
+    for names in (columns.session, columns.slo_class):
+        if not any(names):
+            names.clear()
     return _trace(name, columns, int(recording.facts.get("block_size", PREFIX_TOKENS)))
 
 
@@ -158,6 +163,13 @@ def _count(row: int, field: str, text: object, least: int = 1) -> int:
     return value
 
 
+def _class(row: int, text: str | None) -> str:
+    name = text or ""
+    if len(name) > MOST_CHARACTERS:
+        raise InputError(f"row {row}: slo_class", name, f"must be a name of at most {MOST_CHARACTERS} characters")
+    return name
+
+
 def _whole(row: int, field: str, text: object) -> int:
     try:
         value = int(str(text))
@@ -199,6 +211,8 @@ def _own(rows: Rows, fields: set[str], arrivals: bool) -> Columns:
             columns.key.append(row[tenant])
         if "session" in fields:
             columns.session.append(row["session"])
+        if "slo_class" in fields:
+            columns.slo_class.append(_class(number, row["slo_class"]))
         if "priority" in fields:
             columns.priority.append(_whole(number, "priority", row["priority"]))
         if "prefix_hashes" in fields:
@@ -263,6 +277,8 @@ def _trace(name: str, columns: Columns, prefix_tokens: int) -> Trace:
         priority=np.array(columns.priority, np.int64)[order] if columns.priority else None,
         began_s=float(arrival[order[0]]) if columns.dated else None,
         sampling=np.array(columns.sampling, np.int64)[order] if any(kind >= 0 for kind in columns.sampling) else None,
+        slo_class=tuple(columns.slo_class[n] for n in order) if columns.slo_class else None,
+        key_names=tuple(dict.fromkeys(columns.key)),
     )
 
 
@@ -291,6 +307,8 @@ def make_trace(
     priority: IntArray | None = None,
     began_s: float | None = None,
     sampling: IntArray | None = None,
+    slo_class: tuple[str, ...] | None = None,
+    key_names: tuple[str, ...] = (),
 ) -> Trace:
     """A trace from its columns, (N,) each, with their checksum."""
     digest = hashlib.sha256()
@@ -309,6 +327,8 @@ def make_trace(
         priority=priority,
         began_s=began_s,
         sampling=sampling,
+        slo_class=slo_class,
+        key_names=key_names,
     )
 
 
@@ -327,6 +347,8 @@ def window(trace: Trace, first: int, size: int) -> Trace:
         None if trace.priority is None else trace.priority[rows],
         None if trace.began_s is None else trace.began_s + float(trace.arrival_s[first]),
         None if trace.sampling is None else trace.sampling[rows],
+        None if trace.slo_class is None else trace.slo_class[rows],
+        trace.key_names,
     )
 
 
@@ -347,6 +369,8 @@ def write_trace(trace: Trace, path: Path) -> None:
         columns["session"] = ["" if session < 0 else session for session in trace.session.tolist()]
     if trace.priority is not None:
         columns["priority"] = trace.priority.tolist()
+    if trace.slo_class is not None:
+        columns["slo_class"] = ['"' + name.replace('"', '""') + '"' for name in trace.slo_class]
     if trace.prefix_hashes is not None:
         columns["prefix_hashes"] = [" ".join(map(str, hashes.tolist())) for hashes in trace.prefix_hashes]
     lines = [",".join(columns), *(",".join(map(str, row)) for row in zip(*columns.values(), strict=True))]

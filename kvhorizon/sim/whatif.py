@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from kvhorizon.errors import InputError
+from kvhorizon.models.classes import Classes, read_classes
 from kvhorizon.models.forecast import check_spec
 from kvhorizon.recording.read import Recording
 from kvhorizon.sim.alone import alone
@@ -53,6 +55,7 @@ class Question:
     patience_s: float | None = None  # after which a client without a token gives up
     retries: int = 0  # how often it then asks again
     prefix_caching: bool = False
+    classes: str = ""  # of service: JSON text, or a .json or .toml file
 
     @property
     def fleet(self) -> Fleet:
@@ -94,6 +97,14 @@ def at_load(trace: Trace, facts: EngineFacts, load: float | None) -> Trace:
     return dataclasses.replace(trace, arrival_s=trace.arrival_s * (span_s / last))
 
 
+def classes_for(trace: Trace, told: str) -> Classes:
+    """The classes of service told of, for a trace whose requests name theirs. Raises InputError."""
+    classes = read_classes(told)
+    if classes.given and trace.slo_class is None:
+        raise InputError("classes", told, "must come with a trace whose requests name a class, in a column slo_class")
+    return classes
+
+
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """A question whose every argument has been checked, ready to run."""
@@ -124,6 +135,7 @@ def prepare(question: Question) -> Prepared:
     engine = asked_engine(question.model, question.gpu, question.tp, question.kv_blocks, recording)
     trace = trace_of(recording, question.trace, question.limit, question.seed)
     check_fits(trace, engine.facts)
+    classes = classes_for(trace, question.classes)
     engine, checked = _checked(question, recording, engine, trace)
     setup = Setup(
         at_load(trace, engine.facts, question.load),
@@ -131,6 +143,7 @@ def prepare(question: Question) -> Prepared:
         forecast=question.forecast,
         seed=question.seed,
         prefix_caching=question.prefix_caching,
+        classes=classes,
     )
     if question.delay_s is not None:
         setup = dataclasses.replace(setup, delay_s=question.delay_s)
@@ -171,6 +184,7 @@ def what_if(prepared: Prepared, solvers: Mapping[Knob, Solver], progress: Progre
             prefill_alone_s=prefill_s,
             service_alone_s=service_s,
             tpot_target_s=prepared.engine.tpot_target_s,
+            classes=setup.classes,
         )
         outcomes.append(outcome)
         columns["over_bound"] = over_bound(setup, policy, outcome, bound_s)
@@ -221,6 +235,7 @@ def _results(
         },
         "self_check": None if checked is None else {**checked._asdict(), "says": checked.says()},
         "fleet": dataclasses.asdict(question.fleet),
+        "classes": json.loads(setup.classes.text() or "{}"),
         "load": question.load,
         "seed": question.seed,
         "forecast": question.forecast,

@@ -75,9 +75,10 @@ def reasoning(rng: Generator, size: int) -> Trace:
 
 
 def mixed(rng: Generator, size: int) -> Trace:
-    """A quarter long requests among short ones, each kind a tenant of its own."""
+    """A quarter long requests among short ones, each kind a tenant and a class of service of its own."""
     long = rng.random(size) < 0.25
-    return make_trace("mixed", _poisson(rng, size), *_mix(rng, long), key=long.astype(np.int64))
+    kinds = tuple("long" if one else "chat" for one in long)
+    return make_trace("mixed", _poisson(rng, size), *_mix(rng, long), key=long.astype(np.int64), slo_class=kinds)
 
 
 def bursty(rng: Generator, size: int) -> Trace:

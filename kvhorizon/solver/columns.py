@@ -21,6 +21,7 @@ class Columns(NamedTuple):
     preemptions: Int32Array
     overtaker: NDArray[np.uint8]  # 1: admitted before an older waiting request
     remaining: FloatArray  # predicted output to come, for waiting requests [tokens]
+    weight: FloatArray  # importance of its delay, > 0, 1 by default
 
 
 class Room(NamedTuple):

@@ -108,7 +108,8 @@ def eviction_losses(snapshot: Snapshot, outlook: Outlook, settings: Settings) ->
 def evictable(snapshot: Snapshot, outlook: Outlook, settings: Settings) -> BoolArray:
     """(R,) Running requests that the program may evict: none while the pool has room, else the few best victims.
 
-    The best victim frees most KV·time per second lost; one still in prefill has little to free and is left alone.
+    The best victim frees most KV·time per weighted second lost; one still in prefill has little to free and is left
+    alone.
     """
     requests, running = snapshot.requests, slice(0, snapshot.num_running)
     allowed = np.zeros(snapshot.num_running, bool)
@@ -116,7 +117,8 @@ def evictable(snapshot: Snapshot, outlook: Outlook, settings: Settings) -> BoolA
     if used < settings.evict_occupancy * snapshot.facts.total_blocks or snapshot.num_running < 2:
         return allowed
     context, remaining = outlook.context[running], outlook.remaining[running]
-    score = remaining * (context + 0.5 * remaining) / np.maximum(eviction_losses(snapshot, outlook, settings), 1e-12)
+    losses = eviction_losses(snapshot, outlook, settings) * requests.weight[running]
+    score = remaining * (context + 0.5 * remaining) / np.maximum(losses, 1e-12)
     score[requests.computed_tokens[running] < context - 1] = -1.0
     best = np.argsort(-score, kind="stable")[: settings.max_evictions]
     allowed[best[score[best] > 0.0]] = True

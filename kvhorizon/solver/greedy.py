@@ -18,6 +18,9 @@ Notation: c context [tokens], R predicted output to come [tokens], age time sinc
   simulator's rule L the bound is what first-come-first-served would have made it wait (`sim.lane`), and the late go by
   χ·v^¾ (χ = 3 if preempted).
 
+Where requests differ in weight, v is divided by it throughout: in the order, in who may overtake, and in the score of
+victims. Bounds on waiting, the oldest request's turn and reserves know of no weight.
+
 A plan's order is v^p / (a + age): with p = 0 it is arrival order, and where sizes hardly differ it is that for any p.
 Beside a plan (`PLANNED`) what it names goes first, within the budget of reordering where the rule has one. A planned
 request that is short beside the queue's mean, with `means` any, needs only the least reserve; the others keep the
@@ -161,10 +164,10 @@ def urgency(work, age_s, preemptions, rule):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def victim_score(cost, rule, context, generated, remaining, age_s, preemptions, overtaker, oldest_age_s):  # type: ignore[no-untyped-def]
+def victim_score(cost, rule, context, generated, remaining, age_s, preemptions, overtaker, weight, oldest_age_s):  # type: ignore[no-untyped-def]
     """How good a victim a running request is; the greatest goes first."""
     lost_s = recompute_seconds(cost, 0, context) + 0.5 * (cost.fixed_s + cost.weights_s)
-    score = kv_time(context, remaining) / (lost_s * (1.0 + preemptions))
+    score = kv_time(context, remaining) / (lost_s * (1.0 + preemptions)) / weight
     if not rule.budgeted:
         return score / aging(age_s, remaining + generated, rule)
     if overtaker:

@@ -14,6 +14,7 @@ from kvhorizon.solver.select import choose_admissions, new_desk, refresh_remaini
 from kvhorizon.state import Snapshot
 
 IntArray = NDArray[np.int64]
+LEAST_WEIGHT = 1e-9  # the wire allows 0
 
 
 def columns_of(snapshot: Snapshot) -> Columns:
@@ -29,6 +30,7 @@ def columns_of(snapshot: Snapshot) -> Columns:
         preemptions=requests.preemptions.astype(np.int32),
         overtaker=requests.overtaker,
         remaining=np.ones(len(requests)),
+        weight=np.maximum(requests.weight, LEAST_WEIGHT),
     )
 
 
@@ -81,6 +83,7 @@ def _victim_scores(columns, curves, rule, cost, num_running, now_s, oldest_age_s
             now_s - columns.arrival_s[n],
             columns.preemptions[n],
             columns.overtaker[n],
+            columns.weight[n],
             oldest_age_s,
         )
 

@@ -87,7 +87,7 @@ def rank_waiting(columns, rule, room, desk, num_waiting):  # type: ignore[no-unt
     for i in range(num_waiting):
         n = desk.waiting[i]
         remaining = columns.remaining[n]
-        work = kv_time(columns.prompt[n] + columns.generated[n], remaining)
+        work = kv_time(columns.prompt[n] + columns.generated[n], remaining) / columns.weight[n]
         total_remaining += remaining
         total_work += work
         if rule.budgeted:
@@ -98,7 +98,7 @@ def rank_waiting(columns, rule, room, desk, num_waiting):  # type: ignore[no-unt
     for i in range(num_waiting):
         n = desk.waiting[i]
         if is_late(columns, rule, room, n):
-            work = kv_time(columns.prompt[n] + columns.generated[n], columns.remaining[n])
+            work = kv_time(columns.prompt[n] + columns.generated[n], columns.remaining[n]) / columns.weight[n]
             age_s = room.now_s - columns.arrival_s[n]
             desk.keys[i] = LATE_FIRST - LATE_SCALE * urgency(work, age_s, columns.preemptions[n], rule)
         elif desk.rank[n] > 0:

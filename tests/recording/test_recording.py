@@ -46,6 +46,7 @@ rows = st.builds(
     prefix_hashes=st.lists(st.integers(0, 2**63 - 1), max_size=4).map(tuple),
     session=st.text(max_size=10),
     sampling=st.integers(0, SAMPLING_MOST) | st.none(),
+    slo_class=st.text(max_size=10),
 )
 
 
@@ -118,7 +119,7 @@ def test_a_file_that_cannot_be_finished_leaves_nothing(tmp_path: Path, monkeypat
 
 def older(table: Any) -> Any:
     """As format 1 had it."""
-    return table.drop_columns(["session", "sampling"]).replace_schema_metadata({FORMAT_KEY: b"1"})
+    return table.drop_columns(["session", "sampling", "slo_class"]).replace_schema_metadata({FORMAT_KEY: b"1"})
 
 
 def test_recordings_of_format_1_are_read_beside_newer_ones(tmp_path: Path) -> None:
@@ -129,6 +130,15 @@ def test_recordings_of_format_1_are_read_beside_newer_ones(tmp_path: Path) -> No
     assert found.sampling.tolist() == [3, -1]
     assert found.texts["session"] == ["s", ""]
     assert found.rows() == [ROWS[1]._replace(sampling=3, session="s"), ROWS[0]]
+
+
+def test_recordings_of_format_2_name_no_class_and_newer_ones_do(tmp_path: Path) -> None:
+    write_rows(tmp_path / "a.parquet", ROWS[:1], FACTS)
+    table = pq.read_table(tmp_path / "a.parquet").drop_columns(["slo_class"])
+    pq.write_table(table.replace_schema_metadata({FORMAT_KEY: b"2"}), tmp_path / "a.parquet")
+    assert read_trace(tmp_path / "a.parquet").slo_class is None
+    write_rows(tmp_path / "b.parquet", [ROWS[1]._replace(slo_class="batch")], FACTS)
+    assert read_trace(tmp_path).slo_class == ("batch", "")
 
 
 def test_a_trace_has_the_time_of_day_the_sessions_and_the_sampling(tmp_path: Path) -> None:
@@ -181,7 +191,7 @@ def damaged(folder: Path, kind: str) -> Path:
     [
         ("cut", "must be readable Parquet"),
         ("empty", "at least one request"),
-        ("foreign", "format 2"),
+        ("foreign", "format 3"),
         ("newer", "it says 99"),
         ("column", "tenant"),
         ("older", "lacks mode"),

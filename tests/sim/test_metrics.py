@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from engines import trace
 
+from kvhorizon.models.classes import read_classes
 from kvhorizon.sim.metrics import longest, spread, summarize
 from kvhorizon.sim.outcome import Outcome
 
@@ -38,6 +39,23 @@ def summary(**changes: object) -> dict:
         "tpot_target_s": 0.25,
     }
     return summarize(load, outcome(), **{**arguments, **changes})
+
+
+def test_classes_of_service_by_hand() -> None:
+    """TTFT 1 and 1, TPOT 0.2 and none: the first is too slow for its class, the second of one without targets."""
+    load = dataclasses.replace(trace([0.0, 1.0], [100, 50], [11, 1]), slo_class=("chat", "unheard of"))
+    classes = read_classes({"chat": {"weight": 4, "ttft_s": 2.0, "tpot_s": 0.1}, "nobody": {}})
+    alone = {name: np.array([0.1, 0.1]) for name in ("prefill_alone_s", "service_alone_s")}
+    row = summarize(load, outcome(), **alone, tpot_target_s=0.25, classes=classes)
+    assert list(row["classes"]) == ["chat", "default"]
+    assert row["classes"]["chat"]["slo_attainment"] == row["slo_attainment"] == 0.0
+    assert row["classes"]["chat"]["ttft_s"]["p99"] == 1.0
+    assert row["classes"]["default"]["slo_attainment"] is None
+    lenient = read_classes({"chat": {"ttft_s": 1.0}, "default": {"ttft_s": 0.9}})
+    row = summarize(load, outcome(), **alone, tpot_target_s=0.25, classes=lenient)
+    assert [row["classes"][name]["slo_attainment"] for name in ("chat", "default")] == [1.0, 0.0]
+    assert row["slo_attainment"] == 0.5
+    assert summary()["slo_attainment"] is None
 
 
 def test_by_hand() -> None:

@@ -43,6 +43,15 @@ def test_our_own_columns_sorted_from_zero(tmp_path: Path, name: str) -> None:
     assert trace.key.tolist() == [1, 0, 0]  # b was seen first
 
 
+def test_classes_of_service_are_read_cut_and_written(tmp_path: Path) -> None:
+    text = 'arrival_s,prompt_tokens,output_tokens,slo_class\n5.0,10,3,"a ""b"", c"\n4.0,20,4,\n4.5,30,5,batch\n'
+    trace = read_trace(written(tmp_path, text))
+    assert trace.slo_class == ("", "batch", 'a "b", c')
+    assert limit(trace, 2).slo_class == ("", "batch")
+    write_trace(trace, tmp_path / "again.csv")
+    assert read_trace(tmp_path / "again.csv").slo_class == trace.slo_class
+
+
 def test_azure_leaves_out_what_failed(tmp_path: Path) -> None:
     trace = read_trace(written(tmp_path, AZURE))
     np.testing.assert_allclose(trace.arrival_s, [0.0, 4.314579], atol=1e-6)

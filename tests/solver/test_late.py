@@ -20,7 +20,7 @@ MEANS = GREEDY[Knob.MEANS]
 def order_and_lateness(
     snapshot: Snapshot, rule: Greedy, ranks: dict[int, int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Waiting requests (W,) in the order in which they would be tried, who is late, and χ·v^¾ of each."""
+    """Waiting requests (W,) in the order in which they would be tried, who is late, and χ·(v / weight)^¾ of each."""
     curves, columns, room = resolve_curves(snapshot), columns_of(snapshot), room_of(snapshot, rule)
     desk = new_desk(RUNNING + WAITING, 1)
     waiting = np.arange(RUNNING, RUNNING + WAITING)
@@ -31,6 +31,7 @@ def order_and_lateness(
     rank_waiting(columns, rule, room, desk, WAITING)
     late = np.array([is_late(columns, rule, room, n) for n in waiting])
     work = kv_time(columns.prompt[waiting] + columns.generated[waiting], columns.remaining[waiting])
+    work = work / columns.weight[waiting]
     least_first = np.where(columns.preemptions[waiting] > 0, rule.late_again, 1.0) * np.maximum(work, 1.0) ** 0.75
     return np.argsort(desk.keys[:WAITING], kind="stable"), late, least_first
 

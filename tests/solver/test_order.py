@@ -19,7 +19,7 @@ BLOCK = 16
 
 
 def even(snapshot: Snapshot) -> Snapshot:
-    """The same engine with requests of equal weight: the step knows of no weights."""
+    """The same engine with requests of equal weight."""
     requests = dataclasses.replace(snapshot.requests, weight=np.ones(len(snapshot.requests)))
     return dataclasses.replace(snapshot, requests=requests)
 
@@ -73,6 +73,7 @@ def test_a_short_planned_request_may_fill_what_a_long_one_may_not(planned: bool,
         preemptions=np.zeros(runs + 2, np.int32),
         overtaker=np.zeros(runs + 2, np.uint8),
         remaining=lengths - generated,
+        weight=np.ones(runs + 2),
     )
     curves = Curves(np.ones((1, 512)), np.ones((1, 512)), np.full(runs + 2, EXACT, np.int32), lengths)
     desk = new_desk(runs + 2, 4)

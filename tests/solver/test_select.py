@@ -34,7 +34,7 @@ def curves_for(rng: np.random.Generator, size: int) -> Curves:
     return Curves(tables, np.stack([residual_of(table) for table in tables]), curve, scale)
 
 
-def state(seed: int, size: int = 160) -> tuple[Columns, Curves, Any]:
+def state(seed: int, size: int = 160, plain: bool = False) -> tuple[Columns, Curves, Any]:
     rng = np.random.default_rng(seed)
 
     def counts(low: int, high: int) -> Any:
@@ -50,6 +50,7 @@ def state(seed: int, size: int = 160) -> tuple[Columns, Curves, Any]:
         counts(0, 3),
         (rng.random(size) < 0.2).astype(np.uint8),
         np.ones(size),
+        np.ones(size) if plain else rng.choice([0.25, 1.0, 3.0], size),
     )
     curves = curves_for(rng, size)
     refresh_remaining(columns, curves, np.arange(size, dtype=np.int32), size)
@@ -101,7 +102,7 @@ class Plainly:
         """Order keys of those that may overtake, and the mean R."""
         columns, rule = self.columns, self.rule
         remaining = {n: float(columns.remaining[n]) for n in waiting}
-        work = {n: kv_time(self.context(n), remaining[n]) for n in waiting}
+        work = {n: kv_time(self.context(n), remaining[n]) / columns.weight[n] for n in waiting}
         mean_work = sum(work.values()) / len(waiting)
         found = {}
         for n in waiting:

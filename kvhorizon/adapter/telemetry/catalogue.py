@@ -22,6 +22,7 @@ class Metric(NamedTuple):
 _COUNTS = (0, 1, 2, 3, 5, 10, 20, 50)
 _TOKENS = (0, 128, 512, 2048, 8192, 32768, 131072, 524288)
 _FLOPS = (0, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17)
+_WAITS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120)
 _SECONDS = (0, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)
 
 
@@ -33,8 +34,8 @@ def _gauge(name: str, text: str, *labels: str) -> Metric:
     return Metric(name, "gauge", labels, text)
 
 
-def _histogram(name: str, text: str, buckets: tuple[float, ...]) -> Metric:
-    return Metric(name, "histogram", (), text, buckets)
+def _histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Metric:
+    return Metric(name, "histogram", labels, text, buckets)
 
 
 CATALOGUE = (
@@ -95,6 +96,28 @@ CATALOGUE = (
     _counter("kvhorizon_snapshots_replaced", "Snapshots that a newer one overtook before they were sent"),
     _counter("kvhorizon_session_failures", "Of the threads beside the step: start (no solver), plan, learn", "kind"),
     _counter("kvhorizon_exceptions", "Errors of the guest, caught; vLLM went on alone", "part", "hook"),
+    _counter(
+        "kvhorizon_class_requests",
+        "Requests that came, by class of service; `(unknown)`: asked for one that is not there, and weigh as `default`",
+        "slo_class",
+    ),
+    _histogram(
+        "kvhorizon_class_ttft_seconds",
+        "Time to first token of requests that ended, by class of service",
+        _WAITS,
+        "slo_class",
+    ),
+    _counter(
+        "kvhorizon_class_finished",
+        "Requests of classes with targets that ended, aborts aside, by whether every target was met",
+        "slo_class",
+        "met",
+    ),
+    _gauge(
+        "kvhorizon_tenant_factor",
+        "What the weights of a tenant's requests are multiplied by: 1 within its share of the KV in use, less beyond",
+        "tenant",
+    ),
     _counter("kvhorizon_hints", "Clients' hints of output length: used, ignored", "use"),
     _counter(
         "kvhorizon_advice",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec
 from kvhorizon.adapter.accounting import Tally
 from kvhorizon.adapter.decisions import Decision
 from kvhorizon.adapter.guard import Guard
-from kvhorizon.adapter.hints import MAX_CHARACTERS, SESSION, TENANT
+from kvhorizon.adapter.hints import MAX_CHARACTERS, SESSION, SLO_CLASS, TENANT
 from kvhorizon.adapter.keys import sampling_of
 from kvhorizon.adapter.modes import Mode
 from kvhorizon.adapter.telemetry.canary import Counts, Windows
@@ -58,6 +58,20 @@ class Ended(NamedTuple):
     block_hashes: tuple[Any, ...]  # of the prompt's full blocks, where the engine has them and somebody wants them
     session: str  # as the client gave it
     sampling: int  # as `adapter.keys.sampling_of` has it
+    slo_class: str  # as the client gave it
+
+    @property
+    def ttft_s(self) -> float | None:
+        """From arrival to the first token."""
+        return None if self.first_s is None else max(self.first_s - self.arrival_s, 0.0)
+
+    @property
+    def tpot_s(self) -> float | None:
+        """Mean between later tokens, where there are any."""
+        later = self.output_tokens - 1
+        if self.first_s is None or later < 1:
+            return None
+        return max(self.end_s - max(self.first_s, self.arrival_s), 0.0) / later
 
 
 def guarded(hook: Callable[Concatenate[Observer, P], None]) -> Callable[Concatenate[Observer, P], None]:
@@ -189,6 +203,7 @@ class Observer:
             hashes,
             str(extra.get(SESSION, ""))[:MAX_CHARACTERS],
             sampling_of(request),
+            str(extra.get(SLO_CLASS, ""))[:MAX_CHARACTERS],
         )
 
     def _see_first_tokens(self) -> None:

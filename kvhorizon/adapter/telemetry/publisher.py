@@ -6,6 +6,7 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from prometheus_client import CollectorRegistry
 
 from kvhorizon.adapter.modes import Mode
@@ -63,6 +64,19 @@ class Publisher:
             self._child("kvhorizon_request_recompute_tokens").observe(tally.recompute_tokens)
             self._child("kvhorizon_request_wasted_flops").observe(tally.wasted_flops)
             self._child("kvhorizon_request_recompute_seconds").observe(tally.recompute_s)
+            if self._guest.intake.classes.given:
+                self._class(one)
+
+    def _class(self, one: Ended) -> None:
+        """What became of a request of some class."""
+        classes, ttft_s, tpot_s = self._guest.intake.classes, one.ttft_s, one.tpot_s
+        name = classes.known(one.slo_class)
+        if ttft_s is not None:
+            self._child("kvhorizon_class_ttft_seconds", slo_class=name).observe(ttft_s)
+        if classes.of[name].promises and one.finish != "abort":
+            times = (np.array([np.nan if one is None else one]) for one in (ttft_s, tpot_s))
+            met = "yes" if classes.of[name].met(*times)[0] else "no"
+            self._child("kvhorizon_class_finished", slo_class=name, met=met).inc()
 
     def _costs(self) -> None:
         accounting = self._guest.accounting
@@ -82,6 +96,7 @@ class Publisher:
         for (what, by), count in list(guest.control.log.counts.items()):
             self._grow("kvhorizon_decisions", count, what=what, by=by)
         self._grow_all("kvhorizon_hints", "use", guest.hints)
+        self._grow_all("kvhorizon_class_requests", "slo_class", guest.intake.named)
         self._grow_all("kvhorizon_advice", "outcome", guest.advice)
 
     def _planning(self) -> None:
@@ -124,6 +139,8 @@ class Publisher:
         self._set("kvhorizon_step_seconds", guest.step_s)
         self._set("kvhorizon_tokens_per_step", guest.forecaster.tables.tokens_per_step)
         self._set("kvhorizon_kept_share", guest.losing.kept)
+        for tenant, factor in guest.intake.shares.factors.items() if guest.intake.shares is not None else ():
+            self._set("kvhorizon_tenant_factor", factor, tenant=tenant)
         for steps, blocks in promised_blocks(engine, guest.rows).items():
             self._set("kvhorizon_promised_blocks", blocks, steps=str(steps))
 

@@ -81,8 +81,6 @@ class Recorder:
 
     def _row(self, one: Ended) -> Row:
         tally = one.tally
-        first_s = one.first_s if one.first_s is None else max(one.first_s, one.arrival_s)
-        later = one.output_tokens - 1
         return Row(
             arrival_s=one.arrival_s,
             prompt_tokens=one.prompt_tokens,
@@ -96,14 +94,15 @@ class Recorder:
             restored_tokens=tally.restored_tokens,
             wasted_flops=tally.wasted_flops,
             recompute_s=tally.recompute_s,
-            ttft_s=None if first_s is None else first_s - one.arrival_s,
-            tpot_s=max(one.end_s - first_s, 0.0) / later if first_s is not None and later > 0 else None,
+            ttft_s=one.ttft_s,
+            tpot_s=one.tpot_s,
             e2e_s=max(one.end_s - one.arrival_s, 0.0) if math.isfinite(one.arrival_s) else None,
             finish=one.finish,
             mode=one.mode,
             prefix_hashes=tuple(int.from_bytes(_bytes(block)[:8], "big") & _HASH_BITS for block in one.block_hashes),
             session=self._digest(f"{one.tenant}\n{one.session}") if one.session else "",
             sampling=one.sampling,
+            slo_class=one.slo_class,
         )
 
     def _digest(self, name: str) -> str:
