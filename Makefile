@@ -9,7 +9,7 @@ export PYTHONHASHSEED := 0
 ENGINE := .venv-engine
 NOW_WITHOUT = kvhorizon: vLLM could not be installed here: the tests against the real engine are SKIPPED
 
-.PHONY: setup engine demo test test-product test-engine lint bench proto lock sbom clean
+.PHONY: setup engine demo test test-product test-engine lint bench experiments proto lock sbom clean
 
 setup: $(VENV)/.ready
 
@@ -50,6 +50,12 @@ lint: setup
 
 bench: setup
 	$(BIN)/python -m experiments.watermark_reference
+
+# Hours; with QUICK=1 smoke runs for a quarter of an hour that keep nothing, and no vLLM is installed for them.
+experiments: setup
+	@$(if $(QUICK),test -e $(ENGINE)/.ready,$(MAKE) --no-print-directory engine) \
+	  || printf '\n%s\n\n' "!!! kvhorizon: vLLM is not installed: experiments on the real engine are SKIPPED" >&2
+	$(BIN)/python -m experiments $(if $(QUICK),--quick) --engine-python $(ENGINE)/bin/python
 
 proto: setup
 	$(BIN)/python -m kvhorizon.wire.generate

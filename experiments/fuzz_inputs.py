@@ -25,7 +25,7 @@ from kvhorizon.errors import InputError
 
 SEED = 0
 BATCH = 60_000
-QUICK_SHARE = 0.03
+QUICK_SHARE = 0.01
 MOST_MEMORY = 6 << 30  # bytes of address space
 MOST_S = 5.0  # of the processor, for one input
 KEPT = 20  # kinds of crashes that are described

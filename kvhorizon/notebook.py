@@ -37,9 +37,9 @@ class Results:
         return pandas.json_normalize(self.data["policies"]).set_index("policy")
 
     def plot(self, what: str = "occupancy") -> plotly.graph_objects.Figure:
-        """One figure of the report: pareto, lengths, tenants, engine, occupancy, ttft, tpot or e2e. Needs plotly.
+        """One figure of the report: failure, pareto, lengths, tenants, engine, occupancy, ttft, tpot or e2e.
 
-        Raises InputError for any other name.
+        Needs plotly. Raises InputError for any other name.
         """
         from kvhorizon.errors import InputError
         from kvhorizon.report.page import pictures
@@ -73,7 +73,8 @@ def what_if(
 ) -> Results:
     """Replay a trace under several policies; the program is planned in this process, with `work` units a plan.
 
-    `question` takes the command's arguments: model, gpu, tp, kv_blocks, load, limit, seed, forecast, delay_s.
+    `question` takes the command's arguments: model, gpu, tp, kv_blocks, load, limit, seed, forecast, delay_s, replicas,
+    router, patience_s, retries, prefix_caching, max_output_tokens, fail_at_s, down_for_s.
     Raises InputError for bad values and TypeError for an argument that does not exist.
     """
     prepared = prepare(Question(trace=str(trace), policies=tuple(policies), **question))

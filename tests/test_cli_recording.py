@@ -101,6 +101,24 @@ def test_a_recording_is_inspected_on_its_own_engine(cli: Cli, tmp_path: Path) ->
     assert "[bold]x" in shown  # a tenant's name is text, whatever is in it
 
 
+def test_an_inspection_is_drawn(cli: Cli, tmp_path: Path) -> None:
+    """Names of tenants, engines and files are text on the page, whatever is in them; nothing is loaded for it."""
+    hostile = '</script><script>alert("x")</script>'
+    rows = [row._replace(tenant=(hostile, "b")[n % 2]) for n, row in enumerate(ROWS)]
+    write_rows(tmp_path / "r<b>.parquet", rows, {**FACTS, "model": hostile})
+    said = cli("inspect", str(tmp_path / "r<b>.parquet"), "--plot", str(tmp_path / "page.html"))
+    assert "page.html" in said
+    page = (tmp_path / "page.html").read_text()
+    body = page.split("</script></head>")[1]
+    assert "<script>alert" not in page
+    assert "r<b>" not in page
+    assert "src=" not in body
+    assert page.count("</script>") == page.count("<script")
+    for name in ("Arrivals", "Lengths", "Tenants", "KV demand against the pool"):
+        assert f"{name}</h2>" in body
+    assert "plot='" in cli("inspect", "synthetic:chat", "--plot", str(tmp_path), status=2)
+
+
 def test_a_workload_is_inspected(cli: Cli) -> None:
     said = cli("inspect", "synthetic:chat")
     assert "llama-3.1-8b on 1 × a100-40gb" in said

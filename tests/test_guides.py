@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from kvhorizon.adapter.settings import PREFIX, GuestSettings
+from kvhorizon.recording.schema import Row
+from kvhorizon.recording.write import Folder
 
 ROOT = Path(__file__).resolve().parents[1]
 GUIDES = sorted((ROOT / "docs/guides").glob("*.md"))
@@ -29,6 +31,37 @@ def test_the_commands_of_a_guide_run(path: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     for folder in re.findall(r"--out (\w+)(?:\s|$)", script):
         assert any((tmp_path / folder).iterdir())
+
+
+NEED_A_LIVE_ENGINE = {"kvhorizon top"}  # run by tests/test_top.py
+UNMARKED = [
+    (path, line.strip())
+    for path in GUIDES
+    for line in path.read_text().splitlines()
+    if line.startswith("    kvhorizon ") and line.strip() not in NEED_A_LIVE_ENGINE
+]
+
+
+@pytest.mark.parametrize(("path", "line"), UNMARKED, ids=lambda part: part.stem if isinstance(part, Path) else part)
+def test_commands_on_an_engine_s_recording_run_on_one(path: Path, line: str, tmp_path: Path) -> None:
+    """Paths of the guides stand for folders here; the recording has forty requests."""
+    rows = [
+        Row(1e9 + 0.1 * n, 100, 50 + n, f"r{n}", ttft_s=0.5, tpot_s=0.01, e2e_s=2.5, finish="stop") for n in range(40)
+    ]
+    facts = {"model": "mine", "total_blocks": 200, "block_size": 16, "max_num_seqs": 64, "max_num_batched_tokens": 512}
+    facts |= {"max_model_len": 4096, "cost": {"fixed_s": 0.01, "weights_s": 0.0}}
+    Folder(tmp_path / "recording", "e", 10**9).write(rows, facts)
+    here = shlex.split(line.replace("/var/lib/kvhorizon/", "").replace("/tmp/", ""))[1:]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-m", "kvhorizon", *here], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_some_commands_need_a_recording() -> None:
+    assert len(UNMARKED) >= 3
+    assert {path.stem for path, _ in UNMARKED} == {"production", "ten-minutes"}
 
 
 def test_most_guides_have_commands() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +14,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from kvhorizon.cli.needs import require
 from kvhorizon.errors import InputError
 from kvhorizon.recording.read import Recording, is_recording, read_recording
 from kvhorizon.sim.asked_engine import asked_engine
 from kvhorizon.sim.asked_trace import load_trace
 from kvhorizon.sim.inspection import inspect as look_into
+from kvhorizon.sim.trace import Trace
 from kvhorizon.sim.traces import limit as first
 from kvhorizon.sim.traces import recorded_trace
 from kvhorizon.state import EngineFacts
@@ -34,6 +37,7 @@ def inspect(
     tp: Annotated[int, typer.Option(help="Tensor-parallel GPUs.")] = 1,
     kv_blocks: Annotated[int | None, typer.Option(help="KV pool, in place of what model and GPU give.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only so many requests.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw it all into this HTML file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As data.")] = False,
 ) -> None:
     """Say what is in a recording or trace: rates, lengths, tenants, and how short of memory an engine would be."""
@@ -47,12 +51,28 @@ def inspect(
         trace = load_trace(source, limit, 0)
     facts, engine = engine_of(recording, model, gpu, tp, kv_blocks)
     found = {**look_into(trace, facts, recording), "engine": engine}
+    if plot is not None:
+        draw(plot, found, trace, facts)
     if as_json:
         typer.echo(json.dumps(found, indent=1))
         return
     Console(width=None if sys.stdout.isatty() else TABLE_WIDTH).print(table(found))
     typer.echo(f"kvhorizon can help {found['verdict']['help']}: {found['verdict']['why']}.")
+    if plot is not None:
+        typer.echo(f"wrote {plot}")
     typer.echo(f"What each policy would have done: kvhorizon what-if {source} --out OUT")
+
+
+def draw(path: Path, found: dict[str, Any], trace: Trace, facts: EngineFacts) -> None:
+    """Write the page. Raises InputError."""
+    require("plotly", "whatif")
+    from kvhorizon.report.inspect_page import render_inspection
+
+    page = render_inspection(found, list(lines(found)), trace, facts, shlex.join(["kvhorizon", *sys.argv[1:]]))
+    try:
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise InputError("plot", str(path), f"must be a file that can be written ({error.strerror})") from None
 
 
 def engine_of(

@@ -79,7 +79,8 @@ def _short(value: float | None) -> str:
 def find(question: Question, goals_text: str, over: str, work: int, folder: Path) -> Table:
     """The best value of `over` under each policy; writes find.json. Raises InputError."""
     goals = parse_goals(goals_text)
-    what = sought(prepare(question).setup, over)
+    uncut = dataclasses.replace(question, max_output_tokens=None)  # a pool must hold requests as they came
+    what = sought(prepare(uncut).setup, over)
 
     def ask(one: Question) -> dict[str, Any]:
         return answer_all([one], work, kept_in=folder / KEPT)[0]

@@ -21,13 +21,14 @@ from kvhorizon.cli.needs import require
 from kvhorizon.cli.questions import AnswerAll
 from kvhorizon.cli.questions import find as find_best
 from kvhorizon.cli.questions import sweep as sweep_points
+from kvhorizon.cli.what_if_tables import classes_table, failure_table, policies_table
 from kvhorizon.errors import InputError
 from kvhorizon.models.classes import read_classes
 from kvhorizon.sim.asked_engine import GPU, MODEL
 from kvhorizon.sim.many import answer_all
 from kvhorizon.sim.policies import DEFAULT_POLICIES
 from kvhorizon.sim.self_check import Check
-from kvhorizon.sim.whatif import Answer, Question, prepare
+from kvhorizon.sim.whatif import DOWN_FOR_S, Question, prepare
 from kvhorizon.sim.whatif import what_if as ask
 from kvhorizon.solver.greedy import Knob
 from kvhorizon.solver.planner import Budget
@@ -35,7 +36,6 @@ from kvhorizon.wire.child import SolverChild
 from kvhorizon.wire.failures import SolverError
 from kvhorizon.wire.resilient import ResilientSolver
 
-TYPICAL = ("p50", "p99")
 TABLE_WIDTH = 124  # where standard output is no terminal
 
 
@@ -78,6 +78,13 @@ def what_if(
     classes: Annotated[
         str, typer.Option(help="Classes of service, with weights and targets: JSON, or a .json or .toml file.")
     ] = "",
+    max_output_tokens: Annotated[
+        int | None, typer.Option(help="What if clients asked for so many output tokens at most: outputs are cut there.")
+    ] = None,
+    fail_at_s: Annotated[
+        float | None, typer.Option(help="The engine, or the first of several, fails then and loses all KV.")
+    ] = None,
+    down_for_s: Annotated[float, typer.Option(help="How long a failed engine is away.")] = DOWN_FOR_S,
     workers: Annotated[int, typer.Option(help="Processes of a sweep.")] = 1,
     executor: Annotated[str, typer.Option(help="Of a sweep: processes, ray, or ray:ADDRESS.")] = "processes",
 ) -> None:
@@ -100,6 +107,9 @@ def what_if(
         retries=retries,
         prefix_caching=prefix_caching,
         classes=read_classes(classes).text(),
+        max_output_tokens=max_output_tokens,
+        fail_at_s=fail_at_s,
+        down_for_s=down_for_s,
     )
     require("plotly", "whatif")
     effort = parse_budget(budget)
@@ -118,9 +128,11 @@ def what_if(
 
     (folder / "results.json").write_text(json.dumps(answer.results, indent=1) + "\n", encoding="utf-8")
     (folder / "report.html").write_text(render(answer, command), encoding="utf-8")
-    _print(_table(answer))
+    _print(policies_table(answer))
     if any(row["classes"] for row in answer.results["policies"]):
-        _print(_classes_table(answer))
+        _print(classes_table(answer))
+    if answer.results["failure"] is not None:
+        _print(failure_table(answer.results))
     print(f"wrote {folder / 'results.json'} and {folder / 'report.html'}")
 
 
@@ -176,47 +188,3 @@ def _solvers(knobs: Sequence[Knob], budget: Budget) -> Iterator[dict[Knob, Resil
             except SolverError as error:
                 print(f"kvhorizon: warning: no solver ({error}); {knob} follows the greedy", file=sys.stderr)
         yield solvers
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:,.{digits}f}"
-
-
-def _table(answer: Answer) -> Table:
-    """Policies as rows."""
-    trace = answer.results["trace"]
-    table = Table(title=f"{trace['name']}, {trace['requests']} requests; seconds unless said otherwise")
-    table.add_column("policy", no_wrap=True)
-    for name in ("evictions", "recompute", "TTFT", "p99", "e2e", "/bound", "p99", "goodput", "tok/s", "planned"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in answer.results["policies"]:
-        plans = row["plans"]
-        table.add_row(
-            row["policy"],
-            _number(row["preemptions"], 0),
-            _number(100 * row["recompute_fraction"], 1) + " %",
-            _number(row["ttft_s"]["mean"], 2),
-            _number(row["ttft_s"]["p99"], 1),
-            _number(row["e2e_s"]["mean"], 1),
-            _number(row["over_bound"], 2),
-            _number(row["e2e_s"]["p99"], 1),
-            _number(100 * row["goodput"], 1) + " %",
-            _number(row["throughput_tok_s"], 0),
-            f"{plans.get('program', 0)}/{sum(plans.values())}" if plans else "-",
-        )
-    return table
-
-
-def _classes_table(answer: Answer) -> Table:
-    """Policies and classes of service as rows."""
-    table = Table(title="classes of service; seconds")
-    for name in ("policy", "class"):
-        table.add_column(name, no_wrap=True)
-    for name in ("requests", "weight", "TTFT p50", "p99", "TPOT p50", "p99", "in time"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in answer.results["policies"]:
-        for name, one in row["classes"].items():
-            times = [_number(one[kind][p], digits) for kind, digits in (("ttft_s", 2), ("tpot_s", 3)) for p in TYPICAL]
-            met = "-" if one["slo_attainment"] is None else _number(100 * one["slo_attainment"], 1) + " %"
-            table.add_row(row["policy"], name, _number(one["requests"], 0), f"{one['weight']:g}", *times, met)
-    return table

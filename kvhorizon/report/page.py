@@ -11,6 +11,7 @@ from plotly.offline import get_plotlyjs
 from kvhorizon.report.advice import Advice, advise
 from kvhorizon.report.calibration import calibration
 from kvhorizon.report.compare import by_length, by_tenant, engine_time, pareto
+from kvhorizon.report.failure import failure_cost
 from kvhorizon.report.figures import Picture, distributions, occupancy
 from kvhorizon.report.minute import minute
 from kvhorizon.report.table import by_class, comparison
@@ -19,7 +20,14 @@ from kvhorizon.sim.whatif import Answer
 
 def pictures(answer: Answer) -> list[Picture]:
     """All figures in the order of the page."""
-    found = [pareto(answer), by_length(answer), by_tenant(answer), engine_time(answer), occupancy(answer)]
+    found = [
+        failure_cost(answer),
+        pareto(answer),
+        by_length(answer),
+        by_tenant(answer),
+        engine_time(answer),
+        occupancy(answer),
+    ]
     return [*(picture for picture in found if picture is not None), *distributions(answer)]
 
 
@@ -101,6 +109,16 @@ def _fleet(fleet: dict[str, Any] | None) -> dict[str, str]:
     return told
 
 
+def _supposed(results: dict[str, Any]) -> dict[str, str]:
+    """What was changed about the requests and the engine, where anything was."""
+    told, most, failure = {}, results.get("max_output_tokens"), results.get("failure")
+    if most is not None:
+        told["outputs"] = f"cut at {most:,} tokens"
+    if failure:
+        told["failure"] = f"of an engine at {failure['at_s']:g} s, away for {failure['down_for_s']:g} s"
+    return told
+
+
 def _facts(results: dict[str, Any], command: str) -> str:
     trace, engine = results["trace"], results["engine"]
     facts = {
@@ -110,6 +128,7 @@ def _facts(results: dict[str, Any], command: str) -> str:
         "KV pool": f"{engine['kv_blocks']:,} blocks of {engine['block_size']} tokens",
         "limits": f"{engine['max_num_seqs']:,} sequences, {engine['max_num_batched_tokens']:,} tokens a step",
         **_fleet(results.get("fleet")),
+        **_supposed(results),
         "load": "the trace's own arrivals" if results["load"] is None else f"{results['load']} × capacity",
         "forecast": results["forecast"],
         "seed": str(results["seed"]),

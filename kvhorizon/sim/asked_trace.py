@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 
 from kvhorizon.errors import InputError
 from kvhorizon.recording.read import Recording, is_recording, read_recording
+from kvhorizon.sim.policies import parse_policy
+from kvhorizon.sim.replay import replay
+from kvhorizon.sim.setup import Setup
 from kvhorizon.sim.trace import Trace
 from kvhorizon.sim.traces import limit, read_trace, recorded_trace
 from kvhorizon.sim.workloads import synthesize
+from kvhorizon.state import EngineFacts
 
 SYNTHETIC = "synthetic:"
 SYNTHETIC_REQUESTS = 2000
@@ -41,6 +46,38 @@ def trace_of(recording: Recording | None, name: str, most: int | None, seed: int
         raise InputError("limit", most, "must be >= 1")
     whole = recorded_trace(Path(name).name.removesuffix(".parquet"), recording)
     return whole if most is None else limit(whole, most)
+
+
+def check_fits(trace: Trace, facts: EngineFacts) -> None:
+    """Raises InputError if any request could never finish in the pool or exceeds the model's context."""
+    tokens = trace.prompt_tokens + trace.output_tokens
+    largest = int(np.argmax(tokens))
+    most = min(facts.total_blocks * facts.block_size, facts.max_model_len)
+    if tokens[largest] > most:
+        raise InputError(
+            f"request {largest}",
+            int(tokens[largest]),
+            f"prompt and output tokens must fit into the pool and context, <= {most}",
+        )
+
+
+def at_load(trace: Trace, facts: EngineFacts, load: float | None) -> Trace:
+    """Arrivals rescaled to `load` times what first-come-first-served completes when all requests arrive at once."""
+    last = float(trace.arrival_s[-1])
+    if load is None or last <= 0.0:
+        return trace
+    together = dataclasses.replace(trace, arrival_s=np.zeros(len(trace)))
+    span_s = replay(Setup(together, facts), parse_policy("fcfs")).makespan_s / load
+    return dataclasses.replace(trace, arrival_s=trace.arrival_s * (span_s / last))
+
+
+def capped(trace: Trace, most: int | None) -> Trace:
+    """The trace as if clients had asked for at most so many output tokens. Raises InputError."""
+    if most is None:
+        return trace
+    if most < 1:
+        raise InputError("max-output-tokens", most, "must be >= 1")
+    return dataclasses.replace(trace, output_tokens=np.minimum(trace.output_tokens, most))
 
 
 def tenants_of(recording: Recording | None) -> tuple[str, ...]:

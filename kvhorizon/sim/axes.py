@@ -18,6 +18,7 @@ AXES: dict[str, Callable[[str], Any]] = {
     "tp": int,
     "kv_blocks": int,
     "limit": int,
+    "max_output_tokens": int,
     "seed": int,
     "forecast": str,
     "delay_s": float,
@@ -25,6 +26,8 @@ AXES: dict[str, Callable[[str], Any]] = {
     "router": str,
     "patience_s": float,
     "retries": int,
+    "fail_at_s": float,
+    "down_for_s": float,
 }
 
 

@@ -71,6 +71,14 @@ def new_cache(start: Int64Array, contents: Int64Array, blocks: int, seats: int, 
     )
 
 
+def clear(cache: BlockCache) -> None:
+    """All content is gone; nobody may hold a block."""
+    cache.content[:] = cache.twin[:] = cache.keys[:] = NONE
+    cache.plain[:] = np.arange(len(cache.plain), dtype=np.int32)[::-1]
+    cache.marks[OLDEST] = cache.marks[NEWEST] = NONE
+    cache.marks[PLAIN] = len(cache.plain)
+
+
 @inside
 def home(cache, content):  # type: ignore[no-untyped-def]
     """Where the search for a content begins."""

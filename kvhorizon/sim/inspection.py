@@ -147,6 +147,7 @@ def pressure_of(trace: Trace, facts: EngineFacts) -> dict[str, float | None]:
         "full_seats_share": full / (facts.total_blocks * facts.block_size),
         "growth_share": float((0.5 * output * output).sum() / held.sum()),
         "capacity_per_s": capacity,
+        "step_s": step_s,
         "load": (len(trace) - 1) / span_s / capacity if span_s > 0.0 else None,
         "busiest_load": busiest(trace, share, max(WINDOW_S, STAYS * stay_s)) / capacity if span_s > 0.0 else None,
     }

@@ -17,7 +17,7 @@ class Outcome:
 
     first_token_s: FloatArray  # (N,) nan if never
     finish_s: FloatArray  # (N,) nan if never
-    preemptions: IntArray  # (N,)
+    preemptions: IntArray  # (N,) evictions; who ran when an engine failed is not among them
     recompute_tokens: IntArray  # (N,) prefilled again, net of prefix-cache hits
     wasted_flops: FloatArray  # (N,) FLOPs of those tokens
     steps: int
@@ -30,4 +30,6 @@ class Outcome:
     plans: dict[str, int] = field(default_factory=dict)  # who decided: program, greedy, local, native, stale
     near_end_preemptions: int = 0  # of requests that had given 80 % of their output
     cached_tokens: int = 0  # found in the prefix cache when requests were admitted
+    lost_requests: int = 0  # that ran when an engine failed
+    lost_tokens: int = 0  # computed tokens whose KV they held
     wall_s: float = 0.0  # on a wall clock; kept out of everything that must repeat

@@ -60,6 +60,11 @@ class PlanFollower:
         self._ask()
         self.due_s = now_s + (self._setup.delay_s if self._pending is not None else self._setup.tick_s)
 
+    def forget(self) -> None:
+        """The engine failed: its plans are of no use any more."""
+        self._pending = None
+        self._desk.rank[:] = 0
+
     def _worth_asking(self, now_s: float) -> bool:
         count = self._engine.counters
         if count[WAITING] == 0 or count[RUNNING] == 0:

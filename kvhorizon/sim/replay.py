@@ -17,7 +17,6 @@ from kvhorizon.models.kept import Kept
 from kvhorizon.models.step_time import undoing
 from kvhorizon.sim.advance import FINISHED, LEARN, advance
 from kvhorizon.sim.arrays import (
-    ARRIVED,
     BUSY,
     DONE,
     NEAR_END,
@@ -39,6 +38,7 @@ from kvhorizon.sim.arrays import (
 )
 from kvhorizon.sim.cache import FOUND, BlockCache, new_cache
 from kvhorizon.sim.contents import contents_of
+from kvhorizon.sim.failure import Failure, Lost, shut_down, strike
 from kvhorizon.sim.look import collect_waiting
 from kvhorizon.sim.outcome import Outcome
 from kvhorizon.sim.planned import PlanFollower
@@ -123,12 +123,16 @@ def priced(guest: Guest, engine: Engine, kept: Kept, setup: Setup) -> Guest:
 
 
 def replay(
-    setup: Setup, policy: Policy, solver: Solver | None = None, progress: Callable[[float], None] | None = None
+    setup: Setup,
+    policy: Policy,
+    solver: Solver | None = None,
+    progress: Callable[[float], None] | None = None,
+    failure: Failure | None = None,
 ) -> Outcome:
     """Run every request of the trace to its end.
 
     `progress` is called now and then with the share of requests done. The solver is asked only by planned policies;
-    without one, or while it fails, they fall back to their greedy rule.
+    without one, or while it fails, they fall back to their greedy rule. The engine may have a failure of its own.
     """
     engine, forecast = start(setup, policy)
     desk = new_desk(len(setup.trace), setup.facts.max_num_seqs)
@@ -139,41 +143,58 @@ def replay(
     total = len(setup.trace)
     report_every = max(1, total // 200)
     learned = 0
+    ahead, lost = failure, None
     while True:
         guest = priced(guest, engine, kept, setup)
         if follower:
             follower.habits = Habits(1.0, round(kept.share, 3), setup.reload_s_per_token)
-        until_s = min(follower.due_s if follower else np.inf, shares.due_s if shares else np.inf)
+        due_s = (
+            follower.due_s if follower else np.inf,
+            shares.due_s if shares else np.inf,
+            ahead.at_s if ahead else np.inf,
+        )
+        until_s = min(due_s)
         learn_at = learned + LEARN_EVERY if guest.steers else int(engine.counters[DONE]) + report_every
         reason = advance(engine, forecast.curves, guest, setup.facts.cost, desk, until_s, learn_at, True)
         if progress:
             progress(float(engine.counters[DONE]) / total)
         if reason == FINISHED:
-            return outcome_of(setup, engine, follower.plans if follower else {})
+            return outcome_of(setup, engine, follower.plans if follower else {}, lost)
         if reason == LEARN and guest.steers:
             learned = learn(engine, forecast, desk, learned)
             continue
+        now_s = float(engine.clock[NOW])
+        if ahead and now_s >= ahead.at_s:
+            lost = strike(engine)
+            shut_down(engine, ahead)
+            ahead = None
+            if follower:
+                follower.forget()
+            continue
         if shares:
             shares.tick()
-        if follower and float(engine.clock[NOW]) >= follower.due_s:
+        if follower and now_s >= follower.due_s:
             follower.tick()
 
 
-def outcome_of(setup: Setup, engine: Engine, plans: dict[str, int]) -> Outcome:
-    """What an engine leaves behind."""
+def outcome_of(setup: Setup, engine: Engine, plans: dict[str, int], lost: Lost | None = None) -> Outcome:
+    """What an engine leaves behind; `lost` by a failure of its own."""
     live, count, clock = engine.live, engine.counters, engine.clock
     cost = setup.facts.cost
     wasted = cost.flops_per_token * live.recompute_tokens + cost.flops_per_pair * live.recompute_pairs
+    preemptions = engine.columns.preemptions.astype(np.int64)
+    if lost is not None:
+        preemptions[lost.requests] -= 1
     events = engine.lists.preempted_at[: min(int(count[PREEMPTED]), PREEMPTION_ROWS)]
     return Outcome(
         first_token_s=live.first_token_s,
         finish_s=live.finish_s,
-        preemptions=engine.columns.preemptions.astype(np.int64),
+        preemptions=preemptions,
         recompute_tokens=live.recompute_tokens.astype(np.int64),
         wasted_flops=wasted,
         steps=int(count[STEPS]),
         busy_s=float(clock[BUSY]),
-        makespan_s=float(np.nanmax(live.finish_s)) if count[ARRIVED] else 0.0,
+        makespan_s=float(np.nanmax(live.finish_s, initial=0.0)),
         recompute_s=float(clock[RECOMPUTE]),
         flops=float(cost.flops_per_token * clock[TOKENS] + cost.flops_per_pair * clock[PAIRS]),
         timeline=engine.lists.timeline[: int(count[SAMPLES])].copy(),
@@ -181,4 +202,6 @@ def outcome_of(setup: Setup, engine: Engine, plans: dict[str, int]) -> Outcome:
         plans=plans,
         near_end_preemptions=int(count[NEAR_END]),
         cached_tokens=int(engine.cache.marks[FOUND]) if engine.cache else 0,
+        lost_requests=0 if lost is None else len(lost.requests),
+        lost_tokens=0 if lost is None else lost.tokens,
     )

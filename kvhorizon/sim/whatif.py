@@ -9,16 +9,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from kvhorizon.errors import InputError
 from kvhorizon.models.classes import Classes, read_classes
 from kvhorizon.models.forecast import check_spec
 from kvhorizon.recording.read import Recording
+from kvhorizon.sim.aftermath import aftermath
 from kvhorizon.sim.alone import alone
 from kvhorizon.sim.asked_engine import AskedEngine, asked_engine
-from kvhorizon.sim.asked_trace import recording_of, tenants_of, trace_of
+from kvhorizon.sim.asked_trace import at_load, capped, check_fits, recording_of, tenants_of, trace_of
 from kvhorizon.sim.bound import hindsight_bound_s, over_bound
+from kvhorizon.sim.failure import Failure
 from kvhorizon.sim.fleet import Fleet, play
 from kvhorizon.sim.in_process import InProcess
 from kvhorizon.sim.metrics import summarize
@@ -32,6 +32,7 @@ from kvhorizon.solver.greedy import Knob
 from kvhorizon.state import EngineFacts
 
 SCHEMA = 1
+DOWN_FOR_S = 60.0
 Progress = Callable[[str, float], None]
 
 
@@ -56,11 +57,19 @@ class Question:
     retries: int = 0  # how often it then asks again
     prefix_caching: bool = False
     classes: str = ""  # of service: JSON text, or a .json or .toml file
+    max_output_tokens: int | None = None  # outputs are cut there, and forecasts know it
+    fail_at_s: float | None = None  # when the engine (of several, the first) loses all KV
+    down_for_s: float = DOWN_FOR_S
 
     @property
     def fleet(self) -> Fleet:
         """Engines, router and clients."""
         return Fleet(self.replicas, self.router, self.patience_s, self.retries)
+
+    @property
+    def failure(self) -> Failure | None:
+        """Of an engine, in mid-run."""
+        return None if self.fail_at_s is None else Failure(self.fail_at_s, self.down_for_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,29 +81,7 @@ class Answer:
     facts: EngineFacts
     outcomes: list[Outcome]
     tenants: tuple[str, ...] = ()  # names of the trace's keys, where they are known
-
-
-def check_fits(trace: Trace, facts: EngineFacts) -> None:
-    """Raises InputError if any request could never finish in the pool or exceeds the model's context."""
-    tokens = trace.prompt_tokens + trace.output_tokens
-    largest = int(np.argmax(tokens))
-    most = min(facts.total_blocks * facts.block_size, facts.max_model_len)
-    if tokens[largest] > most:
-        raise InputError(
-            f"request {largest}",
-            int(tokens[largest]),
-            f"prompt and output tokens must fit into the pool and context, <= {most}",
-        )
-
-
-def at_load(trace: Trace, facts: EngineFacts, load: float | None) -> Trace:
-    """Arrivals rescaled to `load` times what first-come-first-served completes when all requests arrive at once."""
-    last = float(trace.arrival_s[-1])
-    if load is None or last <= 0.0:
-        return trace
-    together = dataclasses.replace(trace, arrival_s=np.zeros(len(trace)))
-    span_s = replay(Setup(together, facts), parse_policy("fcfs")).makespan_s / load
-    return dataclasses.replace(trace, arrival_s=trace.arrival_s * (span_s / last))
+    calm: tuple[Outcome, ...] = ()  # the same without the failure that was asked for
 
 
 def classes_for(trace: Trace, told: str) -> Classes:
@@ -131,6 +118,8 @@ def prepare(question: Question) -> Prepared:
     if question.load is not None and not 0.0 < question.load < 1000.0:
         raise InputError("load", question.load, "must be > 0 and < 1000")
     question.fleet.check()
+    if question.failure is not None:
+        question.failure.check()
     recording = recording_of(question.trace)
     engine = asked_engine(question.model, question.gpu, question.tp, question.kv_blocks, recording)
     trace = trace_of(recording, question.trace, question.limit, question.seed)
@@ -138,8 +127,9 @@ def prepare(question: Question) -> Prepared:
     classes = classes_for(trace, question.classes)
     engine, checked = _checked(question, recording, engine, trace)
     setup = Setup(
-        at_load(trace, engine.facts, question.load),
+        capped(at_load(trace, engine.facts, question.load), question.max_output_tokens),
         engine.facts,
+        max_tokens=question.max_output_tokens,
         forecast=question.forecast,
         seed=question.seed,
         prefix_caching=question.prefix_caching,
@@ -165,18 +155,22 @@ def _checked(
 
 
 def what_if(prepared: Prepared, solvers: Mapping[Knob, Solver], progress: Progress | None = None) -> Answer:
-    """Replay the trace under every policy; one whose solver is missing follows its greedy rule, as in a fleet."""
-    setup = prepared.setup
+    """Replay the trace under every policy; one whose solver is missing follows its greedy rule, as in a fleet.
+
+    Where a failure is asked for, each is replayed without it first.
+    """
+    setup, failure = prepared.setup, prepared.question.failure
     prefill_s, service_s = alone(setup)
     fleet = prepared.question.fleet
     bound_s = hindsight_bound_s(setup) if fleet.plain else None
-    outcomes, entries, timing = [], [], {}
+    outcomes, calm, entries, timing = [], [], [], {}
     for policy in prepared.policies:
+        solver = _solver_of(policy, solvers)
         started_s = time.perf_counter()
-        if fleet.plain:
-            outcome = _run(setup, policy, _solver_of(policy, solvers), progress)
-        else:
-            outcome = play(setup, policy, fleet)
+        outcome = _run(prepared, policy, solver, None, progress)
+        if failure is not None:
+            calm.append(outcome)
+            outcome = _run(prepared, policy, solver, failure, progress)
         timing[policy.name] = round(time.perf_counter() - started_s, 3)
         columns = summarize(
             setup.trace,
@@ -188,11 +182,13 @@ def what_if(prepared: Prepared, solvers: Mapping[Knob, Solver], progress: Progre
         )
         outcomes.append(outcome)
         columns["over_bound"] = over_bound(setup, policy, outcome, bound_s)
+        if failure is not None:
+            columns["failure"] = aftermath(setup.trace.arrival_s, failure, outcome, calm[-1])
         entries.append({"policy": policy.name, **columns})
     timing["total_s"] = round(sum(timing.values()), 3)
     results = _results(prepared, bound_s, entries, timing)
     whole = dataclasses.replace(setup.facts, total_blocks=fleet.replicas * setup.facts.total_blocks)
-    return Answer(results, setup.trace, whole, outcomes, prepared.tenants)
+    return Answer(results, setup.trace, whole, outcomes, prepared.tenants, tuple(calm))
 
 
 def _solver_of(policy: Policy, solvers: Mapping[Knob, Solver]) -> Solver | None:
@@ -204,9 +200,14 @@ def _solver_of(policy: Policy, solvers: Mapping[Knob, Solver]) -> Solver | None:
     return solvers.get(policy.planner)
 
 
-def _run(setup: Setup, policy: Policy, solver: Solver | None, progress: Progress | None) -> Outcome:
-    name = policy.name
-    return replay(setup, policy, solver, None if progress is None else lambda share: progress(name, share))
+def _run(
+    prepared: Prepared, policy: Policy, solver: Solver | None, failure: Failure | None, progress: Progress | None
+) -> Outcome:
+    fleet, name = prepared.question.fleet, policy.name
+    if not fleet.plain:
+        return play(prepared.setup, policy, fleet, failure)
+    shown = None if progress is None else lambda share: progress(name, share)
+    return replay(prepared.setup, policy, solver, shown, failure)
 
 
 def _results(
@@ -236,6 +237,8 @@ def _results(
         "self_check": None if checked is None else {**checked._asdict(), "says": checked.says()},
         "fleet": dataclasses.asdict(question.fleet),
         "classes": json.loads(setup.classes.text() or "{}"),
+        "failure": None if question.failure is None else dataclasses.asdict(question.failure),
+        "max_output_tokens": question.max_output_tokens,
         "load": question.load,
         "seed": question.seed,
         "forecast": question.forecast,

@@ -15,7 +15,7 @@ from kvhorizon.adapter.rows import Rows
 from kvhorizon.adapter.rule import Rule
 from kvhorizon.adapter.session import PlanSession
 from kvhorizon.adapter.settings import load
-from kvhorizon.adapter.snapshot import take_snapshot
+from kvhorizon.adapter.snapshot import snapshot_of, take_moment
 from kvhorizon.adapter.tenants import TenantShares
 from kvhorizon.adapter.ticker import Ticker
 from kvhorizon.errors import InputError
@@ -47,7 +47,7 @@ def test_rows_and_snapshots_carry_the_weight_of_the_class() -> None:
     assert rows.columns.weight[slots].tolist() == [4.0, 0.25, 1.0, 1.0, 1.0]
     assert found.named == {"interactive": 1, "batch": 1, "(unknown)": 2, "default": 1}
     facts = EngineFacts(400, 16, 8, 256, 4096, UNKNOWN_COST)
-    snapshot = take_snapshot(rows, Batch(engine, rows).demand(), facts, 0, 1.0, 0.02, 400, Habits())
+    snapshot = snapshot_of(take_moment(rows, Batch(engine, rows).demand(), 400, 0, 1.0, 0.02, Habits()), facts)
     assert snapshot.requests.weight.tolist() == [4.0, 0.25, 1.0, 1.0, 1.0]
 
 
@@ -112,7 +112,7 @@ def test_a_tenant_beyond_its_share_weighs_less_from_tick_to_tick() -> None:
         engine.scheduler.running.append(one)
         rows.take(slot, 0.0)
     batch = Batch(engine, rows)
-    ticker.event()
+    ticker.news = True
     ticker.tick(session, batch, 1.0, 0.02, False)
     assert found.shares.factors == {"a": 0.5}
     assert rows.columns.weight[slots].tolist() == [2.0, 0.25, 2.0, 0.25]
@@ -120,11 +120,11 @@ def test_a_tenant_beyond_its_share_weighs_less_from_tick_to_tick() -> None:
     fifth = found.enter()
     assert rows.columns.weight[fifth].tolist() == [0.5]
     assert rows.columns.weight[slots].tolist() == [2.0, 0.25, 2.0, 0.25]
-    ticker.event()
+    ticker.news = True
     ticker.tick(session, batch, 1.05, 0.02, False)  # too soon to look again
     engine.scheduler.running.pop()
     batch.changed()
-    ticker.event()
+    ticker.news = True
     ticker.tick(session, batch, 1.06, 0.02, False)
     assert found.shares.factors == {"a": 0.5}
     ticker.tick(session, batch, 1.2, 0.02, False)

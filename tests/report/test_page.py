@@ -9,8 +9,11 @@ import pytest
 from engines import facts, random_trace
 
 from kvhorizon.report.advice import advise, switch_of
+from kvhorizon.report.failure import under_way
 from kvhorizon.report.page import pictures, render
+from kvhorizon.sim.aftermath import aftermath
 from kvhorizon.sim.alone import alone
+from kvhorizon.sim.failure import Failure
 from kvhorizon.sim.metrics import summarize
 from kvhorizon.sim.policies import parse_policy
 from kvhorizon.sim.replay import replay
@@ -135,6 +138,30 @@ def test_the_numbers_of_a_figure_are_there_as_a_table(answer: Answer) -> None:
     wait = answer.outcomes[0].first_token_s - answer.trace.arrival_s
     shortest = np.argsort(answer.trace.output_tokens, kind="stable")[:30]
     assert lengths.table[0][1] == f"{wait[shortest].mean():,.2f}"
+
+
+def test_what_a_failure_cost_is_drawn_first(answer: Answer) -> None:
+    """A line with the failure and one without for each policy, and a row of differences; of one that cost nothing."""
+    failure = {"at_s": 2.0, "down_for_s": 1.5}
+    cost = aftermath(answer.trace.arrival_s, Failure(**failure), answer.outcomes[0], answer.outcomes[0])
+    rows = [{**row, "failure": cost} for row in policies(answer)]
+    results = {**answer.results, "failure": failure, "policies": rows, "max_output_tokens": 512}
+    both = dataclasses.replace(answer, results=results, calm=tuple(answer.outcomes))
+    drawn = pictures(both)[0]
+    assert drawn.anchor == "failure"
+    assert [line.line.dash for line in drawn.figure.data] == ["solid", "dot"] * 2
+    assert drawn.table[0] == ("fcfs", "0", "0", "+0", *["+0.00"] * 4, "0.0")
+    page = render(both, "kvhorizon")
+    assert "<dd>of an engine at 2 s, away for 1.5 s</dd>" in page
+    assert "<dd>cut at 512 tokens</dd>" in page
+    assert "What the failure cost" not in render(answer, "kvhorizon")
+
+
+def test_who_is_under_way_has_come_and_is_not_done(answer: Answer) -> None:
+    times = np.linspace(0.0, answer.outcomes[0].makespan_s, 20)
+    found = under_way(answer.trace.arrival_s, answer.outcomes[0], times)
+    for at_s, count in zip(times, found, strict=True):
+        assert count == sum((answer.trace.arrival_s <= at_s) & (answer.outcomes[0].finish_s > at_s))
 
 
 def test_engines_and_clients_are_told_where_they_are_not_plain(answer: Answer) -> None:

@@ -8,6 +8,7 @@ import pytest
 from kvhorizon.models.gpu import preset
 from kvhorizon.recording.read import Recording
 from kvhorizon.sim.asked_engine import engine_facts, load_model
+from kvhorizon.sim.demand import kv_demand
 from kvhorizon.sim.inspection import inspect, judge, prefix_reuse, pressure_of
 from kvhorizon.sim.policies import parse_policy
 from kvhorizon.sim.replay import replay
@@ -23,6 +24,21 @@ PLAIN = EngineFacts(100, 16, 8, 512, 4096, StepCost(fixed_s=0.01, weights_s=0.0)
 def trace(arrival: list[float], prompt: list[int], output: list[int], **more: object) -> Trace:
     columns = np.array(arrival), np.array(prompt, np.int64), np.array(output, np.int64)
     return make_trace("t", *columns, **more)  # type: ignore[arg-type]
+
+
+def test_demand_is_the_sum_over_requests() -> None:
+    """Against a plain loop: each holds its prompt and a token more each step, from when it comes to its last token."""
+    rng = np.random.default_rng(0)
+    arrival = np.sort(rng.uniform(0.0, 30.0, 50))
+    load = trace([0.0, *arrival], rng.integers(1, 400, 51).tolist(), rng.integers(1, 300, 51).tolist())
+    times, held = kv_demand(load, 0.05, 97)
+    assert times[-1] == (load.arrival_s + 0.05 * load.output_tokens).max()
+    for at_s, tokens in zip(times, held, strict=True):
+        sums = 0.0
+        for came_s, prompt, output in zip(load.arrival_s, load.prompt_tokens, load.output_tokens, strict=True):
+            if came_s <= at_s < came_s + 0.05 * output:
+                sums += prompt + (at_s - came_s) / 0.05
+        assert tokens == pytest.approx(sums, abs=1e-6)
 
 
 def test_by_hand() -> None:

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from kvhorizon.cli.questions import find
 from kvhorizon.errors import InputError
 from kvhorizon.sim.axes import parse_axis, points
 from kvhorizon.sim.find import search, sought
 from kvhorizon.sim.goals import parse_goals
 from kvhorizon.sim.many import answer_all
+from kvhorizon.sim.policies import parse_policy
+from kvhorizon.sim.replay import start
 from kvhorizon.sim.whatif import Question, prepare
 
 SMALL = Question("synthetic:chat", gpu="l4-24gb", kv_blocks=700, load=1.2, limit=120, policies=("fcfs",))
@@ -96,6 +99,13 @@ def test_the_smallest_pool_holds_and_none_is_told() -> None:
         sought(prepare(SMALL).setup, "tp")
 
 
+def test_the_smallest_pool_is_found_for_capped_outputs_too(tmp_path: Path) -> None:
+    """None below what the longest request needs uncut, since load is measured with that."""
+    find(replace(SMALL, max_output_tokens=20), "preemption_frequency<=0.01", "kv_blocks", 100, tmp_path)
+    (found,) = json.loads((tmp_path / "find.json").read_text())["found"]
+    assert found["value"] <= 700
+
+
 def test_the_fewest_replicas_hold_and_one_less_does_not() -> None:
     busy = replace(SMALL, load=2.5)
     goals = parse_goals("ttft_p99<=3s")
@@ -113,6 +123,50 @@ def test_clients_who_give_up_are_not_finished() -> None:
     (entry,) = results["policies"]
     assert entry["finished"] < entry["requests"]
     assert (entry["over_bound"], results["hindsight_bound"]) == (None, None)
+
+
+def test_outputs_are_cut_and_the_forecast_knows_the_cap() -> None:
+    """Arrivals stay as they were, so that the load is less; no request gives more than the cap."""
+    plain, cut = (prepare(replace(SMALL, max_output_tokens=most)).setup for most in (None, 50))
+    assert plain.trace.output_tokens.max() > 50
+    assert (cut.trace.output_tokens == plain.trace.output_tokens.clip(max=50)).all()
+    assert (cut.trace.arrival_s == plain.trace.arrival_s).all()
+    engine, _ = start(cut, parse_policy("fcfs"))
+    assert set(engine.columns.limit.tolist()) == {50}
+    results = answer_all([replace(SMALL, max_output_tokens=50)], 100)[0]
+    assert results["max_output_tokens"] == 50
+    assert results["trace"]["output_tokens"] == int(cut.trace.output_tokens.sum())
+    with pytest.raises(InputError, match="max-output-tokens=0"):
+        prepare(replace(SMALL, max_output_tokens=0))
+
+
+def test_a_cap_that_cuts_nothing_changes_no_replay() -> None:
+    plain, loose = (answer_all([replace(SMALL, max_output_tokens=most)], 100)[0] for most in (None, 100_000))
+    assert plain["policies"] == loose["policies"]
+
+
+def test_caps_and_failures_may_be_swept() -> None:
+    asked = points(SMALL, [parse_axis("max-output-tokens=20,40"), parse_axis("fail_at_s=5:15:10")])
+    assert [(one.max_output_tokens, one.fail_at_s) for one in asked] == [(20, 5), (20, 15), (40, 5), (40, 15)]
+
+
+def test_what_a_failure_cost_stands_beside_each_policy() -> None:
+    """The engine is away for 20 s: who came meanwhile waits for it. Without it all is as in a question without it."""
+    asked = replace(SMALL, load=0.7, limit=120, fail_at_s=10.0, down_for_s=20.0)
+    results, calm = (answer_all([one], 100)[0] for one in (asked, replace(asked, fail_at_s=None)))
+    assert results["failure"] == {"at_s": 10.0, "down_for_s": 20.0}
+    (entry,), (without,) = results["policies"], calm["policies"]
+    cost = entry["failure"]
+    assert cost["requests_interrupted"] > 0
+    assert cost["kv_tokens_lost"] > 0
+    assert cost["ttft_mean_more_s"] == pytest.approx(entry["ttft_s"]["mean"] - without["ttft_s"]["mean"])
+    assert cost["recompute_tokens_more"] == entry["recompute_tokens"] - without["recompute_tokens"]
+    assert cost["ttft_p99_more_s"] > 5.0
+    assert cost["unserved_more"] == 0
+    assert calm["failure"] is None
+    assert "failure" not in without
+    with pytest.raises(InputError, match="fail-at-s"):
+        prepare(replace(asked, fail_at_s=-1.0))
 
 
 def test_an_answer_for_other_arguments_is_not_taken(tmp_path: Path) -> None:
