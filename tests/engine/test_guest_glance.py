@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("vllm", reason="vLLM is not installed: `make engine` sets it up")
+
 from experiments._guest_driver import Setup, check_whole, drive, workload
 
 

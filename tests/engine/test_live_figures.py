@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+pytest.importorskip("vllm", reason="vLLM is not installed: `make engine` sets it up")
+
 from experiments._live_load import Told, capacity
 from experiments._live_measure import fit_cost
 from experiments._live_model import CONFIG
