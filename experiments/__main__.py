@@ -45,6 +45,7 @@ EXPERIMENTS = (
     Experiment("recompute_overhead", DATA),
     Experiment("admission", DATA),
     Experiment("victims", DATA),
+    Experiment("service_classes", DATA),
     Experiment("forecast_quality", DATA),
     Experiment("bench_forecast"),
     Experiment("batching", DATA),
