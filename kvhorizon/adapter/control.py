@@ -179,7 +179,10 @@ class Control:
         return demand
 
     def _evict(self, now_s: float) -> list[int]:
-        """Evictions that a plan asks for, once per plan, within the gates; returns the slots."""
+        """Evictions that a plan asks for, once per plan, within the gates; returns the slots.
+
+        Where the rules keep a budget of reordering, memory was lent to overtakers: of them only.
+        """
         plans, engine, rows = self.plans, self.engine, self.rows
         if engine.free_blocks > (1.0 - self.evict_occupancy) * engine.total_blocks or len(engine.scheduler.running) < 2:
             return []
@@ -187,7 +190,8 @@ class Control:
         for slot in plans.evictions(rows)[:EVICT_PER_PLAN]:
             request = rows.request[slot]
             resident_s = now_s - float(rows.extra.admitted_s[slot])
-            if request.status.name != "RUNNING" or resident_s < self.evict_residency_s:
+            kept = self.rule.greedy.budgeted and not rows.columns.overtaker[slot]
+            if kept or request.status.name != "RUNNING" or resident_s < self.evict_residency_s:
                 continue
             if engine.gives_back(request, 1) > 0:
                 self._note_evicted(slot, resident_s, now_s)

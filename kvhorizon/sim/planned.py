@@ -28,7 +28,9 @@ class PlanFollower:
     where the engine reloads evicted KV from host memory.
     """
 
-    def __init__(self, setup: Setup, engine: Engine, forecast: Forecast, desk: Desk, solver: Solver | None) -> None:
+    def __init__(
+        self, setup: Setup, engine: Engine, forecast: Forecast, desk: Desk, solver: Solver | None, lends: bool = False
+    ) -> None:
         self.plans = {"program": 0, "greedy": 0, "local": 0, "native": 0, "stale": 0}
         self.due_s = 0.0
         self.habits = Habits()  # of the engine, as seen so far
@@ -38,6 +40,7 @@ class PlanFollower:
         self._asked_s = -np.inf
         self._seen = (-1, -1, -1)
         self._revision = 0
+        self._lends = lends
         self._evicts = setup.reload_s_per_token > 0.0  # else an eviction costs more than it brings (decision 008)
         self._since_s = np.full(len(setup.trace), np.inf)  # when those who run were first seen running
 
@@ -109,6 +112,8 @@ class PlanFollower:
         total, now_s = engine.limits.total_blocks, float(engine.clock[NOW])
         if count[FREE] > (1.0 - EVICT_OCCUPANCY) * total or count[RUNNING] < 2:
             return
+        if self._lends:
+            wanted = wanted[engine.columns.overtaker[wanted] != 0]
         for n in wanted[now_s - self._since_s[wanted] >= EVICT_RESIDENCY_S].tolist():
             evict(engine, n)
             self._desk.rank[n] = 0

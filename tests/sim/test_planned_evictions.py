@@ -25,8 +25,8 @@ RELOAD_S = 5e-6
 class Evicting:
     """The solver's plans, each with an eviction of the request that runs first in the list, and what there was."""
 
-    def __init__(self) -> None:
-        self.solver = InProcess(Knob.BALANCED, WORK)
+    def __init__(self, knob: Knob) -> None:
+        self.solver = InProcess(knob, WORK)
         self.occupancy: list[float] = []
 
     def plan(self, snapshot: Snapshot) -> Plan | None:
@@ -35,13 +35,22 @@ class Evicting:
         return None if plan is None else dataclasses.replace(plan, evictions=snapshot.requests.handle[:1])
 
 
+class EvictingAny(Evicting):
+    """The same with somebody else each time."""
+
+    def plan(self, snapshot: Snapshot) -> Plan | None:
+        plan = super().plan(snapshot)
+        n = len(self.occupancy) % max(snapshot.num_running, 1)
+        return None if plan is None else dataclasses.replace(plan, evictions=snapshot.requests.handle[n : n + 1])
+
+
 @pytest.fixture(scope="module")
 def setup() -> Setup:
     return Setup(random_trace(5, 300, 120 * 16, 30.0), facts(TOTAL, 16, 64, 512), forecast="noisy:0.6")
 
 
 def test_with_reload_they_are_carried_out_and_nobody_is_lost(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
-    setup, solver, done = dataclasses.replace(setup, reload_s_per_token=RELOAD_S), Evicting(), []
+    setup, solver, done = dataclasses.replace(setup, reload_s_per_token=RELOAD_S), Evicting(Knob.MEANS), []
 
     def noted(engine: Engine, n: int) -> None:
         before = int(engine.counters[PREEMPTED])
@@ -49,7 +58,7 @@ def test_with_reload_they_are_carried_out_and_nobody_is_lost(setup: Setup, monke
         done.append((1.0 - engine.counters[FREE] / TOTAL, int(engine.counters[PREEMPTED]) - before))
 
     monkeypatch.setattr(planned, "evict", noted)
-    outcome = replay(setup, parse_policy("kvhorizon"), solver)
+    outcome = replay(setup, parse_policy("kvhorizon/means"), solver)
     assert np.isfinite(outcome.finish_s).all()
     assert sum(count for _, count in done) > 10
     assert len(done) < sum(share >= EVICT_OCCUPANCY - 0.05 for share in solver.occupancy)  # gated
@@ -57,7 +66,20 @@ def test_with_reload_they_are_carried_out_and_nobody_is_lost(setup: Setup, monke
 
 
 def test_without_reload_they_are_not(setup: Setup) -> None:
-    outcome = replay(setup, parse_policy("kvhorizon"), Evicting())
+    outcome = replay(setup, parse_policy("kvhorizon"), Evicting(Knob.BALANCED))
     alone = replay(setup, parse_policy("kvhorizon"), InProcess(Knob.BALANCED, WORK))
     np.testing.assert_array_equal(outcome.finish_s, alone.finish_s)
     np.testing.assert_array_equal(outcome.preemptions, alone.preemptions)
+
+
+def test_a_budget_of_reordering_gives_back_what_it_lent_only(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    setup, overtakers = dataclasses.replace(setup, reload_s_per_token=RELOAD_S), []
+
+    def noted(engine: Engine, n: int) -> None:
+        overtakers.append(bool(engine.columns.overtaker[n]))
+        evict(engine, n)
+
+    monkeypatch.setattr(planned, "evict", noted)
+    replay(setup, parse_policy("kvhorizon"), EvictingAny(Knob.BALANCED))
+    assert overtakers
+    assert all(overtakers)
