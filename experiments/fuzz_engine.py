@@ -124,6 +124,7 @@ def fuzz(seed: int, count: Count) -> None:
         caching=caching,
         policy="priority" if seed % 3 == 2 else "fcfs",
         watermark=rng.choice([0.0, 0.02]),
+        settings={"local_only": True, "evict": True, "knob": rng.choice(["balanced", "means", "means"])},
     )
     requests = workload(REQUESTS, seed, caching=caching, shared=64 if caching else 0, priorities=4)
     engine = drive(setup)

@@ -16,6 +16,7 @@ def test_random_plans_and_faults_harm_nobody() -> None:
         fuzz(seed, count)
     assert (count.lost, count.block_errors, count.accounting_errors) == (0, 0, 0)
     assert count.preemptions > 500
+    assert count.evicted_by_plan > 100
     assert count.recomputed > 100_000
     assert count.guest_errors > 0  # planted ones
     assert count.ladder["native"] > 0
