@@ -135,12 +135,6 @@ def body(ask: Ask) -> dict[str, object]:
     }
 
 
-def capacity(told: Sequence[Told]) -> float:
-    """Requests served per second while others still waited: the end, when the engine runs dry, does not count."""
-    until_s = max(one.first_s for one in told)
-    return sum(one.last_s <= until_s for one in told) / until_s
-
-
 def lost(load: Sequence[Ask], told: Sequence[Told]) -> int:
     """Requests without their whole output."""
     return sum(

@@ -1,10 +1,11 @@
 """A real vLLM engine behind its OpenAI server, on a pool small enough to be KV-bound: plain, watermark, ours.
 
 Four servers are up at a time; one is under load at a time, and the contenders take turns, seed by seed, in an order
-that rotates. Requests arrive LOAD times as fast as plain vLLM served them when all came at once (`capacity`). A
-reference run with few requests at a time, in which nobody is ever evicted, says which tokens are right. Counts and busy
-time come from a probe in the engine (`_live_probe`), times from the clients. The same arrivals then go through the
-simulator, on an engine whose step time is fitted to plain vLLM's steps of the same run.
+that rotates. Requests arrive LOAD times as fast as plain vLLM served them when all came at once, its end included, when
+the engine runs dry: with few requests that is too slow to fill the pool. A reference run with few requests at a time,
+in which nobody is ever evicted, says which tokens are right. Counts and busy time come from a probe in the engine
+(`_live_probe`), times from the clients. The same arrivals then go through the simulator, on an engine whose step time
+is fitted to plain vLLM's steps of the same run.
 
 Other work on the machine disturbs times, not counts: ratios of times are medians over the seeds. `engine_s` is the time
 of all steps as the engine's thread saw it, without waits for a processor; `cpu_s` the processor time of server, engine
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments._harness import Options, main, target
-from experiments._live_load import SIGMA, Ask, Kind, Told, asks, capacity, send
+from experiments._live_load import SIGMA, Ask, Kind, Told, asks, send
 from experiments._live_measure import Row, fit_cost, measured, simulated
 from experiments._live_server import LiveServer, Served
 from experiments._live_site import Site, site
@@ -109,7 +110,7 @@ def _evaluate(
 ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     count, seeds = (QUICK_REQUESTS, QUICK_ROUNDS) if options.quick else (here.requests, here.rounds)
     together = [ask._replace(arrival_s=0.0) for ask in asks(count, 100, 1.0, here.kind)]
-    rate = LOAD * capacity(started["plain"].serve(together)[1])
+    rate = LOAD * count / started["plain"].serve(together)[0]["makespan_s"]
     loads = [asks(count, seed, rate, here.kind) for seed in range(seeds)]
     rounds = [_round(started, load, seed, here.real_weights) for seed, load in enumerate(loads)]
     cost = fit_cost(started["plain"].before["steps"], here.config)

@@ -1,4 +1,4 @@
-"""How the live experiments read what engines and clients tell."""
+"""How the live experiments read what engines tell."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import pytest
 
 pytest.importorskip("vllm", reason="vLLM is not installed: `make engine` sets it up")
 
-from experiments._live_load import Told, capacity
 from experiments._live_measure import fit_cost
 from experiments._live_model import CONFIG
 
@@ -29,10 +28,3 @@ def test_a_step_lasts_until_the_next_whether_one_or_two_are_in_flight(ahead_s: f
 
     assert cost.fixed_s + cost.sequence_s == pytest.approx(0.01, rel=0.15)
     assert cost.linear_s_per_token == pytest.approx(1e-5, rel=0.02)
-
-
-def test_capacity_leaves_out_the_end_when_the_engine_runs_dry() -> None:
-    steady = [Told(0.0, first_s=n / 10.0, last_s=n / 10.0 + 1.0) for n in range(100)]
-    last = Told(0.0, first_s=9.9, last_s=500.0)
-
-    assert capacity([*steady, last]) == pytest.approx(10.0, rel=0.12)
