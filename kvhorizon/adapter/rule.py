@@ -17,10 +17,9 @@ from kvhorizon.adapter.demand import Demand
 from kvhorizon.adapter.engine import Engine
 from kvhorizon.adapter.pool import columns_in, curves_in, desk_in
 from kvhorizon.adapter.rows import Rows, Slots
-from kvhorizon.models.survival import mean_remaining
 from kvhorizon.solver.columns import Int32Array, Room
-from kvhorizon.solver.greedy import Greedy, victim_score
-from kvhorizon.solver.select import choose_admissions, refresh_remaining
+from kvhorizon.solver.greedy import Greedy
+from kvhorizon.solver.select import choose_admissions, refresh_remaining, victim_row
 from kvhorizon.state import StepCost
 
 STANDS_S = 0.1  # how long a decision of "nobody" may stand while forecasts move on
@@ -184,20 +183,7 @@ def rank_victims(  # type: ignore[no-untyped-def]
     for n in waiting:
         oldest_age_s = max(oldest_age_s, now_s - columns.arrival_s[n])
     for i in range(len(running)):
-        n = running[i]
-        generated = columns.generated[n]
-        worst[i] = -victim_score(
-            cost,
-            rule,
-            columns.prompt[n] + generated,
-            generated,
-            mean_remaining(curves, n, generated, columns.limit[n]),
-            max(now_s - columns.arrival_s[n], 0.0),
-            columns.preemptions[n],
-            columns.overtaker[n],
-            columns.weight[n],
-            oldest_age_s,
-        )
+        worst[i] = -victim_row(columns, curves, rule, cost, running[i], now_s, oldest_age_s)
     return np.argsort(worst, kind="mergesort")
 
 

@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 from kvhorizon.models.compiled import inside
-from kvhorizon.models.survival import mean_remaining
 from kvhorizon.sim.arrays import FREE, NOW, RUNNING, STEP
 from kvhorizon.sim.blocks import blocks_for, would_free
 from kvhorizon.sim.lane import look_on
@@ -13,10 +12,10 @@ from kvhorizon.sim.rivals.evict import evict_for_better
 from kvhorizon.sim.rivals.loop import admit_by_rival, observe
 from kvhorizon.sim.rivals.rules import Rules
 from kvhorizon.sim.rivals.victim import rival_score
-from kvhorizon.sim.step import admit, blocks_wanted, fits_now, known_tokens, next_chunk
+from kvhorizon.sim.step import admit, blocks_wanted, fits_now, next_chunk
 from kvhorizon.solver.columns import Room
-from kvhorizon.solver.greedy import GREEDY, Greedy, Knob, victim_score
-from kvhorizon.solver.select import choose_admissions
+from kvhorizon.solver.greedy import GREEDY, Greedy, Knob
+from kvhorizon.solver.select import choose_admissions, victim_row
 from kvhorizon.state import StepCost
 
 
@@ -41,31 +40,12 @@ UNSTEERED = Guest(steers=False)
 
 
 @inside
-def score(engine, curves, rule, cost, n, oldest_age_s):  # type: ignore[no-untyped-def]
-    """Our victim score of running request n."""
-    columns = engine.columns
-    generated = columns.generated[n]
-    return victim_score(
-        cost,
-        rule,
-        known_tokens(engine, n),
-        generated,
-        mean_remaining(curves, n, generated, columns.limit[n]),
-        engine.clock[NOW] - columns.arrival_s[n],
-        columns.preemptions[n],
-        columns.overtaker[n],
-        columns.weight[n],
-        oldest_age_s,
-    )
-
-
-@inside
 def score_by(engine, curves, rule, rival, losing, cost, n, place, oldest_age_s):  # type: ignore[no-untyped-def]
     """The victim score of whoever steers."""
     if rival is None:
-        return score(engine, curves, rule, losing, n, oldest_age_s)
+        return victim_row(engine.columns, curves, rule, losing, n, engine.clock[NOW], oldest_age_s)
     if rival.victim == OURS:
-        return score(engine, curves, rival.ours, losing, n, oldest_age_s)
+        return victim_row(engine.columns, curves, rival.ours, losing, n, engine.clock[NOW], oldest_age_s)
     return rival_score(engine, curves, rival, cost, n, place)
 
 

@@ -7,10 +7,10 @@ from numba import njit
 from numpy.typing import NDArray
 
 from kvhorizon.models.step_time import undoing
-from kvhorizon.models.survival import Curves, mean_remaining
+from kvhorizon.models.survival import Curves
 from kvhorizon.solver.columns import Columns, Room
-from kvhorizon.solver.greedy import Greedy, victim_score
-from kvhorizon.solver.select import choose_admissions, new_desk, refresh_remaining
+from kvhorizon.solver.greedy import Greedy
+from kvhorizon.solver.select import choose_admissions, new_desk, refresh_remaining, victim_row
 from kvhorizon.state import Snapshot
 
 IntArray = NDArray[np.int64]
@@ -73,19 +73,7 @@ def admissions(snapshot: Snapshot, rule: Greedy, curves: Curves) -> IntArray:
 @njit(cache=True)
 def _victim_scores(columns, curves, rule, cost, num_running, now_s, oldest_age_s, out):  # type: ignore[no-untyped-def]
     for n in range(num_running):
-        generated = columns.generated[n]
-        out[n] = victim_score(
-            cost,
-            rule,
-            columns.prompt[n] + generated,
-            generated,
-            mean_remaining(curves, n, generated, columns.limit[n]),
-            now_s - columns.arrival_s[n],
-            columns.preemptions[n],
-            columns.overtaker[n],
-            columns.weight[n],
-            oldest_age_s,
-        )
+        out[n] = victim_row(columns, curves, rule, cost, n, now_s, oldest_age_s)
 
 
 def victims(snapshot: Snapshot, rule: Greedy, curves: Curves) -> IntArray:

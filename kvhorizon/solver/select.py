@@ -11,7 +11,16 @@ from numba import njit
 from numpy.typing import NDArray
 
 from kvhorizon.models.survival import mean_remaining, survive_each
-from kvhorizon.solver.greedy import HORIZONS, aging, growth_reserve, kv_time, own_horizon_excess, reserve_cap, urgency
+from kvhorizon.solver.greedy import (
+    HORIZONS,
+    aging,
+    growth_reserve,
+    kv_time,
+    own_horizon_excess,
+    reserve_cap,
+    urgency,
+    victim_score,
+)
 
 TRIED = np.inf
 PLANNED_FIRST, LATE_FIRST = 0.0, -1.0  # below these lie the keys of planned requests, and of late ones
@@ -237,6 +246,24 @@ def choose_admissions(columns, curves, rule, running, num_running, room, desk, n
         if ready:
             add_to_profile(columns, curves, n, half_block, desk)
     return chosen
+
+
+@njit(cache=True)
+def victim_row(columns, curves, rule, cost, n, now_s, oldest_age_s):  # type: ignore[no-untyped-def]
+    """Victim score of running request n."""
+    generated = columns.generated[n]
+    return victim_score(
+        cost,
+        rule,
+        columns.prompt[n] + generated,
+        generated,
+        mean_remaining(curves, n, generated, columns.limit[n]),
+        max(now_s - columns.arrival_s[n], 0.0),
+        columns.preemptions[n],
+        columns.overtaker[n],
+        columns.weight[n],
+        oldest_age_s,
+    )
 
 
 @njit(cache=True)
