@@ -38,15 +38,7 @@ class Accounts:
 
     def account_release(self, request: Any) -> None:
         """Before the engine forgets a request."""
-        guard = self.account_guard
-        if guard.retired:
-            return
-        try:
-            self.accounting.release(request)
-            if guard.in_a_row:
-                guard.succeeded()
-        except Exception as error:
-            guard.failed("release", error)
+        self._account("release", request)
 
     def _account(self, method: str, *args: Any) -> None:
         if self.account_guard.retired:

@@ -104,54 +104,50 @@ class Guest(Accounts):
         self.ladder["native"] += hook == "before_schedule"
         self.guard.failed(hook, error)
 
+    @fail_open
     def before_schedule(self) -> None:
         """Decide, and present the queue."""
-        try:
-            control, switch = self.control, self.switch
-            now_s = self._now_s = self._clock.step(self.engine.scheduler.running)
-            self.failed_step, self.alone, control.shown = False, True, None
-            control.step += 1
-            mode = self.mode = switch.mode(now_s) if switch.watched or switch.killed else switch.chosen
-            if self.stale and not self.guard.retired:
-                self._rebuild(now_s)
-            acts = mode is _CONTROL or mode is _ADVISE
-            if not acts or self._leave_alone or self.guard.retired or self.engine.paused or control.level == Level.NONE:
-                self._leave_alone = False
-                self._enter(now_s >= self.learner.due_s)
-                self.ladder["native"] += 1
-                return
-            self._refresh(now_s)
-            if not control.glance(now_s):
-                self._enter(True)
-                if mode is _CONTROL:
-                    control.act(now_s, self.may_evict)
-                else:
-                    control.advise(now_s)
+        control, switch = self.control, self.switch
+        now_s = self._now_s = self._clock.step(self.engine.scheduler.running)
+        self.failed_step, self.alone, control.shown = False, True, None
+        control.step += 1
+        mode = self.mode = switch.mode(now_s) if switch.watched or switch.killed else switch.chosen
+        if self.stale and not self.guard.retired:
+            self._rebuild(now_s)
+        acts = mode is _CONTROL or mode is _ADVISE
+        if not acts or self._leave_alone or self.guard.retired or self.engine.paused or control.level == Level.NONE:
+            self._leave_alone = False
+            self._enter(now_s >= self.learner.due_s)
+            self.ladder["native"] += 1
+            return
+        self._refresh(now_s)
+        if not control.glance(now_s):
+            self._enter(True)
+            if mode is _CONTROL:
+                control.act(now_s, self.may_evict)
             else:
-                self._enter(now_s >= self.ticker.due_s)
-                if mode is _CONTROL:
-                    control.hide()
-            self.alone = mode is _ADVISE
-            self.ladder["native" if self.alone else "local" if self.plans.plan is None else "plan"] += 1
-        except Exception as error:
-            self.failed("before_schedule", error)
+                control.advise(now_s)
+        else:
+            self._enter(now_s >= self.ticker.due_s)
+            if mode is _CONTROL:
+                control.hide()
+        self.alone = mode is _ADVISE
+        self.ladder["native" if self.alone else "local" if self.plans.plan is None else "plan"] += 1
 
+    @fail_open
     def after_schedule(self, num_tokens: Mapping[str, int], total_tokens: int) -> None:
         """Note whom the engine has admitted, and what it computes of each; hand the state to the planner when due."""
-        try:
-            if self.stale or self.guard.retired:
-                return
-            control, scheduler, now_s = self.control, self.engine.scheduler, self._now_s
-            nobody = control.shown is not None and not control.shown
-            taken = [] if nobody else self.admitted.take(scheduler.running, now_s, self.mode)
-            control.batch.advanced(num_tokens, total_tokens, taken)
-            self._leave_alone = total_tokens == 0 and bool(scheduler.waiting) and not scheduler.running
-            if now_s >= self._tell_s:
-                self._tell(now_s)
-            if self.guard.in_a_row and not self.failed_step:
-                self.guard.succeeded()
-        except Exception as error:
-            self.failed("after_schedule", error)
+        if self.stale or self.guard.retired:
+            return
+        control, scheduler, now_s = self.control, self.engine.scheduler, self._now_s
+        nobody = control.shown is not None and not control.shown
+        taken = [] if nobody else self.admitted.take(scheduler.running, now_s, self.mode)
+        control.batch.advanced(num_tokens, total_tokens, taken)
+        self._leave_alone = total_tokens == 0 and bool(scheduler.waiting) and not scheduler.running
+        if now_s >= self._tell_s:
+            self._tell(now_s)
+        if self.guard.in_a_row and not self.failed_step:
+            self.guard.succeeded()
 
     @fail_open
     def added(self, request: Any) -> None:
@@ -173,24 +169,22 @@ class Guest(Accounts):
             self.rule.changed()
             self.rule.arrived(self.rows.tokens(slot))
 
+    @fail_open
     def released(self, request: Any) -> None:
         """The request is over."""
-        try:
-            rows = self.rows
-            slot = rows.slot_of.get(request.request_id)
-            if slot is None:
-                self.rule.left(request.num_tokens)
-                self.intake.left(request)
-                return
-            self.intake.ended(slot, request)
-            self.ticker.news = True
-            if rows.cells.waits[slot]:
-                self.rule.left(rows.tokens(slot))
-            else:
-                self.control.batch.gone(slot)
-            rows.release(request.request_id)
-        except Exception as error:
-            self.failed("released", error)
+        rows = self.rows
+        slot = rows.slot_of.get(request.request_id)
+        if slot is None:
+            self.rule.left(request.num_tokens)
+            self.intake.left(request)
+            return
+        self.intake.ended(slot, request)
+        self.ticker.news = True
+        if rows.cells.waits[slot]:
+            self.rule.left(rows.tokens(slot))
+        else:
+            self.control.batch.gone(slot)
+        rows.release(request.request_id)
 
     def recall(self) -> None:
         """Back to work after a retirement."""

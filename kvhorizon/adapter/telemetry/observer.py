@@ -164,18 +164,14 @@ class Observer:
             control.log.note(Decision(guest.now(), control.step, request.request_id, "evicted", by, why))
         self.preemptions[by] += 1
 
+    @guarded
     def released(self, request: Any, tally: Tally) -> None:
         """The request is over."""
-        if self.guard.retired:
-            return
-        try:
-            now_s, name = self._wall(), request.request_id
-            first_s = self._first_s.pop(name, None)
-            if first_s is None and self._awaited.pop(name, None) is not None and request.num_output_tokens > 0:
-                first_s = self._first(request, now_s)
-            self.over.append(Over(request, tally, first_s, now_s, self._guest.mode))
-        except Exception as error:
-            self.guard.failed("released", error)
+        now_s, name = self._wall(), request.request_id
+        first_s = self._first_s.pop(name, None)
+        if first_s is None and self._awaited.pop(name, None) is not None and request.num_output_tokens > 0:
+            first_s = self._first(request, now_s)
+        self.over.append(Over(request, tally, first_s, now_s, self._guest.mode))
 
     def ended(self) -> list[Ended]:
         """Requests that are over since the last call, which is not the step's."""
