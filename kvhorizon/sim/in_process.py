@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kvhorizon.solver.greedy import Knob
 from kvhorizon.solver.planner import Budget, Planner, PlannerSettings
-from kvhorizon.solver.settings import Settings, settings_of
+from kvhorizon.solver.settings import Settings
 from kvhorizon.state import Plan, Snapshot
 
 WORK = 100  # units of the planner's budget: every part runs to its usual end
@@ -18,7 +18,7 @@ class InProcess:
     """
 
     def __init__(self, knob: Knob = Knob.BALANCED, work: int = WORK, program: Settings | None = None) -> None:
-        self._settings, self._budget = PlannerSettings(program or settings_of(knob), knob), Budget(work=work)
+        self._settings, self._budget = PlannerSettings(program, knob), Budget(work=work)
         self._planner = self._fresh()
         self._last_revision = -1
 

@@ -25,7 +25,7 @@ from kvhorizon.solver.insert import by_key, cost_of, greedy_choices, insert_plan
 from kvhorizon.solver.prices import Prices, no_prices
 from kvhorizon.solver.problem import NEVER, NOBODY, Problem
 from kvhorizon.solver.rule_plan import admissions, victims
-from kvhorizon.solver.settings import Settings
+from kvhorizon.solver.settings import Settings, settings_of
 from kvhorizon.state import HandleArray, Plan, Snapshot, Source
 
 __all__ = ["Budget", "Planner", "PlannerSettings", "Settings"]
@@ -41,9 +41,14 @@ AHEAD_SHARE = 0.5  # of the time between two plans, for the next grid; the rest 
 class PlannerSettings:
     """The program's model, the greedy's knob, and how far the search goes."""
 
-    program: Settings = field(default_factory=Settings)
+    program: Settings | None = None  # where it is not the knob's own
     knob: Knob = Knob.BALANCED
     search: Search = field(default_factory=Search)
+
+    @property
+    def model(self) -> Settings:
+        """The program's parameters."""
+        return settings_of(self.knob) if self.program is None else self.program
 
     @property
     def rule(self) -> Greedy:
@@ -83,7 +88,7 @@ class Planner:
     def __init__(self, settings: PlannerSettings, clock: Callable[[], float]) -> None:
         self._settings = settings
         self._clock = clock
-        self._builder = Builder(settings.program)
+        self._builder = Builder(settings.model)
         self._core = Core()
         self._pace = Pace()
         self._kept: Kept | None = None

@@ -11,7 +11,6 @@ from kvhorizon.service.warm_up import sample_snapshot
 from kvhorizon.solver.budget import Budget
 from kvhorizon.solver.greedy import Knob
 from kvhorizon.solver.planner import Planner, PlannerSettings
-from kvhorizon.solver.settings import settings_of
 from kvhorizon.wire.child import SolverChild
 from kvhorizon.wire.client import Client
 
@@ -20,7 +19,7 @@ WORK = Budget(work=100)
 
 def direct(snapshots, knob):
     """Plans of one planner for the snapshots in turn."""
-    planner = Planner(PlannerSettings(settings_of(knob), knob), time.perf_counter)
+    planner = Planner(PlannerSettings(knob=knob), time.perf_counter)
     return [planner.plan(snapshot, WORK) for snapshot in snapshots]
 
 
