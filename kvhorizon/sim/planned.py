@@ -43,6 +43,7 @@ class PlanFollower:
         self._lends = lends
         self._evicts = setup.reload_s_per_token > 0.0  # else an eviction costs more than it brings (decision 008)
         self._since_s = np.full(len(setup.trace), np.inf)  # when those who run were first seen running
+        self._ran = np.zeros(0, np.int32)  # at the last look
 
     def tick(self) -> None:
         """Apply the plan whose time has come, or ask for the next; sets `due_s`."""
@@ -103,8 +104,9 @@ class PlanFollower:
         """Note who runs since when."""
         running = self._engine.lists.running[: int(self._engine.counters[RUNNING])]
         since_s = np.minimum(self._since_s[running], now_s)
-        self._since_s[:] = np.inf
+        self._since_s[self._ran] = np.inf
         self._since_s[running] = since_s
+        self._ran = running.copy()
 
     def _evict(self, wanted: IntArray) -> None:
         """Evictions that the plan asks for, within the gates of the guest in vLLM."""
