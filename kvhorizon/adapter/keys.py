@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from kvhorizon.adapter.hints import Hint, number_of_name
 from kvhorizon.models.chains import PROMPT_CLASS_BITS
+from kvhorizon.models.features import SAMPLING_BITS
 
 IntArray = NDArray[np.int64]
 
@@ -40,7 +41,6 @@ _GROUPED = 16  # first number of a group: no other leaf has a bit so high
 MOST_GROUPS = 256 - _GROUPED
 _LEVEL_BITS = 3
 _WIDTH_BITS = 5
-MOST_SAMPLING = 7  # bits of `sampling_of`: structured 1, temperature zero 2, stop strings 4
 
 
 def leaf_of(request: Any, tenant: str, hint: Hint | None, limit: int, room: int, group: int = -1) -> int:
@@ -113,8 +113,8 @@ def _tag(level: int, grouped: Any) -> Any:
 
 
 def sampling_of(request: Any) -> int:
-    """Kind of sampling, up to MOST_SAMPLING."""
-    return _kind(request) & MOST_SAMPLING
+    """Kind of sampling, as `models.features` reads it: structured 1, temperature zero 2, stop strings 4."""
+    return _kind(request) & ((1 << SAMPLING_BITS) - 1)
 
 
 def _owner_bits(owner: str) -> int:

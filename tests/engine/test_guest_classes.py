@@ -21,19 +21,26 @@ def first_tokens(ours: Drive) -> dict[str, int]:
     return first
 
 
-def run(knob: str, asynchronous: bool, classes: dict[str, object]) -> tuple[Drive, Guest, dict[str, int]]:
-    """Alike requests but for their class, the interactive ones last; each one's first token, as a step."""
+def serve(
+    knob: str, asynchronous: bool, classes: dict[str, object], many: dict[str, str], late: dict[str, str]
+) -> Drive:
+    """Alike requests but for what they say, r0 … of the `many`, then l0 … of the `late`."""
     settings = {"local_only": True, "knob": knob, "classes": classes}
     ours = drive(Setup(blocks=120, asynchronous=asynchronous, settings=settings))
     size = {"prompt": (80, 80), "output": (40, 40)}
-    batch = workload(BATCH, seed=1, **size, extra={"slo_class": "batch"})
-    interactive = workload(LATE, seed=2, **size, extra={"slo_class": "interactive"})
-    for number, request in enumerate(interactive):
-        request.request_id = f"i{number}"
-    for request in batch + interactive:
+    first, last = workload(BATCH, seed=1, **size, extra=many), workload(LATE, seed=2, **size, extra=late)
+    for number, request in enumerate(last):
+        request.request_id = f"l{number}"
+    for request in first + last:
         ours.scheduler.add_request(request)
     ours.run([])
-    check_whole(ours.scheduler, batch + interactive, 120)
+    check_whole(ours.scheduler, first + last, 120)
+    return ours
+
+
+def run(knob: str, asynchronous: bool, classes: dict[str, object]) -> tuple[Drive, Guest, dict[str, int]]:
+    """Batch requests, the interactive ones last; each one's first token, as a step."""
+    ours = serve(knob, asynchronous, classes, {"slo_class": "batch"}, {"slo_class": "interactive"})
     return ours, ours.scheduler.kvhorizon, first_tokens(ours)
 
 
@@ -46,7 +53,7 @@ def test_the_interactive_overtake_the_batch(knob: str, asynchronous: bool) -> No
         _, guest, first = run(knob, asynchronous, classes)
         assert guest.guard.total == guest.account_guard.total == 0
         assert guest.ladder["local"] > 0
-        mine = [first[f"i{number}"] for number in range(LATE)]
+        mine = [first[f"l{number}"] for number in range(LATE)]
         others = [first[f"r{number}"] for number in range(BATCH)]
         waits[bool(classes)] = sum(mine) / LATE, sum(others) / BATCH
     assert waits[False][0] > waits[False][1]
@@ -74,20 +81,10 @@ def test_a_tenant_that_floods_the_engine_lets_the_other_in() -> None:
     """Alike requests; those of the second tenant come last, and find the first one with all the memory."""
     waits = []
     for tenants in ({}, {"flood": {"share": 0.05}}):
-        settings = {"local_only": True, "knob": "means", "classes": {"tenants": tenants}}
-        ours = drive(Setup(blocks=120, settings=settings))
-        size = {"prompt": (80, 80), "output": (40, 40)}
-        flood = workload(BATCH, seed=1, **size, extra={"tenant": "flood"})
-        other = workload(LATE, seed=2, **size, extra={"tenant": "other"})
-        for number, request in enumerate(other):
-            request.request_id = f"o{number}"
-        for request in flood + other:
-            ours.scheduler.add_request(request)
-        ours.run([])
-        check_whole(ours.scheduler, flood + other, 120)
+        ours = serve("means", False, {"tenants": tenants}, {"tenant": "flood"}, {"tenant": "other"})
         assert ours.scheduler.kvhorizon.guard.total == 0
         first = first_tokens(ours)
-        waits.append(sum(first[f"o{number}"] for number in range(LATE)) / LATE)
+        waits.append(sum(first[f"l{number}"] for number in range(LATE)) / LATE)
     assert waits[1] < 0.7 * waits[0]
     telemetry = ours.scheduler.kvhorizon.telemetry
     telemetry.publisher.publish()
