@@ -11,13 +11,13 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from kvhorizon.adapter.demand import STEADY, Demand, Sizes, share
 from kvhorizon.adapter.engine import Engine
 from kvhorizon.adapter.rows import Rows, Slots
 from kvhorizon.adapter.rule import put_last
+from kvhorizon.models.compiled import compiled
 
 IntArray = NDArray[np.int64]
 
@@ -215,7 +215,7 @@ class Batch:
             self._tokens, self._blocks = np.zeros(count, np.int64), np.zeros(count, np.int64)
 
 
-@njit(cache=True)
+@compiled
 def take_out(slots, count, slot):  # type: ignore[no-untyped-def]
     """Close the gap that `slot` leaves in the first `count` of them, if it is there; returns how many are left."""
     place = 0

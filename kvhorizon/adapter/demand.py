@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from kvhorizon.adapter.pool import columns_in
 from kvhorizon.adapter.rows import Slots
+from kvhorizon.models.compiled import compiled
 
 IntArray = NDArray[np.int64]
 
@@ -41,19 +41,19 @@ class Demand(NamedTuple):
     total_tokens: int  # sum of `tokens`
 
 
-@njit(cache=True)
+@compiled
 def sizes_in(numbers):  # type: ignore[no-untyped-def]
     """Sizes from (6,) numbers."""
     return Sizes(numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5])
 
 
-@njit(cache=True)
+@compiled
 def blocks_for(tokens, sizes):  # type: ignore[no-untyped-def]
     """Blocks that hold so many tokens, no more than the longest sequence."""
     return (min(tokens, sizes.max_model_len) + sizes.block_size - 1) // sizes.block_size
 
 
-@njit(cache=True)
+@compiled
 def share(real, whole, marks, pending, slots, ahead, numbers, tokens, blocks):  # type: ignore[no-untyped-def]
     """Fill `tokens` and `blocks` (R,) of the requests at `slots`; returns (owed blocks, blocks, tokens) in all.
 

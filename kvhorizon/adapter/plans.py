@@ -6,10 +6,10 @@ import math
 from collections import Counter
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from kvhorizon.adapter.rows import Rows, Slots
+from kvhorizon.models.compiled import compiled
 from kvhorizon.state import Plan, Source
 
 STALE_S = 2.0  # a plan that arrived longer ago is dropped
@@ -86,7 +86,7 @@ def named_of(handles: Handles, rows: Rows) -> tuple[Handles, Slots]:
     return handles, np.array([slot_of.get(handle, -1) for handle in handles.tolist()], dtype=np.int32)
 
 
-@njit(cache=True)
+@compiled
 def rank_named(rank, waits, handle, handles, slots):  # type: ignore[no-untyped-def]
     """Rank (N,) those of the `handles` (n,) that wait and still have their `slots` (n,) by their order, from 1."""
     rank[:] = 0

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from kvhorizon.models.compiled import inside
 from kvhorizon.models.survival import Curves
 from kvhorizon.solver.columns import Columns
 from kvhorizon.solver.greedy import HORIZONS
@@ -69,6 +69,6 @@ def desk_of(real: Reals, whole: Wholes, sums: Reals, chosen: Wholes, overtakes: 
     return Desk(whole[7], real[3], chosen, overtakes, sums[0], sums[1], sums[2], whole[8])
 
 
-columns_in = njit(cache=True)(columns_of)
-curves_in = njit(cache=True)(curves_of)
-desk_in = njit(cache=True)(desk_of)
+columns_in = inside(columns_of)
+curves_in = inside(curves_of)
+desk_in = inside(desk_of)

@@ -8,13 +8,13 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from kvhorizon.adapter.cells import cells_of
 from kvhorizon.adapter.ended import Told
 from kvhorizon.adapter.forecast import Tables, curve_of, place
 from kvhorizon.adapter.pool import Pool, columns_of, curves_of, desk_of, grown, new_pool
+from kvhorizon.models.compiled import compiled
 from kvhorizon.models.survival import Curves
 from kvhorizon.solver.columns import Columns
 from kvhorizon.solver.select import Desk
@@ -59,7 +59,7 @@ def _extra(pool: Pool) -> Extra:
     )
 
 
-@njit(cache=True)
+@compiled
 def close_gaps(queue, end, place):  # type: ignore[no-untyped-def]
     """Drop the gaps (-1) among the first `end` of the queue, and keep everybody's `place`; returns the new end."""
     kept = 0

@@ -11,12 +11,12 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
 from kvhorizon.adapter.demand import Demand
 from kvhorizon.adapter.engine import Engine
 from kvhorizon.adapter.pool import columns_in, curves_in, desk_in
 from kvhorizon.adapter.rows import Rows, Slots
+from kvhorizon.models.compiled import compiled
 from kvhorizon.solver.columns import Int32Array, Room
 from kvhorizon.solver.greedy import Greedy
 from kvhorizon.solver.select import choose_admissions, refresh_remaining, victim_row
@@ -132,12 +132,15 @@ class Rule:
         """Places in the running list, the best victim first."""
         real, whole, marks, *_ = rows.pool
         tables, rules, waiting = rows.tables, (self.greedy, self.losing), rows.waiting()
-        order = rank_victims(real, whole, marks, tables.survival, tables.residual, *rules, demand.slots, waiting, now_s)
-        best_first: list[int] = order.tolist()
+        scores = np.empty(len(demand.slots))
+        score_victims(
+            real, whole, marks, tables.survival, tables.residual, *rules, demand.slots, waiting, now_s, scores
+        )
+        best_first: list[int] = np.argsort(-scores, kind="stable").tolist()
         return best_first
 
 
-@njit(cache=True)
+@compiled
 def decide(  # type: ignore[no-untyped-def]
     real,
     whole,
@@ -173,18 +176,17 @@ def decide(  # type: ignore[no-untyped-def]
     return choose_admissions(columns, curves, rule, running, len(running), room, desk, num_waiting)
 
 
-@njit(cache=True)
-def rank_victims(  # type: ignore[no-untyped-def]
-    real, whole, marks, survival, residual, rule, cost, running, waiting, now_s
+@compiled
+def score_victims(  # type: ignore[no-untyped-def]
+    real, whole, marks, survival, residual, rule, cost, running, waiting, now_s, scores
 ):
-    """Places (R,) of the running requests by their scores as victims, the best first, in their order where equal."""
+    """Scores (R,) of the running requests as victims."""
     columns, curves = columns_in(real, whole, marks), curves_in(real, whole, survival, residual)
-    oldest_age_s, worst = 0.0, np.zeros(len(running))
+    oldest_age_s = 0.0
     for n in waiting:
         oldest_age_s = max(oldest_age_s, now_s - columns.arrival_s[n])
     for i in range(len(running)):
-        worst[i] = -victim_row(columns, curves, rule, cost, running[i], now_s, oldest_age_s)
-    return np.argsort(worst, kind="mergesort")
+        scores[i] = victim_row(columns, curves, rule, cost, running[i], now_s, oldest_age_s)
 
 
 def put_last(order: list[Any], places: list[int]) -> None:

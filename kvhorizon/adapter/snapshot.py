@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from kvhorizon.adapter.demand import Demand
 from kvhorizon.adapter.forecast import Tables
 from kvhorizon.adapter.pool import columns_in
 from kvhorizon.adapter.rows import Rows
+from kvhorizon.models.compiled import compiled
 from kvhorizon.state import EngineFacts, ForecastKind, Habits, Requests, Snapshot
 
 COUNTS = 8  # prompt, generated, computed, blocks, limit, preemptions, curve, overtaker
@@ -32,7 +32,7 @@ class Moment(NamedTuple):
     habits: Habits
 
 
-@njit(cache=True)
+@compiled
 def gather(pool_real, pool_whole, marks, all_handles, running, waiting, handles, counts, reals):  # type: ignore[no-untyped-def]
     """Rows at the slots `running` (R,), then `waiting` (W,), to a moment's (R + W) handles, counts and reals."""
     columns = columns_in(pool_real, pool_whole, marks)

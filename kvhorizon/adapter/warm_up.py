@@ -10,7 +10,7 @@ from kvhorizon.adapter.engine import Engine
 from kvhorizon.adapter.forecast import Forecaster
 from kvhorizon.adapter.plans import named_of, rank_named
 from kvhorizon.adapter.rows import Rows, Slots, close_gaps
-from kvhorizon.adapter.rule import Rule, decide, rank_victims
+from kvhorizon.adapter.rule import Rule, decide, score_victims
 from kvhorizon.adapter.snapshot import take_moment
 from kvhorizon.models.step_time import recompute_seconds
 from kvhorizon.solver.columns import Room
@@ -31,7 +31,8 @@ def warm_up(rule: Rule, engine: Engine) -> None:
     rows.desk.waiting[0] = 1
     room = Room(30, 0, 100, 16, 1, 64, 1.0, 1.0, 0.0)
     decide(*rows.pool, survival, residual, rule.greedy, running, 1, np.zeros(1, np.int32), *room)
-    rank_victims(real, whole, marks, survival, residual, rule.greedy, rule.losing, running, running, 1.0)
+    scored = running, running, 1.0, np.zeros(1)
+    score_victims(real, whole, marks, survival, residual, rule.greedy, rule.losing, *scored)
     take_moment(rows, Demand(running, tokens, blocks, *totals), 1, 0, 0.0, 0.02, Habits())
     rank_named(rows.desk.rank, rows.extra.waits, rows.extra.handle, *named_of(np.zeros(1, np.uint64), rows))
     close_gaps(np.zeros(1, np.int32), 1, rows.extra.place)

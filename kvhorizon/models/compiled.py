@@ -1,11 +1,11 @@
-"""How the simulator's functions are compiled: so that they cost what they compute.
+"""How rules, plans and simulator are compiled: so that they cost what they compute.
 
 numba counts a reference to each array of a named tuple whenever the tuple is taken apart or handed on, atomically and
-outside the compiled function. That keeps arrays alive which compiled code makes itself; the simulator's makes none but
-in functions marked so, and whoever calls it holds all others. Counting took three quarters of a replay's time.
+outside the compiled function. That keeps arrays alive which compiled code makes itself; most of ours makes none, and
+whoever calls it holds all others. Counting took three quarters of a replay's time, and half of a step's choice.
 
-numba also makes each function callable from Python, which for large tuples takes longer than compiling it. Only a few
-are called from there; the others, marked `inside`, run uncompiled if they are.
+numba also makes each function callable from Python, which for large tuples takes longer than compiling it. Of the
+simulator's only a few are called from there; the others, marked `inside`, run uncompiled if they are.
 """
 
 from typing import Any
@@ -17,5 +17,6 @@ UNCOUNTED: dict[str, Any] = {"cache": True, "_nrt": False}
 COUNTED: dict[str, Any] = {"cache": True, "_nrt": True}
 
 compiled: Any = njit(**UNCOUNTED)
+unlocked: Any = njit(**UNCOUNTED, nogil=True)  # the planner's: other threads run meanwhile
 inside: Any = register_jitable(**UNCOUNTED)
 making_arrays: Any = register_jitable(**COUNTED)  # one that returns them is called only by another of these

@@ -13,9 +13,9 @@ once its prompt is computed, so blocks that it is owed are counted.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from kvhorizon.models.compiled import compiled
 from kvhorizon.models.survival import EXACT, survive, table_at
 
 FloatArray = NDArray[np.float64]
@@ -26,7 +26,7 @@ def sample_steps(horizon_steps: int, count: int = 32) -> FloatArray:
     return np.maximum(1.0, np.rint(np.geomspace(1.0, max(horizon_steps, 1), count)))
 
 
-@njit(cache=True)
+@compiled
 def survival_profile(curves, rows, generated, limit, steps, tokens_per_step, out):  # type: ignore[no-untyped-def]
     """Write S(γ t) to `out` (n, K) of the requests `rows` (n,), with (n,) tokens generated and output limits."""
     for i in range(len(rows)):
@@ -42,7 +42,7 @@ def survival_profile(curves, rows, generated, limit, steps, tokens_per_step, out
                 out[i, k] = table_at(curves.survival[curve], (generated[i] + tokens) / scale) / now
 
 
-@njit(cache=True)
+@compiled
 def block_profile(alive, held, shared, steps, tokens_per_step, block_size, most_tokens, mean, variance):  # type: ignore[no-untyped-def]
     """Write expected blocks and variance, (n, K) each, from survival (n, K), tokens `held` and blocks `shared` (n,)."""
     for i in range(alive.shape[0]):

@@ -14,10 +14,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from numba import njit
-
 from kvhorizon.errors import InputError
 from kvhorizon.models.calibration import Coefficients, calibrated
+from kvhorizon.models.compiled import compiled
 from kvhorizon.models.cost import attention_flops_per_pair, flops_per_token, linear_flops_per_token
 from kvhorizon.models.gpu import Gpu
 from kvhorizon.models.shape import ModelShape
@@ -72,7 +71,7 @@ def step_cost(
     )
 
 
-@njit(cache=True)
+@compiled
 def smooth_maximum(a, b, p):  # type: ignore[no-untyped-def]
     """(a^p + b^p)^(1/p) of a, b >= 0 and p >= 1, safe against overflow."""
     high = max(a, b)
@@ -82,7 +81,7 @@ def smooth_maximum(a, b, p):  # type: ignore[no-untyped-def]
     return high * (1.0 + (low / high) ** p) ** (1.0 / p)
 
 
-@njit(cache=True)
+@compiled
 def step_seconds(cost, prefill_tokens, prefill_pairs, decodes, kv_tokens, sequences):  # type: ignore[no-untyped-def]
     """Seconds of a step [s]: `prefill_tokens` with `prefill_pairs` (query, context) pairs, `decodes` requests that
     decode one token each and read `kv_tokens` KV tokens together, `sequences` requests running."""
@@ -99,7 +98,7 @@ def step_seconds(cost, prefill_tokens, prefill_pairs, decodes, kv_tokens, sequen
     )
 
 
-@njit(cache=True)
+@compiled
 def recompute_seconds(cost, tokens_from, tokens_to):  # type: ignore[no-untyped-def]
     """Marginal seconds [s] of prefilling context positions tokens_from … tokens_to − 1 again; 0 where there are none.
 

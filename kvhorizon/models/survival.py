@@ -18,6 +18,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from kvhorizon.models.compiled import compiled
+
 GRID_POINTS = 512
 GRID_PER_OCTAVE = 16.0
 GRID_OCTAVES_BELOW_ONE = 16.0
@@ -80,7 +82,7 @@ def empirical_curve(lengths: NDArray[Any]) -> FloatArray:
     return curve
 
 
-@njit(cache=True, inline="always")
+@compiled
 def _interpolate(table, x):  # type: ignore[no-untyped-def]
     if x <= 0.0:
         return table[0]
@@ -94,13 +96,13 @@ def _interpolate(table, x):  # type: ignore[no-untyped-def]
     return table[i] * (1.0 - share) + table[i + 1] * share
 
 
-@njit(cache=True)
+@compiled
 def table_at(table, x):  # type: ignore[no-untyped-def]
     """A table (G,) between its grid points, at x = length / scale."""
     return _interpolate(table, x)
 
 
-@njit(cache=True)
+@compiled
 def survive(curves, n, generated, h, limit):  # type: ignore[no-untyped-def]
     """S(h | generated) of request n [-]; `generated`, `h`, `limit` in tokens."""
     if generated + h >= limit:
@@ -116,7 +118,7 @@ def survive(curves, n, generated, h, limit):  # type: ignore[no-untyped-def]
     return later / now
 
 
-@njit(cache=True)
+@compiled
 def survive_each(curves, n, generated, horizons, limit, out):  # type: ignore[no-untyped-def]
     """S(h | generated) of request n at each of the ascending `horizons` (H,), to `out` (H,); 0 once it is 0.
 
@@ -144,7 +146,7 @@ def survive_each(curves, n, generated, horizons, limit, out):  # type: ignore[no
             return
 
 
-@njit(cache=True)
+@compiled
 def mean_remaining(curves, n, generated, limit):  # type: ignore[no-untyped-def]
     """E[output still to come | generated] of request n [tokens], at least 1 and at most limit − generated."""
     c = curves.curve[n]

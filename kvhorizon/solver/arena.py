@@ -13,6 +13,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from kvhorizon.models.compiled import unlocked
 from kvhorizon.models.survival import Curves
 from kvhorizon.solver.horizon import Grid, Traits, hold_from
 
@@ -134,7 +135,7 @@ def _empty(size: int, grid: Grid, traits: int = 0) -> tuple[Rows, Slots]:
     return rows, Slots(np.zeros(size, np.uint64), np.zeros(size, np.bool_), np.full((size, traits), np.nan))
 
 
-@njit(cache=True, nogil=True)
+@unlocked
 def bucket_of(table, handles, handle):  # type: ignore[no-untyped-def]
     """Place in the hash `table` of `handle`, or the empty place where it belongs (linear probing)."""
     mask = len(table) - 1
@@ -174,7 +175,7 @@ def assign(slots, reserved, handle, traits, table, slot, stale):  # type: ignore
     return end
 
 
-@njit(cache=True, nogil=True)
+@unlocked
 def write_rows(rows, slot, which, curves, traits, grid, block_size, spread_price):  # type: ignore[no-untyped-def]
     """P = E + price of spread · Var and Q of each option, and their sums over time."""
     points, buckets = rows.blocks.shape[1:]
@@ -193,7 +194,7 @@ def write_rows(rows, slot, which, curves, traits, grid, block_size, spread_price
             rows.alive_steps[s, a] = alive_steps
 
 
-@njit(cache=True, nogil=True)
+@unlocked
 def reprice_rows(rows, size, bucket, spread_price):  # type: ignore[no-untyped-def]
     """P = E + price of spread · Var of the first `size` slots, a few at a time as in `turn_rows`."""
     points, buckets = rows.blocks.shape[1:]
@@ -207,7 +208,7 @@ def reprice_rows(rows, size, bucket, spread_price):  # type: ignore[no-untyped-d
                     rows.blocks_by_option[a, k, s] = blocks
 
 
-@njit(cache=True, nogil=True)
+@unlocked
 def add_up(taken, size, mean, variance, sums):  # type: ignore[no-untyped-def]
     """Add mean and variance (S, K) of the slots taken to `sums` (2, K)."""
     for s in range(size):
@@ -217,7 +218,7 @@ def add_up(taken, size, mean, variance, sums):  # type: ignore[no-untyped-def]
                 sums[1, k] += variance[s, k]
 
 
-@njit(cache=True, nogil=True)
+@unlocked
 def turn_rows(by_request, by_option, slot, bucket):  # type: ignore[no-untyped-def]
     """Copy the rows of `slot` (n,) from (S, A, K) to (A, K, S), a few at a time, so that both stay in cache."""
     points, buckets = by_request.shape[1:]

@@ -14,9 +14,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from kvhorizon.models.compiled import compiled
 from kvhorizon.models.step_time import recompute_seconds, undoing
 from kvhorizon.models.survival import Curves, mean_remaining
 from kvhorizon.solver.greedy import kv_time
@@ -61,14 +61,14 @@ def outlook_of(snapshot: Snapshot, curves: Curves, settings: Settings) -> Outloo
     return Outlook(context, remaining, weight, key)
 
 
-@njit(cache=True)
+@compiled
 def _predict(curves, context, generated, limit, remaining, work):  # type: ignore[no-untyped-def]
     for n in range(len(context)):
         remaining[n] = mean_remaining(curves, n, generated[n], limit[n])
         work[n] = kv_time(context[n], remaining[n])
 
 
-@njit(cache=True)
+@compiled
 def _recompute(cost, context, out):  # type: ignore[no-untyped-def]
     for n in range(len(context)):
         out[n] = recompute_seconds(cost, 0, context[n]) + 0.5 * (cost.fixed_s + cost.weights_s)
@@ -144,7 +144,7 @@ def option_costs(
     return out
 
 
-@njit(cache=True)
+@compiled
 def _fill_costs(options, start_s, never_s, block_steps, alive_steps, block_s, sequence_s, cost, never):  # type: ignore[no-untyped-def]
     for i in range(len(options.slot)):
         s, w = options.slot[i], options.weight[i]

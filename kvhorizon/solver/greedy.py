@@ -32,9 +32,8 @@ from __future__ import annotations
 import math
 from typing import ClassVar, NamedTuple
 
-from numba import njit
-
 from kvhorizon.errors import InputError
+from kvhorizon.models.compiled import compiled
 from kvhorizon.models.step_time import recompute_seconds
 
 HORIZONS = (16, 48, 112, 240, 496, 1008, 2032, 4080, 8176, 16368)  # steps ahead, geometric
@@ -143,19 +142,19 @@ def waiting_at_most(rule: Greedy, seconds: float) -> Greedy:
     return rule._replace(late_after_s=seconds, late_in_order=True)
 
 
-@njit(cache=True)
+@compiled
 def kv_time(context, remaining):  # type: ignore[no-untyped-def]
     """Area under a request's KV until its end [token·steps]: R·(c + R/2)."""
     return remaining * (context + 0.5 * remaining)
 
 
-@njit(cache=True)
+@compiled
 def aging(age_s, predicted_output, rule):  # type: ignore[no-untyped-def]
     """Weight of a request's delay [-]: 1 + age / (a + b·predicted output)."""
     return 1.0 + age_s / (rule.aging_s + rule.aging_share * predicted_output)
 
 
-@njit(cache=True)
+@compiled
 def urgency(work, age_s, preemptions, rule):  # type: ignore[no-untyped-def]
     """Order among the late, the greatest first: age, or 1 / (χ·v^¾)."""
     if rule.late_in_order:
@@ -163,7 +162,7 @@ def urgency(work, age_s, preemptions, rule):  # type: ignore[no-untyped-def]
     return 1.0 / ((rule.late_again if preemptions > 0 else 1.0) * max(work, 1.0) ** 0.75)
 
 
-@njit(cache=True)
+@compiled
 def victim_score(cost, rule, context, generated, remaining, age_s, preemptions, overtaker, weight, oldest_age_s):  # type: ignore[no-untyped-def]
     """How good a victim a running request is; the greatest goes first."""
     lost_s = recompute_seconds(cost, 0, context) + 0.5 * (cost.fixed_s + cost.weights_s)
@@ -175,7 +174,7 @@ def victim_score(cost, rule, context, generated, remaining, age_s, preemptions, 
     return score / (1.0 + age_s / (rule.protect_s + rule.protect_share * oldest_age_s)) ** 2
 
 
-@njit(cache=True)
+@compiled
 def reserve_cap(rule, oldest, remaining, mean_remaining):  # type: ignore[no-untyped-def]
     """Largest share of the pool that a candidate must leave free [-]."""
     if oldest:
@@ -186,13 +185,13 @@ def reserve_cap(rule, oldest, remaining, mean_remaining):  # type: ignore[no-unt
     return rule.reserve_cap_share
 
 
-@njit(cache=True)
+@compiled
 def growth_reserve(rule, requests, pool):  # type: ignore[no-untyped-def]
     """What so many running requests may take before some of them end, whatever is known of them [tokens]."""
     return min(rule.growth_steps * requests, rule.growth_share * pool)
 
 
-@njit(cache=True)
+@compiled
 def own_horizon_excess(survival, mean, variance, z, context, half_block, occupied):  # type: ignore[no-untyped-def]
     """max_h S_r(h)·(E m(h) + z·σ(h) − occupied − c) [tokens]; all arrays (H,), tokens; own part not yet in the sums.
 

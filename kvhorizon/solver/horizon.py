@@ -11,9 +11,9 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from kvhorizon.models.compiled import unlocked
 from kvhorizon.models.survival import EXACT, GRID_OCTAVES_BELOW_ONE, GRID_PER_OCTAVE, GRID_POINTS, survive
 from kvhorizon.solver.settings import Settings
 
@@ -72,7 +72,7 @@ class Traits(NamedTuple):
     limit: IntArray
 
 
-@njit(cache=True, nogil=True, inline="always")
+@unlocked
 def table_at_log(tables, c, log_x):  # type: ignore[no-untyped-def]
     """Row c of `tables` (C, G), see `models.survival`, at x = 2^log_x."""
     position = (log_x + GRID_OCTAVES_BELOW_ONE) * GRID_PER_OCTAVE
@@ -85,7 +85,7 @@ def table_at_log(tables, c, log_x):  # type: ignore[no-untyped-def]
     return tables[c, i] * (1.0 - share) + tables[c, i + 1] * share
 
 
-@njit(cache=True, nogil=True)
+@unlocked
 def hold_from(curves, traits, n, grid, a, block_size, mean, variance, sequences):  # type: ignore[no-untyped-def]
     """Fill mean, variance and sequences (K,) of request n from bucket k_a on, if it is admitted at point a.
 
@@ -124,7 +124,7 @@ def hold_from(curves, traits, n, grid, a, block_size, mean, variance, sequences)
             break
 
 
-@njit(cache=True, nogil=True)
+@unlocked
 def hold_now(curves, traits, rows, grid, block_size, mean, variance, sequences):  # type: ignore[no-untyped-def]
     """Fill (R, K) each with what the requests `rows` (R,) hold if they run from now on."""
     for i in range(len(rows)):

@@ -8,6 +8,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from kvhorizon.models.compiled import unlocked
 from kvhorizon.solver.problem import NEVER, NOBODY, Problem
 
 FloatArray = NDArray[np.float64]
@@ -24,7 +25,7 @@ class Used(NamedTuple):
     held_blocks: FloatArray  # (1,)
 
 
-@njit(cache=True, nogil=True)
+@unlocked
 def fits(tables, used, n, a):  # type: ignore[no-untyped-def]
     """Whether option a of request n exists and keeps the hard constraints."""
     if not np.isfinite(tables.cost[n, a]):
@@ -39,7 +40,7 @@ def fits(tables, used, n, a):  # type: ignore[no-untyped-def]
     return True
 
 
-@njit(cache=True, nogil=True)
+@unlocked
 def overflows(tables, used, n, a):  # type: ignore[no-untyped-def]
     """Whether option a of request n would take some bucket beyond its capacity."""
     for k in range(tables.admission_bucket[a], len(used.blocks)):
@@ -48,7 +49,7 @@ def overflows(tables, used, n, a):  # type: ignore[no-untyped-def]
     return False
 
 
-@njit(cache=True, nogil=True)
+@unlocked
 def overflow_growth(tables, used, n, a):  # type: ignore[no-untyped-def]
     """Σ_k π_k·(growth of v_k) if request n takes option a [weighted seconds]."""
     total = 0.0
@@ -59,7 +60,7 @@ def overflow_growth(tables, used, n, a):  # type: ignore[no-untyped-def]
     return total
 
 
-@njit(cache=True, nogil=True)
+@unlocked
 def take(tables, used, n, a):  # type: ignore[no-untyped-def]
     """Count option a of request n as chosen."""
     for k in range(tables.admission_bucket[a], len(used.blocks)):
@@ -77,7 +78,7 @@ def nothing_used(tables):  # type: ignore[no-untyped-def]
     return Used(np.zeros(buckets), np.zeros(buckets), np.zeros(points), np.zeros(1))
 
 
-@njit(cache=True, nogil=True)
+@unlocked
 def take_earliest(tables, used, n):  # type: ignore[no-untyped-def]
     """Take the earliest option of request n that fits without overflow; returns it, or NEVER."""
     for a in range(len(tables.admission_bucket)):

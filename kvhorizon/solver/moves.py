@@ -10,6 +10,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from kvhorizon.models.compiled import unlocked
 from kvhorizon.solver.insert import fits, nothing_used, overflow_growth, take
 from kvhorizon.solver.problem import NEVER, Problem
 
@@ -18,7 +19,7 @@ GAIN = 1e-7  # weighted seconds; smaller ones may be rounding
 NOWHERE = -2  # no option is cheap enough
 
 
-@njit(cache=True, nogil=True)
+@unlocked
 def give_back(tables, used, n, a):  # type: ignore[no-untyped-def]
     """Undo `take`; returns the overflow cost that it saves."""
     for k in range(tables.admission_bucket[a], len(used.blocks)):
@@ -30,7 +31,7 @@ def give_back(tables, used, n, a):  # type: ignore[no-untyped-def]
     return overflow_growth(tables, used, n, a)
 
 
-@njit(cache=True, nogil=True)
+@unlocked
 def remove(tables, used, choice, n):  # type: ignore[no-untyped-def]
     """Take request n out; returns what its option cost, overflow included."""
     if choice[n] == NEVER:
@@ -38,7 +39,7 @@ def remove(tables, used, choice, n):  # type: ignore[no-untyped-def]
     return tables.cost[n, choice[n]] + give_back(tables, used, n, choice[n])
 
 
-@njit(cache=True, nogil=True)
+@unlocked
 def put(tables, used, choice, n, a):  # type: ignore[no-untyped-def]
     """Let request n, taken out before, have option a."""
     choice[n] = a
@@ -46,7 +47,7 @@ def put(tables, used, choice, n, a):  # type: ignore[no-untyped-def]
         take(tables, used, n, a)
 
 
-@njit(cache=True, nogil=True)
+@unlocked
 def cheapest(tables, used, n, limit):  # type: ignore[no-untyped-def]
     """(option, cost with overflow) of least cost below `limit` that fits; NOWHERE where there is none."""
     best, least = NOWHERE, limit
@@ -61,7 +62,7 @@ def cheapest(tables, used, n, limit):  # type: ignore[no-untyped-def]
     return best, least
 
 
-@njit(cache=True, nogil=True)
+@unlocked
 def move_singles(tables, used, choice, order):  # type: ignore[no-untyped-def]
     """Reinsert each request of `order` once, where it costs less."""
     for n in order:
@@ -70,7 +71,7 @@ def move_singles(tables, used, choice, order):  # type: ignore[no-untyped-def]
         put(tables, used, choice, n, before if a == NOWHERE else a)
 
 
-@njit(cache=True, nogil=True)
+@unlocked
 def least_cost(tables, n):  # type: ignore[no-untyped-def]
     """What request n costs at least, wherever it goes."""
     least = tables.cost_never[n]
@@ -79,7 +80,7 @@ def least_cost(tables, n):  # type: ignore[no-untyped-def]
     return least
 
 
-@njit(cache=True, nogil=True)
+@unlocked
 def move_pairs(tables, used, choice, seconds, near):  # type: ignore[no-untyped-def]
     """For each of `seconds` and each of `near`, reinsert the latter without the former, then it."""
     for second in seconds:

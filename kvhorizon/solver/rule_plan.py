@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from kvhorizon.models.compiled import compiled
 from kvhorizon.models.step_time import undoing
 from kvhorizon.models.survival import Curves
 from kvhorizon.solver.columns import Columns, Room
@@ -70,7 +70,7 @@ def admissions(snapshot: Snapshot, rule: Greedy, curves: Curves) -> IntArray:
     return desk.chosen[:chosen].astype(np.int64)
 
 
-@njit(cache=True)
+@compiled
 def _victim_scores(columns, curves, rule, cost, num_running, now_s, oldest_age_s, out):  # type: ignore[no-untyped-def]
     for n in range(num_running):
         out[n] = victim_row(columns, curves, rule, cost, n, now_s, oldest_age_s)

@@ -7,9 +7,9 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from kvhorizon.models.compiled import compiled
 from kvhorizon.models.survival import mean_remaining, survive_each
 from kvhorizon.solver.greedy import (
     HORIZONS,
@@ -55,7 +55,7 @@ def new_desk(requests: int, seats: int) -> Desk:
     )
 
 
-@njit(cache=True)
+@compiled
 def add_to_profile(columns, curves, n, half_block, desk):  # type: ignore[no-untyped-def]
     """Count request n into the batch's expected tokens and their variance."""
     survive_each(curves, n, columns.generated[n], HORIZONS, columns.limit[n], desk.survival)
@@ -69,7 +69,7 @@ def add_to_profile(columns, curves, n, half_block, desk):  # type: ignore[no-unt
         desk.variance[h] += s * (1.0 - s) * size * size
 
 
-@njit(cache=True)
+@compiled
 def build_profile(columns, curves, running, num_running, chosen, half_block, desk):  # type: ignore[no-untyped-def]
     """Expected tokens of the running requests and of those just chosen, at each horizon."""
     desk.mean[:] = 0.0
@@ -80,7 +80,7 @@ def build_profile(columns, curves, running, num_running, chosen, half_block, des
         add_to_profile(columns, curves, desk.chosen[i], half_block, desk)
 
 
-@njit(cache=True)
+@compiled
 def is_late(columns, rule, room, n):  # type: ignore[no-untyped-def]
     """Whether waiting request n goes by the late lane; a budget of reordering has none."""
     if rule.budgeted or room.late_after_s == np.inf:
@@ -88,7 +88,7 @@ def is_late(columns, rule, room, n):  # type: ignore[no-untyped-def]
     return room.now_s - columns.arrival_s[n] > room.late_after_s + room.late_per_token_s * columns.remaining[n]
 
 
-@njit(cache=True)
+@compiled
 def rank_waiting(columns, rule, room, desk, num_waiting):  # type: ignore[no-untyped-def]
     """Fill the order keys; returns (mean R, mean v) of the queue."""
     total_remaining = 0.0
@@ -117,7 +117,7 @@ def rank_waiting(columns, rule, room, desk, num_waiting):  # type: ignore[no-unt
     return total_remaining / max(num_waiting, 1)
 
 
-@njit(cache=True)
+@compiled
 def best_place(desk, num_waiting):  # type: ignore[no-untyped-def]
     """Place of the least key, or -1."""
     best = -1
@@ -129,7 +129,7 @@ def best_place(desk, num_waiting):  # type: ignore[no-untyped-def]
     return best
 
 
-@njit(cache=True)
+@compiled
 def oldest_place(columns, desk, num_waiting):  # type: ignore[no-untyped-def]
     """Place of the oldest waiting request that is not chosen yet, or -1."""
     best = -1
@@ -142,7 +142,7 @@ def oldest_place(columns, desk, num_waiting):  # type: ignore[no-untyped-def]
     return best
 
 
-@njit(cache=True)
+@compiled
 def overtaking_tokens(columns, running, num_running, block_size):  # type: ignore[no-untyped-def]
     """Tokens of room that running overtakers hold."""
     blocks = 0
@@ -152,7 +152,7 @@ def overtaking_tokens(columns, running, num_running, block_size):  # type: ignor
     return blocks * block_size
 
 
-@njit(cache=True)
+@compiled
 def leaves_reserve(columns, curves, rule, desk, n, sure, oldest, occupied, pool, half_block, average, profile):  # type: ignore[no-untyped-def]
     """Whether request n fits besides the reserve; if `sure`, besides the least one and what the batch is to grow by.
 
@@ -180,7 +180,7 @@ def leaves_reserve(columns, curves, rule, desk, n, sure, oldest, occupied, pool,
     return spare >= excess, True
 
 
-@njit(cache=True)
+@compiled
 def choose_admissions(columns, curves, rule, running, num_running, room, desk, num_waiting):  # type: ignore[no-untyped-def]
     """Fill `desk.chosen` and `desk.overtakes`; returns how many were chosen.
 
@@ -248,7 +248,7 @@ def choose_admissions(columns, curves, rule, running, num_running, room, desk, n
     return chosen
 
 
-@njit(cache=True)
+@compiled
 def victim_row(columns, curves, rule, cost, n, now_s, oldest_age_s):  # type: ignore[no-untyped-def]
     """Victim score of running request n."""
     generated = columns.generated[n]
@@ -266,7 +266,7 @@ def victim_row(columns, curves, rule, cost, n, now_s, oldest_age_s):  # type: ig
     )
 
 
-@njit(cache=True)
+@compiled
 def refresh_remaining(columns, curves, waiting, num_waiting):  # type: ignore[no-untyped-def]
     """Predict anew how much output the waiting requests will still give [tokens]."""
     for i in range(num_waiting):
