@@ -23,7 +23,7 @@ class Admitted:
         taken = []
         for request in reversed(running):
             slot = self._intake.slot(request.request_id)
-            if not rows.extra.waits[slot]:
+            if not rows.cells.waits[slot]:
                 if rows.streaming:
                     continue
                 break
@@ -38,7 +38,7 @@ class Admitted:
         for slot in taken:
             control.rule.left(rows.tokens(slot))
             rows.take(slot, now_s)
-            rows.columns.overtaker[slot] = overtakes.get(slot, False)
+            rows.cells.overtaker[slot] = overtakes.get(slot, False)
         return taken[::-1]
 
     def _compare(self, taken: set[int], advised: set[int]) -> None:

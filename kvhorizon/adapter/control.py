@@ -49,10 +49,12 @@ class Control:
         """The engine has admitted somebody."""
         self._calm_until = 0
 
-    def glance(self, now_s: float) -> bool:
+    def glance(self, now_s: float, may_evict: bool) -> bool:
         """Whether it is known without a look at anybody that none can join in this step and none lacks a block."""
-        engine, rows = self.engine, self.rows
-        if self.plans.serial != self._evictions_done or rows.num_passing or rows.streaming or engine.has_connector:
+        engine, rows, plans = self.engine, self.rows, self.plans
+        if plans.serial != self._evictions_done and may_evict and plans.evicts:
+            return False
+        if rows.num_passing or rows.streaming or engine.has_connector:
             return False
         free = engine.free_blocks
         if not engine.scheduler.running or not self.rule.stands(engine, free, now_s):

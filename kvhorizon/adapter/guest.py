@@ -121,7 +121,7 @@ class Guest(Accounts):
             self.ladder["native"] += 1
             return
         self._refresh(now_s)
-        if not control.glance(now_s):
+        if not control.glance(now_s, self.may_evict):
             self._enter(True)
             if mode is _CONTROL:
                 control.act(now_s, self.may_evict)

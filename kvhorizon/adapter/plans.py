@@ -34,6 +34,11 @@ class PlanFollower:
         """Whether a plan is in force."""
         return self.plan is not None
 
+    @property
+    def evicts(self) -> bool:
+        """Whether the plan in force names evictions."""
+        return self.plan is not None and len(self.plan.evictions) > 0
+
     def prepare(self, plan: Plan, rows: Rows) -> None:
         """Find out whom a plan names, beside the step that is going to take it up."""
         self._prepared = plan, *named_of(_now(plan), rows)
@@ -69,7 +74,7 @@ class PlanFollower:
 
     def evictions(self, rows: Rows) -> list[int]:
         """Slots that the plan wants evicted and that still run."""
-        if self.plan is None or len(self.plan.evictions) == 0:
+        if self.plan is None or not self.evicts:
             return []
         slots = (rows.slot_of_handle.get(handle) for handle in np.asarray(self.plan.evictions).tolist())
         return [slot for slot in slots if slot is not None and not rows.extra.waits[slot]]

@@ -16,8 +16,8 @@ def served(seed: int, asynchronous: bool, glances: bool) -> tuple[Any, int]:
     guest.learner.poke = lambda _: None
     whole, taken = guest.control.glance, []
 
-    def glance(now_s: float) -> bool:
-        taken.append(glances and whole(now_s))
+    def glance(now_s: float, may_evict: bool) -> bool:
+        taken.append(glances and whole(now_s, may_evict))
         return taken[-1]
 
     guest.control.glance = glance
