@@ -18,8 +18,8 @@ from kvhorizon.models.step_time import step_cost
 from kvhorizon.sim.policies import parse_policy
 from kvhorizon.sim.replay import replay
 from kvhorizon.sim.setup import Setup
-from kvhorizon.sim.trace import Trace
-from kvhorizon.sim.traces import make_trace, read_lengths, read_trace, window
+from kvhorizon.sim.trace import Trace, make_trace, window
+from kvhorizon.sim.traces import read_lengths, read_trace
 from kvhorizon.sim.workloads import synthesize
 from kvhorizon.state import EngineFacts
 

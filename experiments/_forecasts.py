@@ -15,8 +15,8 @@ from kvhorizon.models.guarded import GuardedHistory
 from kvhorizon.models.lognormal import Window, fit_lognormal
 from kvhorizon.models.prequential import Forecaster, OnlineHistory, finish_times
 from kvhorizon.models.survival import GRID_POINTS, lognormal_curve
-from kvhorizon.sim.trace import Trace
-from kvhorizon.sim.traces import limit, make_trace, read_lengths, read_trace
+from kvhorizon.sim.trace import Trace, limit, make_trace
+from kvhorizon.sim.traces import read_lengths, read_trace
 
 LENGTHS_RATE = 5.0  # arrivals per second of traces that have none, as a Poisson process
 ROWS = 256

@@ -21,8 +21,7 @@ from experiments._cells import Cell, facts
 from kvhorizon.sim.policies import parse_policy
 from kvhorizon.sim.replay import replay
 from kvhorizon.sim.setup import Setup
-from kvhorizon.sim.trace import Trace
-from kvhorizon.sim.traces import make_trace
+from kvhorizon.sim.trace import Trace, make_trace
 from kvhorizon.sim.workloads import LONG_OUTPUT, LONG_PROMPT, SHORT_OUTPUT, SHORT_PROMPT
 
 SHARES = ((0.05, 0.5), (0.5, 0.05))

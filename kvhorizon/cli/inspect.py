@@ -21,7 +21,7 @@ from kvhorizon.sim.asked_engine import asked_engine
 from kvhorizon.sim.asked_trace import load_trace
 from kvhorizon.sim.inspection import inspect as look_into
 from kvhorizon.sim.trace import Trace
-from kvhorizon.sim.traces import limit as first
+from kvhorizon.sim.trace import limit as first
 from kvhorizon.sim.traces import recorded_trace
 from kvhorizon.state import EngineFacts
 

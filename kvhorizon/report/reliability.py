@@ -19,8 +19,7 @@ from kvhorizon.models.prequential import Scores, finish_times, score
 from kvhorizon.models.survival import EXACT
 from kvhorizon.sim.recorded import recorded
 from kvhorizon.sim.setup import Setup
-from kvhorizon.sim.trace import Trace
-from kvhorizon.sim.traces import limit
+from kvhorizon.sim.trace import Trace, limit
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

@@ -12,8 +12,8 @@ from kvhorizon.recording.read import Recording, is_recording, read_recording
 from kvhorizon.sim.policies import parse_policy
 from kvhorizon.sim.replay import replay
 from kvhorizon.sim.setup import Setup
-from kvhorizon.sim.trace import Trace
-from kvhorizon.sim.traces import limit, read_trace, recorded_trace
+from kvhorizon.sim.trace import Trace, limit
+from kvhorizon.sim.traces import read_trace, recorded_trace
 from kvhorizon.sim.workloads import synthesize
 from kvhorizon.state import EngineFacts
 

@@ -20,8 +20,7 @@ from kvhorizon.sim.outcome import Outcome
 from kvhorizon.sim.policies import parse_policy
 from kvhorizon.sim.replay import replay
 from kvhorizon.sim.setup import Setup
-from kvhorizon.sim.trace import Trace
-from kvhorizon.sim.traces import window
+from kvhorizon.sim.trace import Trace, window
 from kvhorizon.state import EngineFacts, StepCost
 
 FloatArray = NDArray[np.float64]

@@ -1,7 +1,8 @@
-"""A request trace: columns, sorted by arrival."""
+"""A request trace: columns, sorted by arrival; made whole with a checksum, and cut into windows."""
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,3 +41,65 @@ class Trace:
 
     def __len__(self) -> int:
         return len(self.arrival_s)
+
+
+def make_trace(
+    name: str,
+    arrival_s: FloatArray,
+    prompt_tokens: IntArray,
+    output_tokens: IntArray,
+    key: IntArray | None = None,
+    prefix_hashes: tuple[IntArray, ...] | None = None,
+    prefix_tokens: int = 0,
+    session: IntArray | None = None,
+    priority: IntArray | None = None,
+    began_s: float | None = None,
+    sampling: IntArray | None = None,
+    slo_class: tuple[str, ...] | None = None,
+    key_names: tuple[str, ...] = (),
+) -> Trace:
+    """A trace from its columns, (N,) each, with their checksum."""
+    digest = hashlib.sha256()
+    for column in (arrival_s, prompt_tokens, output_tokens):
+        digest.update(np.ascontiguousarray(column).tobytes())
+    return Trace(
+        name=name,
+        sha256=digest.hexdigest(),
+        arrival_s=arrival_s,
+        prompt_tokens=prompt_tokens,
+        output_tokens=output_tokens,
+        key=np.zeros(len(arrival_s), np.int64) if key is None else key,
+        prefix_hashes=prefix_hashes,
+        prefix_tokens=prefix_tokens,
+        session=session,
+        priority=priority,
+        began_s=began_s,
+        sampling=sampling,
+        slo_class=slo_class,
+        key_names=key_names,
+    )
+
+
+def window(trace: Trace, first: int, size: int) -> Trace:
+    """`size` requests from the `first` on, shifted to begin at 0."""
+    rows = slice(first, first + size)
+    return make_trace(
+        trace.name,
+        trace.arrival_s[rows] - trace.arrival_s[first],
+        trace.prompt_tokens[rows],
+        trace.output_tokens[rows],
+        trace.key[rows],
+        None if trace.prefix_hashes is None else trace.prefix_hashes[rows],
+        trace.prefix_tokens,
+        None if trace.session is None else trace.session[rows],
+        None if trace.priority is None else trace.priority[rows],
+        None if trace.began_s is None else trace.began_s + float(trace.arrival_s[first]),
+        None if trace.sampling is None else trace.sampling[rows],
+        None if trace.slo_class is None else trace.slo_class[rows],
+        trace.key_names,
+    )
+
+
+def limit(trace: Trace, most: int) -> Trace:
+    """The first `most` requests."""
+    return window(trace, 0, most)

@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvhorizon.errors import InputError
-from kvhorizon.sim.trace import Trace
-from kvhorizon.sim.traces import make_trace
+from kvhorizon.sim.trace import Trace, make_trace
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

@@ -7,8 +7,7 @@ from engines import facts
 from kvhorizon.report.calibration import _says, calibration
 from kvhorizon.report.reliability import CHANCES, Reliability, reliability
 from kvhorizon.sim.setup import Setup
-from kvhorizon.sim.trace import Trace
-from kvhorizon.sim.traces import make_trace
+from kvhorizon.sim.trace import Trace, make_trace
 from kvhorizon.sim.whatif import Answer
 from kvhorizon.sim.workloads import synthesize
 

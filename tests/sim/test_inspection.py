@@ -13,8 +13,7 @@ from kvhorizon.sim.inspection import inspect, judge, prefix_reuse, pressure_of
 from kvhorizon.sim.policies import parse_policy
 from kvhorizon.sim.replay import replay
 from kvhorizon.sim.setup import Setup
-from kvhorizon.sim.trace import Trace
-from kvhorizon.sim.traces import make_trace
+from kvhorizon.sim.trace import Trace, make_trace
 from kvhorizon.sim.workloads import synthesize
 from kvhorizon.state import EngineFacts, StepCost
 

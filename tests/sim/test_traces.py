@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from kvhorizon.errors import InputError
 from kvhorizon.sim import traces
-from kvhorizon.sim.traces import limit, make_trace, read_lengths, read_trace, write_trace
+from kvhorizon.sim.trace import limit, make_trace
+from kvhorizon.sim.traces import read_lengths, read_trace, write_trace
 
 OWN = "arrival_s,prompt_tokens,output_tokens,client\n5.0,10,3,b\n4.0,20,4,a\n4.5,30,5,b\n"
 AZURE = (
