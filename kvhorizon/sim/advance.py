@@ -31,10 +31,11 @@ from kvhorizon.sim.arrays import (
     WAITING,
 )
 from kvhorizon.sim.crowd import catch_up, end_members, gather, make_room, open_blocks, opening, scatter, step_on
+from kvhorizon.sim.execute import run_batch, take_tokens
 from kvhorizon.sim.lane import forget_queue
 from kvhorizon.sim.queue import arrive
 from kvhorizon.sim.steer import admit_chosen, put_victims_last
-from kvhorizon.sim.step import admit_in_order, blocks_wanted, run_batch, schedule_running, take_tokens
+from kvhorizon.sim.step import admit_in_order, blocks_wanted, schedule_running
 
 FINISHED, TICK, LEARN = range(3)  # why `advance` returned
 REEVALUATE_STEPS = 16  # a guest with a queue looks again after so many steps in which nothing happened

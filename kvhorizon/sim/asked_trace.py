@@ -23,12 +23,7 @@ SYNTHETIC_REQUESTS = 2000
 
 def load_trace(name: str, most: int | None, seed: int) -> Trace:
     """A trace file, or a synthetic workload; its first `most` requests. Raises InputError."""
-    if most is not None and most < 1:
-        raise InputError("limit", most, "must be >= 1")
-    if name.startswith(SYNTHETIC):
-        return synthesize(name.removeprefix(SYNTHETIC), most or SYNTHETIC_REQUESTS, seed)
-    trace = read_trace(Path(name))
-    return trace if most is None else limit(trace, most)
+    return trace_of(None, name, most, seed)
 
 
 def recording_of(name: str) -> Recording | None:
@@ -40,11 +35,12 @@ def recording_of(name: str) -> Recording | None:
 
 def trace_of(recording: Recording | None, name: str, most: int | None, seed: int) -> Trace:
     """The recording as a trace, or what else the name stands for; its first `most` requests. Raises InputError."""
-    if recording is None:
-        return load_trace(name, most, seed)
     if most is not None and most < 1:
         raise InputError("limit", most, "must be >= 1")
-    whole = recorded_trace(Path(name).name.removesuffix(".parquet"), recording)
+    if name.startswith(SYNTHETIC):
+        return synthesize(name.removeprefix(SYNTHETIC), most or SYNTHETIC_REQUESTS, seed)
+    path = Path(name)
+    whole = read_trace(path) if recording is None else recorded_trace(path.name.removesuffix(".parquet"), recording)
     return whole if most is None else limit(whole, most)
 
 
