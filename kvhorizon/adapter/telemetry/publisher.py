@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from kvhorizon.adapter.modes import Mode
 from kvhorizon.adapter.telemetry.canary import MEASURES, CanaryReport
-from kvhorizon.adapter.telemetry.catalogue import build
+from kvhorizon.adapter.telemetry.catalogue import CATALOGUE, build
 from kvhorizon.adapter.telemetry.observer import Ended, Observer
 from kvhorizon.adapter.telemetry.pressure import promised_blocks
 
@@ -34,6 +34,9 @@ class Publisher:
         self._children: dict[tuple[str, tuple[str, ...]], Any] = {}
         self._last: dict[tuple[str, tuple[str, ...]], float] = {}  # of counters
         self._lock = threading.Lock()
+        for metric in CATALOGUE:
+            for values in metric.first:
+                self._child(metric.name, **dict(zip(metric.labels, values, strict=True)))
 
     def publish(self) -> list[Ended]:
         """Bring every metric up to date."""
