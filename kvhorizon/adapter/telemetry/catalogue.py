@@ -188,7 +188,8 @@ CATALOGUE = (
     _gauge("kvhorizon_retired", "1 for a part of the guest that retired after errors in a row", "part"),
     _gauge(
         "kvhorizon_session",
-        "1 for the state of the planning session, else 0: off, idle, starting, planning",
+        "1 for the state of the planning session, else 0: off, idle, starting, planning, failing (the last call to the "
+        "solver brought no plan)",
         "state",
     ),
     _gauge("kvhorizon_plan_in_force", "1 while a fresh plan is followed"),
