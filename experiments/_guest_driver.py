@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import os
 import random
-import tempfile
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -33,20 +30,10 @@ from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output import StructuredOutputManager
 
+from experiments._scratch import model_folder
 from kvhorizon.adapter import make_scheduler
 
 BLOCK = 16
-MODEL = """{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64, "intermediate_size": 128,
-"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2, "vocab_size": 1024,
-"max_position_embeddings": 1048576, "torch_dtype": "float16"}"""
-
-
-@cache
-def model_folder(config: str = MODEL) -> str:
-    """A local folder with the configuration of a tiny model."""
-    folder = tempfile.mkdtemp(prefix="kvhorizon-model-")
-    (Path(folder) / "config.json").write_text(config, encoding="utf-8")
-    return folder
 
 
 @dataclass(frozen=True)

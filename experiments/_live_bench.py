@@ -7,14 +7,13 @@ import math
 import os
 import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
 
 from experiments._live_core import LiveCore, wait_for_plans
 from experiments._live_planner import MOOD
 from experiments._live_server import ROOT, free_port
 from experiments._live_tls import HOST, Authority
+from experiments._scratch import scratch
 from kvhorizon.adapter.session import PlanSession, SolverLike
 from kvhorizon.adapter.shared import SharedSolver
 from kvhorizon.adapter.start import PLAN_DEADLINE_S
@@ -28,7 +27,7 @@ class Bench:
     """`live` is the engine. Its guest reads clocks that can be put wrong, and follows whichever solver it is given."""
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="kvhorizon-faults-"))
+        self.folder = scratch("faults")
         self.mood = self.folder / "mood"
         os.environ[MOOD] = str(self.mood)
         self.live = LiveCore({"local_only": True, "record": str(self.folder / "recording")})

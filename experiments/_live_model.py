@@ -9,13 +9,14 @@ reads: the processor forbids the end-of-sequence token before that length, and f
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from vllm.v1.sample.logits_processor import LogitsProcessor
+
+from experiments._scratch import scratch
 
 VOCABULARY = 1024
 END = 2  # the end-of-sequence token
@@ -48,7 +49,7 @@ _SCALE = 0.08  # standard deviation of the weights
 
 def write_shape(config: dict[str, Any]) -> Path:
     """A folder that vLLM can serve with weights that it draws by itself; no tokenizer: prompts are token ids."""
-    folder = Path(tempfile.mkdtemp(prefix="kvhorizon-live-"))
+    folder = scratch("live")
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     return folder
 

@@ -95,7 +95,7 @@ class LiveServer:
             except OSError:
                 time.sleep(0.5)
         self.stop()
-        raise RuntimeError("the server did not start:\n" + self.log.read_text(encoding="utf-8")[-4000:])
+        raise RuntimeError("the server did not start:\n" + self._said())
 
     def stop(self) -> None:
         """End the API server, and with it the engine; by force after ten seconds."""
@@ -125,7 +125,10 @@ class LiveServer:
                 if found["finished"] >= finished:
                     return found
             time.sleep(0.05)
-        raise RuntimeError(f"not {finished} requests finished within {timeout_s} s after the load; see {self.log}")
+        raise RuntimeError(f"not {finished} requests finished within {timeout_s} s after the load:\n" + self._said())
+
+    def _said(self) -> str:
+        return self.log.read_text(encoding="utf-8")[-4000:]
 
     def _arguments(self) -> list[str]:
         served = self.served

@@ -8,10 +8,7 @@ the step that follows it has been decided. Needs vLLM (0.32).
 from __future__ import annotations
 
 import os
-import tempfile
 from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -33,24 +30,14 @@ from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output import StructuredOutputManager
 
 from experiments._scenario import STOP, Scenario, Seen
-
-MODEL = """{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64, "intermediate_size": 128,
-"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2, "vocab_size": 1024,
-"max_position_embeddings": 1048576, "torch_dtype": "float16"}"""
-
-
-@cache
-def _model_folder() -> str:
-    folder = tempfile.mkdtemp(prefix="kvhorizon-model-")
-    (Path(folder) / "config.json").write_text(MODEL, encoding="utf-8")
-    return folder
+from experiments._scratch import model_folder
 
 
 def _config(scenario: Scenario) -> VllmConfig:
     longest, engine = scenario.max_model_len, scenario.engine
     return VllmConfig(
         model_config=ModelConfig(
-            model=_model_folder(), dtype="float16", seed=0, skip_tokenizer_init=True, max_model_len=longest
+            model=model_folder(), dtype="float16", seed=0, skip_tokenizer_init=True, max_model_len=longest
         ),
         scheduler_config=SchedulerConfig(
             max_num_seqs=engine.max_seqs,

@@ -15,10 +15,8 @@ from __future__ import annotations
 import math
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from experiments._harness import Options, main, target
@@ -32,6 +30,7 @@ from experiments._live_faults import (
     nothing,
 )
 from experiments._live_http import GONE_WITHIN_S, Watched, disconnects, kill_engine, with_guest
+from experiments._scratch import scratch
 
 ROUNDS, QUICK_ROUNDS = 150, 60
 RECOVERY_LIMIT_S = 180.0
@@ -128,7 +127,7 @@ def in_process(options: Options) -> tuple[dict[str, Row], Row]:
 
 def served() -> tuple[dict[str, Row], Row]:
     """Faults that need a server, and what was left of a killed engine."""
-    folder = Path(tempfile.mkdtemp(prefix="kvhorizon-served-"))
+    folder = scratch("served")
     server, switch = with_guest(folder)
     with server:
         watched = Watched(server)

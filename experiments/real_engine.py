@@ -17,12 +17,10 @@ from __future__ import annotations
 import os
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from experiments._harness import Options, main, target
@@ -31,6 +29,7 @@ from experiments._live_measure import Row, fit_cost, measured, simulated
 from experiments._live_server import LiveServer, Served
 from experiments._live_site import Site, site
 from experiments._live_tokens import mismatches
+from experiments._scratch import scratch
 
 QUICK_ROUNDS, QUICK_REQUESTS = 1, 400
 LOAD = 2.0
@@ -91,7 +90,7 @@ class Contender:
 
 def measure(options: Options, here: Site) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """Start, take turns, compare."""
-    model, folder = here.write(), Path(tempfile.mkdtemp(prefix="kvhorizon-servers-"))
+    model, folder = here.write(), scratch("servers")
     with ExitStack() as stack:
         started = {}
         for name, served in contenders(here.served).items():

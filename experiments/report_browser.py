@@ -3,12 +3,14 @@
 Seconds are those from opening the file until the answer, the table and the figures in sight are drawn and the page can
 be used, the best of several openings, since other programs share the machine; `all_drawn_s` is with every figure.
 Console errors and requests to elsewhere count over all openings, light and dark, wide, on a phone and in print, and
-while the controls are used: policies and minutes by keyboard. Needs Playwright beside kvhorizon, and a Chromium (its
-own, or the one that KVHORIZON_CHROMIUM names). Screenshots go to `out/report_browser`.
+while the controls are used: policies and minutes by keyboard. `wrong` counts what is amiss in them: a control that does
+nothing, has no name, or shows no focus; figures that keep their colours in the dark; a tenant's name as markup.
+Needs a Chromium, Playwright's own or the one that KVHORIZON_CHROMIUM names. Screenshots go to `out/report_browser`.
 """
 
 from __future__ import annotations
 
+import operator
 import os
 import shutil
 from collections.abc import Iterator
@@ -28,7 +30,10 @@ SEED = 0
 REQUESTS, QUICK_REQUESTS = 50_000, 3_000
 OPENINGS, QUICK_OPENINGS = 5, 2
 POLICIES = ("fcfs", "watermark:0.02", "kvhorizon:greedy", "kvhorizon:greedy/means", "fcfs:free-recompute")
-HOSTILE = '<img src=x onerror="console.error(1)"><a href="https://example.com">tenant</a></script>'
+HOSTILE = ('<img src=x onerror="console.error(1)">', '</script><a href="https://a.example">x</a>')
+TENANTS = (*HOSTILE, "team-b", "", "日本")
+STOPS = ["minute-policy", "minute-back", "minute-at", "minute-on"]  # of the tab key, in this order
+WRONG = ("unnamed", "too_wide", "made", "unshown", "out_of_order", "unseen_focus", "same_in_the_dark")
 SHOTS = Path("out/report_browser")
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 VIEWS: dict[str, dict[str, Any]] = {
@@ -46,7 +51,7 @@ def write_report(requests: int, folder: Path) -> Path:
             float(trace.arrival_s[n]),
             int(trace.prompt_tokens[n]),
             int(trace.output_tokens[n]),
-            tenant=(HOSTILE, "team-b", "", "日本")[n % 4],
+            tenant=TENANTS[n % len(TENANTS)],
         )
         for n in range(len(trace))
     ]
@@ -66,7 +71,7 @@ def chromium() -> Iterator[Any]:
         from playwright.sync_api import Error, sync_playwright
     except ImportError:
         raise InputError("browser", None, "needs Playwright: pip install playwright") from None
-    named = os.environ.get("KVHORIZON_CHROMIUM") or shutil.which("chromium")
+    named = os.environ.get("KVHORIZON_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
     with sync_playwright() as playwright:
         try:
             browser = playwright.chromium.launch(executable_path=named, args=["--no-sandbox"])
@@ -98,7 +103,7 @@ def drawn_s(page: Any, path: Path) -> tuple[float, float]:
 
 
 def use(page: Any) -> dict[str, Any]:
-    """What the controls do, by keyboard alone; and what a screen reader is told."""
+    """What the controls do, by keyboard alone; what a screen reader is told; what became of hostile names."""
     page.locator("#minute-policy").focus()
     before = page.locator("#minute-says").text_content()
     page.locator("#minute-at").focus()
@@ -117,8 +122,41 @@ def use(page: Any) -> dict[str, Any]:
             "one => !one.labels?.length && !one.getAttribute('aria-label')).length"
         ),
         "too_wide": int(page.evaluate("document.documentElement.scrollWidth > window.innerWidth + 1")),
-        "links": page.locator("main a[href]").count(),
+        "made": page.locator("main img, main a").count(),
+        "unshown": sum(not page.locator("main th", has_text=name[:40]).count() for name in HOSTILE),
+        **tabbed(page),
+        "same_in_the_dark": sum(map(operator.eq, inks(page, "light"), inks(page, "dark"))),
     }
+
+
+def tabbed(page: Any) -> dict[str, int]:
+    """Stops of the tab key among the controls that come out of order, and those whose focus cannot be seen."""
+    page.locator(f"#{STOPS[0]}").focus()
+    found = []
+    page.keyboard.press("Shift+Tab")
+    for _ in STOPS:
+        page.keyboard.press("Tab")
+        found.append(
+            page.evaluate("[document.activeElement.id, getComputedStyle(document.activeElement).outlineStyle]")
+        )
+    names = [name for name, _ in found]
+    return {"out_of_order": int(names != STOPS), "unseen_focus": sum(outline == "none" for _, outline in found)}
+
+
+def inks(page: Any, scheme: str) -> list[str]:
+    """Colours of the page's paper and of the figures' text, once the reader's system has changed its scheme."""
+    page.emulate_media(color_scheme=scheme)
+    page.wait_for_timeout(300)  # figures are painted anew
+    found: list[str] = page.evaluate(
+        "[getComputedStyle(document.body).backgroundColor, "
+        "getComputedStyle(document.querySelector('#minute-plot .xtick text')).fill]"
+    )
+    return found
+
+
+def faults(used: dict[str, dict[str, Any]]) -> int:
+    """What is wrong in any of the views."""
+    return sum(sum(one[name] for name in WRONG) + 1 - one["moved"] for one in used.values())
 
 
 def look(path: Path, openings: int, shots: Path) -> dict[str, Any]:
@@ -150,7 +188,7 @@ def measure(options: Options) -> tuple[Figures, Targets]:
     shots.mkdir(parents=True, exist_ok=True)
     path = write_report(QUICK_REQUESTS if options.quick else REQUESTS, shots)
     found = look(path, QUICK_OPENINGS if options.quick else OPENINGS, shots)
-    wrong = sum(one["unnamed"] + one["too_wide"] + one["links"] + 1 - one["moved"] for one in found["used"].values())
+    wrong = faults(found["used"])
     return {**found, "wrong": wrong}, {
         "console_errors": target(len(found["told"]), "<=0"),
         "load_s": target(found["load_s"], "<=2"),

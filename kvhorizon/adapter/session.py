@@ -49,6 +49,7 @@ class PlanSession:
         self.replaced = 0  # snapshots that a newer one overtook
         self.failed_starts = 0
         self.errors = 0
+        self.answered: bool | None = None  # whether the last call brought a plan; None before the first
         self._prepare = prepare
         self._pending: Callable[[], Snapshot] | None = None
         self._wake: SimpleQueue[None] = SimpleQueue()
@@ -92,6 +93,7 @@ class PlanSession:
             snapshot, self._pending = self._pending, None
             if ready and snapshot is not None and self.solver is not None and not self._stopping.is_set():
                 plan = self.solver.plan(snapshot())
+                self.answered = plan is not None
                 if plan is not None:
                     if self._prepare is not None:
                         self._prepare(plan)

@@ -42,8 +42,12 @@ def test_the_newest_plan_is_kept_and_errors_cost_one_plan() -> None:
     solver = Solver(answer)
     session = PlanSession(solver)
     session.start()
+    assert session.answered is None
     session.offer(lambda: "one")  # type: ignore[arg-type]
     wait_for(lambda: session.newest == "plan of one")  # type: ignore[comparison-overlap]
+    assert session.answered
+    session.offer(lambda: "none")  # type: ignore[arg-type]
+    wait_for(lambda: session.answered is False)
     for worthless in ("bad", "none"):
         session.offer(lambda worthless=worthless: worthless)  # type: ignore[arg-type]
     session.offer(lambda: "two")  # type: ignore[arg-type]

@@ -1,11 +1,18 @@
 """The documentation against the code: metrics and settings."""
 
+import inspect
+import re
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 
+from kvhorizon.adapter.accounts import Accounts
+from kvhorizon.adapter.guest import Guest
 from kvhorizon.adapter.settings import PREFIX, GuestSettings
-from kvhorizon.adapter.telemetry.catalogue import CATALOGUE, ENGINE_LABELS, build, reference
+from kvhorizon.adapter.telemetry.catalogue import CATALOGUE, ENGINE_LABELS, HOOKS, build, reference
+from kvhorizon.adapter.telemetry.observer import Observer
+from kvhorizon.adapter.telemetry.publisher import Publisher
 from kvhorizon.recording.schema import Row
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -29,6 +36,28 @@ def test_all_that_is_in_the_table_is_exported() -> None:
         name, kind = (cell.strip().strip("`") for cell in line.split("|")[1:3])
         assert f"# TYPE {name} {kind}\n" in text
     assert len(families) == len(CATALOGUE) == len({metric.name for metric in CATALOGUE})
+
+
+def test_what_will_be_counted_is_shown_before_it_happens() -> None:
+    """Else a rate would miss the step from nothing to one, and panels were empty."""
+    nobody: Any = None
+    registry = Publisher(nobody, nobody, "m", 0).registry
+    for metric in CATALOGUE:
+        if metric.kind != "gauge" and not set(metric.labels) & {"slo_class", "arm"}:
+            assert metric.first, f"{metric.name} begins with nothing"
+        suffix = {"counter": "_total", "histogram": "_count", "gauge": ""}[metric.kind]
+        for values in metric.first:
+            labels = dict(zip((*ENGINE_LABELS, *metric.labels), ("m", "0", *values), strict=True))
+            assert registry.get_sample_value(metric.name + suffix, labels) == 0.0
+
+
+def test_every_hook_that_fails_open_counts_its_errors_from_the_start() -> None:
+    found = {
+        "scheduling": [name for name, hook in vars(Guest).items() if hasattr(hook, "__wrapped__")],
+        "accounting": re.findall(r'self\._account\("(\w+)"', inspect.getsource(Accounts)),
+        "telemetry": [name for name, hook in vars(Observer).items() if hasattr(hook, "__wrapped__")] + ["collect"],
+    }
+    assert {part: set(hooks) for part, hooks in found.items()} == {part: set(hooks) for part, hooks in HOOKS.items()}
 
 
 def test_settings_are_documented() -> None:

@@ -14,19 +14,19 @@ pytest.importorskip("vllm", reason="vLLM is not installed: `make engine` sets it
 
 from test_guest_session import alive
 
+from experiments._scratch import SERVED, model_folder
+
 ENGINE = """
 import json, os, sys
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-from experiments._guest_driver import MODEL, model_folder
 from vllm import LLM, SamplingParams
 from kvhorizon.adapter.modes import Mode
 
 if __name__ == "__main__":
-    config = MODEL.replace('"hidden_size": 64', '"hidden_size": 256')  # attention on the CPU wants wide heads
     llm = LLM(
-        model=model_folder(config), load_format="dummy", skip_tokenizer_init=True, max_model_len=512, seed=1,
+        model=sys.argv[1], load_format="dummy", skip_tokenizer_init=True, max_model_len=512, seed=1,
         dtype="float32", enforce_eager=True, enable_prefix_caching=False, num_gpu_blocks_override=24,
         max_num_seqs=16, block_size=32, disable_log_stats=False, scheduler_cls="kvhorizon.adapter.make_scheduler",
     )
@@ -60,8 +60,9 @@ if __name__ == "__main__":
 def found() -> dict:
     """One engine, the same requests twice: with the guest off, and under its control."""
     done = subprocess.run(
-        [sys.executable, "-c", ENGINE], capture_output=True, text=True, env=dict(os.environ), check=False, timeout=300
-    )
+        [sys.executable, "-c", ENGINE, model_folder(SERVED)],
+        capture_output=True, text=True, env=dict(os.environ), check=False, timeout=300,
+    )  # fmt: skip
     lines = [line for line in done.stdout.splitlines() if line.startswith("FOUND ")]
     assert lines, done.stderr[-3000:]
     return json.loads(lines[-1].removeprefix("FOUND "))

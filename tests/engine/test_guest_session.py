@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("vllm", reason="vLLM is not installed: `make engine` sets it up")
 
 from experiments._guest_driver import Drive, Setup, check_whole, drive, workload
+from kvhorizon.adapter.guest import Guest
 
 SETUP = Setup(blocks=400, seats=24, step_s=None, settings={"mode": "control"})
 GONE_WITHIN_S = 2.0
@@ -26,6 +27,14 @@ def run_until(engine: Drive, reached: Callable[[], bool], limit_s: float) -> Non
         time.sleep(0.002)
 
 
+def session_state(guest: Guest) -> str:
+    """As it is shown."""
+    assert guest.telemetry is not None
+    guest.telemetry.publisher.publish()
+    (family,) = (one for one in guest.telemetry.publisher.registry.collect() if one.name == "kvhorizon_session")
+    return next(sample.labels["state"] for sample in family.samples if sample.value == 1.0)
+
+
 def test_plans_come_and_a_killed_solver_is_replaced() -> None:
     engine = drive(SETUP)
     requests = workload(300, seed=3, output=(2000, 4000))
@@ -38,8 +47,10 @@ def test_plans_come_and_a_killed_solver_is_replaced() -> None:
 
     os.kill(solver.child.pid, signal.SIGKILL)
     run_until(engine, lambda: solver.counts["crashed"] >= 1, limit_s=20.0)
+    run_until(engine, lambda: session_state(guest) == "failing", limit_s=20.0)
     before = counts.total()
     run_until(engine, lambda: solver.counts["restarts"] >= 1 and counts.total() > before, limit_s=90.0)
+    run_until(engine, lambda: session_state(guest) == "planning", limit_s=20.0)
     assert guest.guard.total == 0
 
     child = solver.child.pid

@@ -3,27 +3,54 @@
 The last test kills the engine.
 """
 
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("vllm", reason="vLLM is not installed: `make engine` sets it up")
 
+from deployed import ALERTS, RULES_FILE, TARGETS
+from prometheus_server import Prometheus, installed, shows
+
 from experiments._live_http import GONE_WITHIN_S, Watched, disconnects, kill_engine, with_guest
 from experiments._live_load import asks, lost, send
+from experiments._live_server import NAME
 from experiments._live_tokens import mismatches
+from kvhorizon.service.metrics import ServiceMetrics
 
 REQUESTS = 140
+SCRAPED_WITHIN_S = 20.0
 
 
 @pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory):
+def live(tmp_path_factory: pytest.TempPathFactory, plugin: str) -> Iterator[tuple[Watched, Path, Path]]:
     folder = tmp_path_factory.mktemp("live")
     server, switch = with_guest(folder)
-    with server:
-        watched = Watched(server)
-        watched.wait_for_child()
-        yield watched, switch, folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", plugin, prepend=os.pathsep)
+        with server:
+            watched = Watched(server)
+            watched.wait_for_child()
+            yield watched, switch, folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def scraped(live: tuple[Watched, Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus | None]:
+    """A Prometheus that watches all tests here: the engine's own `/metrics`, and a solver service's."""
+    if not installed():
+        yield None
+        return
+    with ExitStack() as stack:
+        service = ServiceMetrics().expose("127.0.0.1", 0)
+        stack.callback(service.server_close)
+        stack.callback(service.shutdown)
+        targets = [f"127.0.0.1:{port}" for port in (live[0].server.port, service.server_port)]
+        yield stack.enter_context(Prometheus(tmp_path_factory.mktemp("prometheus"), targets, RULES_FILE))
 
 
 def test_the_same_answers_with_fewer_evictions(live: tuple[Watched, Path, Path]) -> None:
@@ -82,6 +109,40 @@ def test_hostile_hints_do_no_harm(live: tuple[Watched, Path, Path]) -> None:
     load = [ask._replace(arrival_s=0.0, predicted=10**15) for ask in asks(5, 4, 1.0)]
     assert lost(load, send(watched.server.url, load)) == 0
     watched.skip(len(load))
+
+
+def test_every_panel_shows_something_and_every_alert_is_evaluated(
+    live: tuple[Watched, Path, Path], scraped: Prometheus | None
+) -> None:
+    """On what was scraped under the loads of all tests before, and of one more."""
+    if scraped is None:
+        pytest.skip("Prometheus is not installed: dashboards and alerts are NOT TESTED on a live engine")
+    live[0].serve_all(20, seed=6)
+    variables = {"model": NAME}
+    deadline_s = time.monotonic() + SCRAPED_WITHIN_S
+    left = dict(TARGETS)
+    while left and time.monotonic() < deadline_s:
+        left = {name: one for name, one in left.items() if not shows(scraped.drawn(one["expr"], variables))}
+    assert not left, f"nothing to see in {list(left)}"
+    for name, one in TARGETS.items():
+        named = set(re.findall(r"\{\{(\w+)\}\}", one["legendFormat"]))
+        for series in scraped.drawn(one["expr"], variables):
+            assert named <= set(series["metric"]), name
+    assert NAME in scraped.ask("label/model_name/values", **{"match[]": "kvhorizon_pool_blocks"})
+    rules = [rule for group in scraped.ask("rules")["groups"] for rule in group["rules"]]
+    assert {rule["name"]: rule["health"] for rule in rules} == dict.fromkeys(ALERTS, "ok")
+    assert not [rule["name"] for rule in rules if rule["state"] == "firing"]
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_an_alert_asks_about_what_is_there(alert: str, scraped: Prometheus | None) -> None:
+    """Each side of it, without its threshold, has a value although nothing is wrong."""
+    if scraped is None:
+        pytest.skip("Prometheus is not installed: alerts are NOT TESTED on a live engine")
+    for side in re.split(r" and | unless ", ALERTS[alert]):
+        asked = re.sub(r" (?:[<>]=?|==) [\d.]+$", "", side)
+        assert asked != side
+        assert scraped.ask("query", query=asked)["result"], asked
 
 
 def test_a_killed_engine_leaves_nothing_behind(live: tuple[Watched, Path, Path]) -> None:

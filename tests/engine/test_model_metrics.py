@@ -19,7 +19,7 @@ pytest.importorskip("vllm", reason="vLLM is not installed: `make engine` sets it
 from vllm.config import CacheConfig, DeviceConfig, ModelConfig, ParallelConfig, SchedulerConfig, VllmConfig
 from vllm.v1.metrics.perf import ExecutionContext, ModelMetrics
 
-from experiments._guest_driver import model_folder
+from experiments._scratch import model_folder
 from kvhorizon.models.cost import attention_flops, decode_flops, head_flops, prefill_flops
 from kvhorizon.models.shape import ModelShape, from_config
 

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-import tomllib
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,14 +22,12 @@ pytest.importorskip("vllm", reason="vLLM is not installed: `make engine` sets it
 
 from test_telemetry import free_port, samples, total
 
-from experiments._guest_driver import MODEL, model_folder
+from experiments._scratch import SERVED, model_folder
 from kvhorizon.cli.explain import find
 from kvhorizon.recording.read import read_recording
 from kvhorizon.wire.local import local_addresses
 
-ROOT = Path(__file__).resolve().parents[2]
 REQUESTS = 24
-GROUP = "vllm.stat_logger_plugins"
 
 
 class Serving(NamedTuple):
@@ -40,17 +37,6 @@ class Serving(NamedTuple):
     own: str
     folder: Path
     process: subprocess.Popen[bytes]
-
-
-def plugin(folder: Path) -> str:
-    """The entry points of `pyproject.toml` as if installed just now; the environment's may be older."""
-    points = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
-    info = folder / "kvhorizon_under_test-0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: kvhorizon-under-test\nVersion: 0\n")
-    ((name, value),) = points[GROUP].items()
-    (info / "entry_points.txt").write_text(f"[{GROUP}]\n{name} = {value}\n")
-    return str(folder)
 
 
 def wait_for(reached: Callable[[], bool], limit_s: float) -> None:
@@ -69,20 +55,19 @@ def answers(url: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+def serving(tmp_path_factory: pytest.TempPathFactory, plugin: str) -> Iterator[Serving]:
     folder = tmp_path_factory.mktemp("recording")
     port, own = free_port(), free_port()
-    config = MODEL.replace('"hidden_size": 64', '"hidden_size": 256')  # attention on the CPU wants wide heads
     environment = {
         **os.environ,
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "KVHORIZON_LOCAL_ONLY": "true",
         "KVHORIZON_HTTP_PORT": str(own),
         "KVHORIZON_RECORD": str(folder),
-        "PYTHONPATH": os.pathsep.join([plugin(tmp_path_factory.mktemp("site")), *(p for p in sys.path if p)]),
+        "PYTHONPATH": os.pathsep.join([plugin, *(p for p in sys.path if p)]),
     }
     command = [
-        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model_folder(config)),
+        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model_folder(SERVED)),
         *("--served-model-name", "tiny", "--load-format", "dummy", "--skip-tokenizer-init", "--dtype", "float32"),
         *("--max-model-len", "512", "--enforce-eager", "--no-enable-prefix-caching", "--max-num-seqs", "16"),
         *("--num-gpu-blocks-override", "24", "--block-size", "32", "--host", "127.0.0.1", "--port", str(port)),

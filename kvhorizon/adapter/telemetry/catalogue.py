@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -10,14 +11,29 @@ ENGINE_LABELS = ("model_name", "engine")  # as vLLM names them; `engine` is the 
 
 
 class Metric(NamedTuple):
-    """One family; a counter's samples end in `_total`."""
+    """One family; a counter's samples end in `_total`.
+
+    `first` holds values of its labels that are shown as 0 from the start: a rate misses the step from nothing to one.
+    """
 
     name: str
     kind: str  # counter, gauge, histogram
     labels: tuple[str, ...]
     text: str
     buckets: tuple[float, ...] = ()
+    first: tuple[tuple[str, ...], ...] = ()
 
+
+HOOKS = {  # of each part of the guest, those that fail open
+    "scheduling": ("before_schedule", "after_schedule", "added", "preempted", "released"),
+    "accounting": ("preempting", "scheduled", "release"),
+    "telemetry": ("scheduled", "preempting", "released", "collect"),
+}
+_DECIDERS = ("program", "greedy", "local", "vllm")
+_OUTCOMES = (
+    *("planned", "refused", "failed", "absent"),  # of any solver
+    *("crashed", "hung", "garbage", "restarts", "failed_starts"),  # of a child
+)
 
 _COUNTS = (0, 1, 2, 3, 5, 10, 20, 50)
 _TOKENS = (0, 128, 512, 2048, 8192, 32768, 131072, 524288)
@@ -26,8 +42,9 @@ _WAITS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120)
 _SECONDS = (0, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)
 
 
-def _counter(name: str, text: str, *labels: str) -> Metric:
-    return Metric(name, "counter", labels, text)
+def _counter(name: str, text: str, **labels: tuple[str, ...]) -> Metric:
+    """`labels` with the values that are known at the start."""
+    return Metric(name, "counter", tuple(labels), text, (), tuple(product(*labels.values())))
 
 
 def _gauge(name: str, text: str, *labels: str) -> Metric:
@@ -35,15 +52,17 @@ def _gauge(name: str, text: str, *labels: str) -> Metric:
 
 
 def _histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Metric:
-    return Metric(name, "histogram", labels, text, buckets)
+    return Metric(name, "histogram", labels, text, buckets, () if labels else ((),))
 
 
 CATALOGUE = (
-    _counter("kvhorizon_requests_finished", "Requests that ended: stop, length, abort, …", "reason"),
+    _counter(
+        "kvhorizon_requests_finished", "Requests that ended: stop, length, abort, …", reason=("stop", "length", "abort")
+    ),
     _counter(
         "kvhorizon_preemptions",
         "Evictions, by who chose the victim: program, greedy (plans), local (rules beside the engine), vllm",
-        "by",
+        by=_DECIDERS,
     ),
     _counter("kvhorizon_recompute_tokens", "Tokens prefilled again, net of prefix-cache hits and reloads"),
     _counter("kvhorizon_restored_tokens", "Tokens evicted, then found in the prefix cache or reloaded"),
@@ -53,7 +72,7 @@ CATALOGUE = (
         "kvhorizon_recompute_seconds",
         "Seconds of recompute: `model`, the marginal time by the step model; `measured`, the time of steps "
         "by the share of their tokens that were computed again",
-        "clock",
+        clock=("model", "measured"),
     ),
     _histogram(
         "kvhorizon_request_preemptions",
@@ -70,36 +89,46 @@ CATALOGUE = (
     _counter(
         "kvhorizon_steps",
         "Steps, by the rung of the ladder on which they were decided: plan, local, native (vLLM alone)",
-        "rung",
+        rung=("plan", "local", "native"),
     ),
     _counter(
         "kvhorizon_admissions",
         "Requests scheduled for the first time, by who decided the step: program, greedy, local, vllm",
-        "by",
+        by=_DECIDERS,
     ),
     _counter(
         "kvhorizon_decisions",
         "Decisions noted: held (nobody is admitted), victim (put where vLLM takes its victims), evicted",
-        "what",
-        "by",
+        what=("held", "victim", "evicted"),
+        by=_DECIDERS,
     ),
     _counter(
         "kvhorizon_plans",
         "Plans taken up, by who made them (program, greedy), and those dropped (stale, foreign)",
-        "kind",
+        kind=("program", "greedy", "stale", "foreign"),
     ),
     _counter(
         "kvhorizon_solver_calls",
         "What became of calls to the solver: planned, refused, failed, crashed, …",
-        "outcome",
+        outcome=_OUTCOMES,
     ),
     _counter("kvhorizon_snapshots_replaced", "Snapshots that a newer one overtook before they were sent"),
-    _counter("kvhorizon_session_failures", "Of the threads beside the step: start (no solver), plan, learn", "kind"),
-    _counter("kvhorizon_exceptions", "Errors of the guest, caught; vLLM went on alone", "part", "hook"),
+    _counter(
+        "kvhorizon_session_failures",
+        "Of the threads beside the step: start (no solver), plan, learn",
+        kind=("start", "plan", "learn"),
+    ),
+    Metric(
+        "kvhorizon_exceptions",
+        "counter",
+        ("part", "hook"),
+        "Errors of the guest, caught; vLLM went on alone",
+        first=tuple((part, hook) for part, hooks in HOOKS.items() for hook in hooks),
+    ),
     _counter(
         "kvhorizon_class_requests",
         "Requests that came, by class of service; `(unknown)`: asked for one that is not there, and weigh as `default`",
-        "slo_class",
+        slo_class=(),
     ),
     _histogram(
         "kvhorizon_class_ttft_seconds",
@@ -110,19 +139,19 @@ CATALOGUE = (
     _counter(
         "kvhorizon_class_finished",
         "Requests of classes with targets that ended, aborts aside, by whether every target was met",
-        "slo_class",
-        "met",
+        slo_class=(),
+        met=(),
     ),
     _gauge(
         "kvhorizon_tenant_factor",
         "What the weights of a tenant's requests are multiplied by: 1 within its share of the KV in use, less beyond",
         "tenant",
     ),
-    _counter("kvhorizon_hints", "Clients' hints of output length: used, ignored", "use"),
+    _counter("kvhorizon_hints", "Clients' hints of output length: used, ignored", use=("used", "ignored")),
     _counter(
         "kvhorizon_advice",
         "Advise mode: admissions on which vLLM agreed, and where each would have admitted another",
-        "outcome",
+        outcome=("agreed", "held_instead", "admitted_instead"),
     ),
     _counter("kvhorizon_forecasts_scored", "Requests whose length was compared with the forecast made on arrival"),
     _gauge(
@@ -136,12 +165,12 @@ CATALOGUE = (
     _counter("kvhorizon_overflow_batches", "Batches of running requests watched to the end of their horizon"),
     _gauge("kvhorizon_overflow_promised", "Mean probability that such a batch outgrows what was kept for it"),
     _gauge("kvhorizon_overflow_seen", "Share of the last thousand batches that did"),
-    _counter("kvhorizon_recorded_requests", "Requests written to the recording, or lost", "outcome"),
+    _counter("kvhorizon_recorded_requests", "Requests written to the recording, or lost", outcome=("written", "lost")),
     _gauge("kvhorizon_mode", "1 for the mode in force, else 0", "mode"),
     _counter(
         "kvhorizon_canary_windows",
         "Canary: windows that count, `control` and `observe` (vLLM alone)",
-        "arm",
+        arm=(),
     ),
     _gauge(
         "kvhorizon_canary_mean",
@@ -159,7 +188,8 @@ CATALOGUE = (
     _gauge("kvhorizon_retired", "1 for a part of the guest that retired after errors in a row", "part"),
     _gauge(
         "kvhorizon_session",
-        "1 for the state of the planning session, else 0: off, idle, starting, planning",
+        "1 for the state of the planning session, else 0: off, idle, starting, planning, failing (the last call to the "
+        "solver brought no plan)",
         "state",
     ),
     _gauge("kvhorizon_plan_in_force", "1 while a fresh plan is followed"),

@@ -11,14 +11,14 @@ from prometheus_client import CollectorRegistry
 
 from kvhorizon.adapter.modes import Mode
 from kvhorizon.adapter.telemetry.canary import MEASURES, CanaryReport
-from kvhorizon.adapter.telemetry.catalogue import build
+from kvhorizon.adapter.telemetry.catalogue import CATALOGUE, build
 from kvhorizon.adapter.telemetry.observer import Ended, Observer
 from kvhorizon.adapter.telemetry.pressure import promised_blocks
 
 if TYPE_CHECKING:
     from kvhorizon.adapter.guest import Guest
 
-SESSION_STATES = ("off", "idle", "starting", "planning")
+SESSION_STATES = ("off", "idle", "starting", "planning", "failing")
 
 
 class Publisher:
@@ -34,6 +34,9 @@ class Publisher:
         self._children: dict[tuple[str, tuple[str, ...]], Any] = {}
         self._last: dict[tuple[str, tuple[str, ...]], float] = {}  # of counters
         self._lock = threading.Lock()
+        for metric in CATALOGUE:
+            for values in metric.first:
+                self._child(metric.name, **dict(zip(metric.labels, values, strict=True)))
 
     def publish(self) -> list[Ended]:
         """Bring every metric up to date."""
@@ -104,21 +107,15 @@ class Publisher:
         session, plan = guest.session, guest.plans.plan
         self._grow_all("kvhorizon_plans", "kind", guest.plans.counts)
         self._grow("kvhorizon_session_failures", guest.learner.errors, kind="learn")
-        planned = 0
+        state = "off"
         if session is not None:
             self._grow("kvhorizon_snapshots_replaced", session.replaced)
             self._grow("kvhorizon_session_failures", session.failed_starts, kind="start")
             self._grow("kvhorizon_session_failures", session.errors, kind="plan")
             if session.solver is not None:
                 self._grow_all("kvhorizon_solver_calls", "outcome", session.solver.counts)
-                planned = session.solver.counts["planned"]
-        state = "planning" if planned else "starting" if guest.planning else "idle"
-        self._one_of(
-            "kvhorizon_session",
-            "state",
-            SESSION_STATES,
-            state if session is not None and session.solver is not None else "off",
-        )
+                state = _state(session.answered) if guest.planning else "idle"
+        self._one_of("kvhorizon_session", "state", SESSION_STATES, state)
         self._set("kvhorizon_plan_in_force", float(plan is not None))
         priced = plan is not None and len(plan.block_prices) > 0
         self._set("kvhorizon_block_price_seconds", float(plan.block_prices[0]) if plan and priced else 0.0)
@@ -191,3 +188,8 @@ class Publisher:
     def _one_of(self, name: str, label: str, values: tuple[str, ...], now: str) -> None:
         for value in values:
             self._set(name, float(value == now), **{label: value})
+
+
+def _state(answered: bool | None) -> str:
+    """Of a session that was begun, by whether its last call brought a plan."""
+    return "starting" if answered is None else "planning" if answered else "failing"
