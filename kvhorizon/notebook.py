@@ -74,7 +74,8 @@ def what_if(
     """Replay a trace under several policies; the program is planned in this process, with `work` units a plan.
 
     `question` takes the command's arguments: model, gpu, tp, kv_blocks, load, limit, seed, forecast, delay_s, replicas,
-    router, patience_s, retries, prefix_caching, max_output_tokens, fail_at_s, down_for_s.
+    router, patience_s, retries, prefix_caching, classes, max_output_tokens, fail_at_s, down_for_s, offload_gb_s, mix,
+    mix_share.
     Raises InputError for bad values and TypeError for an argument that does not exist.
     """
     prepared = prepare(Question(trace=str(trace), policies=tuple(policies), **question))

@@ -13,13 +13,12 @@ from typing import Any
 
 from kvhorizon.adapter.accounting import Tally
 from kvhorizon.models.kept import Kept
+from kvhorizon.models.offload import kv_bytes_on_one, reload_s_per_token
 from kvhorizon.models.shape import ModelShape
 from kvhorizon.models.step_time import undoing
 from kvhorizon.state import Habits, StepCost
 
 OFFLOADERS = ("OffloadingConnector", "SimpleCPUOffloadConnector", "LMCacheConnectorV1", "LMCacheMPConnector")
-HOST_BYTES_S = 25e9  # of PCIe 4.0 with 16 lanes: 31.5 GB/s less protocol and gaps between blocks
-UNKNOWN_KV_BYTES = 131072.0  # per token, of an 8B model with grouped heads
 
 
 class Losing:
@@ -52,10 +51,8 @@ def losing_of(config: Any, cost: StepCost, shape: ModelShape | None) -> Losing:
     """As vLLM's configuration says where evicted KV is kept."""
     transfer = getattr(config, "kv_transfer_config", None)
     offloads = transfer is not None and _offloads(transfer)
-    kv_bytes = shape.kv_bytes_per_token() if shape is not None else UNKNOWN_KV_BYTES
-    tp = int(config.parallel_config.tensor_parallel_size)
-    share = shape.kv_share(tp) if shape is not None else 1.0 / tp
-    return Losing(cost, kv_bytes * share / HOST_BYTES_S if offloads else 0.0, offloads)
+    kv_bytes = kv_bytes_on_one(shape, int(config.parallel_config.tensor_parallel_size))
+    return Losing(cost, reload_s_per_token(kv_bytes) if offloads else 0.0, offloads)
 
 
 def _offloads(transfer: Any) -> bool:

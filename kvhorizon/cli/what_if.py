@@ -85,6 +85,12 @@ def what_if(
         float | None, typer.Option(help="The engine, or the first of several, fails then and loses all KV.")
     ] = None,
     down_for_s: Annotated[float, typer.Option(help="How long a failed engine is away.")] = DOWN_FOR_S,
+    offload_gb_s: Annotated[
+        float,
+        typer.Option(help="Evicted KV is kept in host memory and comes back so fast; PCIe 4.0 has 25."),
+    ] = 0.0,
+    mix: Annotated[str | None, typer.Option(help="Another trace, of which a share of the requests are.")] = None,
+    mix_share: Annotated[float, typer.Option(help="That share.")] = 0.5,
     workers: Annotated[int, typer.Option(help="Processes of a sweep.")] = 1,
     executor: Annotated[str, typer.Option(help="Of a sweep: processes, ray, or ray:ADDRESS.")] = "processes",
 ) -> None:
@@ -110,6 +116,9 @@ def what_if(
         max_output_tokens=max_output_tokens,
         fail_at_s=fail_at_s,
         down_for_s=down_for_s,
+        offload_gb_s=offload_gb_s,
+        mix=mix,
+        mix_share=mix_share,
     )
     require("plotly", "whatif")
     effort = parse_budget(budget)

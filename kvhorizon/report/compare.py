@@ -95,7 +95,8 @@ def by_tenant(answer: Answer) -> Picture | None:
 
 def _tenant(answer: Answer, key: int) -> str:
     """A name from outside is text, whatever is in it: figures take some tags for markup."""
-    name = answer.tenants[key] if 0 <= key < len(answer.tenants) else f"tenant {key}"
+    names = answer.trace.key_names
+    name = names[key] if 0 <= key < len(names) else f"tenant {key}"
     return escape(name[:40] or "(none)", quote=False)
 
 

@@ -114,6 +114,10 @@ def _supposed(results: dict[str, Any]) -> dict[str, str]:
     told, most, failure = {}, results.get("max_output_tokens"), results.get("failure")
     if most is not None:
         told["outputs"] = f"cut at {most:,} tokens"
+    if results.get("offload_gb_s"):
+        told["evicted KV"] = f"is kept in host memory and comes back at {results['offload_gb_s']:g} GB/s"
+    if results.get("mix"):
+        told["mix"] = f"{results['mix']['share']:.0%} of the requests from {results['mix']['trace']}"
     if failure:
         told["failure"] = f"of an engine at {failure['at_s']:g} s, away for {failure['down_for_s']:g} s"
     return told

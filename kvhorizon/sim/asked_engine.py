@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from kvhorizon.errors import InputError
 from kvhorizon.models.gpu import Gpu, preset, tpot_target_s
+from kvhorizon.models.offload import UNKNOWN_KV_BYTES, kv_bytes_on_one
 from kvhorizon.models.pool import pool_blocks
 from kvhorizon.models.shape import ModelShape, builtin, from_config
 from kvhorizon.models.step_time import step_cost
@@ -28,6 +29,7 @@ class AskedEngine(NamedTuple):
     gpu: str
     tpot_target_s: float
     as_recorded: bool
+    kv_bytes: float  # of a token, on one GPU
 
 
 def asked_engine(
@@ -39,10 +41,11 @@ def asked_engine(
         if kv_blocks is not None:
             facts = dataclasses.replace(facts, total_blocks=_positive("kv-blocks", kv_blocks))
         name = str(recording.facts.get("model", "unknown"))
-        return AskedEngine(facts, name, "as recorded", RECORDED_TPOT_TARGET_S, True)
+        return AskedEngine(facts, name, "as recorded", RECORDED_TPOT_TARGET_S, True, _recorded_kv(recording.facts))
     model, gpu = model or MODEL, gpu or GPU
     shape, device = load_model(model), preset(gpu)
-    return AskedEngine(engine_facts(shape, device, tp, kv_blocks), model, gpu, tpot_target_s(device, shape), False)
+    facts, target_s = engine_facts(shape, device, tp, kv_blocks), tpot_target_s(device, shape)
+    return AskedEngine(facts, model, gpu, target_s, False, kv_bytes_on_one(shape, tp))
 
 
 def load_model(name: str) -> ModelShape:
@@ -84,3 +87,10 @@ def recorded_facts(facts: dict[str, Any]) -> EngineFacts:
             raise InputError(f"recording: engine cost {name}", value, "must be a number >= 0")
     defaults = {"fixed_s": 0.0, "weights_s": 0.0}
     return EngineFacts(**{name: facts[name] for name in _SIZES}, cost=StepCost(**{**defaults, **cost}))
+
+
+def _recorded_kv(facts: dict[str, Any]) -> float:
+    value = facts.get("kv_bytes_per_token", UNKNOWN_KV_BYTES)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 < value < 1e12:
+        raise InputError("recording: engine kv_bytes_per_token", value, "must be a number > 0")
+    return float(value)

@@ -74,10 +74,3 @@ def capped(trace: Trace, most: int | None) -> Trace:
     if most < 1:
         raise InputError("max-output-tokens", most, "must be >= 1")
     return dataclasses.replace(trace, output_tokens=np.minimum(trace.output_tokens, most))
-
-
-def tenants_of(recording: Recording | None) -> tuple[str, ...]:
-    """Names in the order in which a recording's trace numbers them."""
-    if recording is None:
-        return ()
-    return tuple(dict.fromkeys(recording.texts["tenant"][n] for n in np.flatnonzero(recording.replayable)))

@@ -28,6 +28,8 @@ AXES: dict[str, Callable[[str], Any]] = {
     "retries": int,
     "fail_at_s": float,
     "down_for_s": float,
+    "offload_gb_s": float,
+    "mix_share": float,
 }
 
 

@@ -12,16 +12,18 @@ from typing import Any
 from kvhorizon.errors import InputError
 from kvhorizon.models.classes import Classes, read_classes
 from kvhorizon.models.forecast import check_spec
+from kvhorizon.models.offload import reload_s_per_token
 from kvhorizon.recording.read import Recording
 from kvhorizon.sim.aftermath import aftermath
 from kvhorizon.sim.alone import alone
 from kvhorizon.sim.asked_engine import AskedEngine, asked_engine
-from kvhorizon.sim.asked_trace import at_load, capped, check_fits, recording_of, tenants_of, trace_of
+from kvhorizon.sim.asked_trace import at_load, capped, check_fits, load_trace, recording_of, trace_of
 from kvhorizon.sim.bound import hindsight_bound_s, over_bound
 from kvhorizon.sim.failure import Failure
 from kvhorizon.sim.fleet import Fleet, play
 from kvhorizon.sim.in_process import InProcess
 from kvhorizon.sim.metrics import summarize
+from kvhorizon.sim.mixed import mixed
 from kvhorizon.sim.outcome import Outcome
 from kvhorizon.sim.policies import Policy, parse_policy
 from kvhorizon.sim.replay import replay
@@ -60,6 +62,9 @@ class Question:
     max_output_tokens: int | None = None  # outputs are cut there, and forecasts know it
     fail_at_s: float | None = None  # when the engine (of several, the first) loses all KV
     down_for_s: float = DOWN_FOR_S
+    offload_gb_s: float = 0.0  # evicted KV comes back from host memory at this speed; 0: it is computed again
+    mix: str | None = None  # another trace, of which a share of the requests are
+    mix_share: float = 0.5
 
     @property
     def fleet(self) -> Fleet:
@@ -80,7 +85,6 @@ class Answer:
     trace: Trace
     facts: EngineFacts
     outcomes: list[Outcome]
-    tenants: tuple[str, ...] = ()  # names of the trace's keys, where they are known
     calm: tuple[Outcome, ...] = ()  # the same without the failure that was asked for
 
 
@@ -101,7 +105,6 @@ class Prepared:
     setup: Setup
     engine: AskedEngine
     self_check: Check | None = None  # of the simulated engine against the recorded one
-    tenants: tuple[str, ...] = ()
 
     @property
     def planners(self) -> tuple[Knob, ...]:
@@ -117,6 +120,8 @@ def prepare(question: Question) -> Prepared:
         raise InputError("delay-s", question.delay_s, "must be >= 0 and < 60")
     if question.load is not None and not 0.0 < question.load < 1000.0:
         raise InputError("load", question.load, "must be > 0 and < 1000")
+    if not 0.0 <= question.offload_gb_s < 1e6:
+        raise InputError("offload-gb-s", question.offload_gb_s, "must be >= 0 and < 1e6")
     question.fleet.check()
     if question.failure is not None:
         question.failure.check()
@@ -124,8 +129,11 @@ def prepare(question: Question) -> Prepared:
     engine = asked_engine(question.model, question.gpu, question.tp, question.kv_blocks, recording)
     trace = trace_of(recording, question.trace, question.limit, question.seed)
     check_fits(trace, engine.facts)
-    classes = classes_for(trace, question.classes)
     engine, checked = _checked(question, recording, engine, trace)
+    if question.mix is not None:
+        trace = mixed(trace, load_trace(question.mix, None, question.seed), question.mix_share, question.seed)
+        check_fits(trace, engine.facts)
+    classes = classes_for(trace, question.classes)
     setup = Setup(
         capped(at_load(trace, engine.facts, question.load), question.max_output_tokens),
         engine.facts,
@@ -133,11 +141,12 @@ def prepare(question: Question) -> Prepared:
         forecast=question.forecast,
         seed=question.seed,
         prefix_caching=question.prefix_caching,
+        reload_s_per_token=reload_s_per_token(engine.kv_bytes, question.offload_gb_s) if question.offload_gb_s else 0.0,
         classes=classes,
     )
     if question.delay_s is not None:
         setup = dataclasses.replace(setup, delay_s=question.delay_s)
-    return Prepared(question, policies, setup, engine, checked, tenants_of(recording))
+    return Prepared(question, policies, setup, engine, checked)
 
 
 def _checked(
@@ -188,7 +197,7 @@ def what_if(prepared: Prepared, solvers: Mapping[Knob, Solver], progress: Progre
     timing["total_s"] = round(sum(timing.values()), 3)
     results = _results(prepared, bound_s, entries, timing)
     whole = dataclasses.replace(setup.facts, total_blocks=fleet.replicas * setup.facts.total_blocks)
-    return Answer(results, setup.trace, whole, outcomes, prepared.tenants, tuple(calm))
+    return Answer(results, setup.trace, whole, outcomes, tuple(calm))
 
 
 def _solver_of(policy: Policy, solvers: Mapping[Knob, Solver]) -> Solver | None:
@@ -239,6 +248,8 @@ def _results(
         "classes": json.loads(setup.classes.text() or "{}"),
         "failure": None if question.failure is None else dataclasses.asdict(question.failure),
         "max_output_tokens": question.max_output_tokens,
+        "offload_gb_s": question.offload_gb_s,
+        "mix": None if question.mix is None else {"trace": question.mix, "share": question.mix_share},
         "load": question.load,
         "seed": question.seed,
         "forecast": question.forecast,

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from kvhorizon.adapter.accounting import Tally
-from kvhorizon.adapter.losing import HOST_BYTES_S, losing_of
+from kvhorizon.adapter.losing import losing_of
 from kvhorizon.models.kept import BELIEF_TOKENS, BELIEVED_SHARE
+from kvhorizon.models.offload import HOST_GB_S
 from kvhorizon.models.shape import builtin
 from kvhorizon.models.step_time import recompute_seconds
 from kvhorizon.state import StepCost
@@ -39,7 +40,7 @@ def test_without_offloading_all_is_computed_again() -> None:
 )
 def test_what_host_memory_keeps_is_read_back(of: Any) -> None:
     """131 072 bytes a token at 25 GB/s: 26 ms for 5 000 tokens, against 212 ms of recompute."""
-    reload_s = CONTEXT * 131072 / HOST_BYTES_S
+    reload_s = CONTEXT * 131072 / (HOST_GB_S * 1e9)
     whole_s = recompute_seconds(COST, 0, CONTEXT)
     wanted_s = BELIEVED_SHARE * reload_s + (1.0 - BELIEVED_SHARE) * whole_s
     assert price(of, Tally()) == pytest.approx(wanted_s)

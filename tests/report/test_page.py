@@ -122,7 +122,9 @@ def test_a_difference_to_the_recording_stands_before_the_answer(answer: Answer) 
 
 def test_hostile_tenants_are_shown_not_run(answer: Answer) -> None:
     key = np.arange(len(answer.trace)) % 2
-    both = dataclasses.replace(answer, trace=dataclasses.replace(answer.trace, key=key), tenants=(HOSTILE, "</script>"))
+    both = dataclasses.replace(
+        answer, trace=dataclasses.replace(answer.trace, key=key, key_names=(HOSTILE, "</script>"))
+    )
     page = render(both, "kvhorizon").split("</script></head>")[1]
     assert HOSTILE not in page
     assert page.count("</script>") == page.count("<script")

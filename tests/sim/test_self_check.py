@@ -102,7 +102,7 @@ def test_a_recording_is_replayed_on_its_own_engine_and_agrees(ran: tuple[Trace, 
     assert "does as the recorded one did" in found["says"]
     assert results["engine"]["model"] == "mine"
     assert results["engine"]["kv_blocks"] == 1500
-    assert prepared.tenants == ("t0", "t1", "t2")
+    assert prepared.setup.trace.key_names == ("t0", "t1", "t2")
 
 
 def test_what_was_otherwise_is_told(ran: tuple[Trace, Outcome], tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ from kvhorizon.adapter.telemetry.observer import Observer
 from kvhorizon.adapter.telemetry.publisher import Publisher
 from kvhorizon.adapter.telemetry.recorder import Recorder
 from kvhorizon.errors import InputError
+from kvhorizon.models.offload import kv_bytes_on_one
+from kvhorizon.models.shape import ModelShape
 from kvhorizon.state import EngineFacts
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ class Telemetry:
         guest.accounting.on_finished = self.observer.released
         self.publisher = Publisher(guest, self.observer, model_name(config), engine, self.canary)
         self.publisher.publish()  # compiles, or loads from the cache, before the engine serves
-        self.recorder = make_recorder(settings, engine, described(config, facts))
+        self.recorder = make_recorder(settings, engine, described(config, facts, guest.accounting.shape))
         self.http = self._listen_http(settings, engine)
         self.local = self._listen_locally(str(config.instance_id), engine)
         self._guest, self._engine_id = guest, facts.engine_id
@@ -171,9 +173,11 @@ def model_name(config: Any) -> str:
     return str(served[0] if isinstance(served, list | tuple) else served)
 
 
-def described(config: Any, facts: EngineFacts) -> dict[str, Any]:
+def described(config: Any, facts: EngineFacts, shape: ModelShape | None) -> dict[str, Any]:
     """The engine, for whoever reads its recording."""
-    return {**dataclasses.asdict(facts), "cost": facts.cost._asdict(), "model": model_name(config)}
+    kv_bytes = kv_bytes_on_one(shape, int(config.parallel_config.tensor_parallel_size))
+    told = {"cost": facts.cost._asdict(), "model": model_name(config), "kv_bytes_per_token": kv_bytes}
+    return {**dataclasses.asdict(facts), **told}
 
 
 def _weakly(method: Callable[[Mapping[str, str]], Answer | None]) -> Route:
