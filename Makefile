@@ -9,7 +9,7 @@ export PYTHONHASHSEED := 0
 ENGINE := .venv-engine
 NOW_WITHOUT = kvhorizon: vLLM could not be installed here: the tests against the real engine are SKIPPED
 
-.PHONY: setup engine demo test test-product test-engine lint bench experiments proto lock sbom clean
+.PHONY: setup engine demo test test-product test-engine lint bench experiments docs proto lock sbom audit clean
 
 setup: $(VENV)/.ready
 
@@ -57,6 +57,10 @@ experiments: setup
 	  || printf '\n%s\n\n' "!!! kvhorizon: vLLM is not installed: experiments on the real engine are SKIPPED" >&2
 	$(BIN)/python -m experiments $(if $(QUICK),--quick) --engine-python $(ENGINE)/bin/python
 
+docs: setup
+	$(BIN)/mkdocs build --quiet --strict
+	@echo "wrote out/site/index.html"
+
 proto: setup
 	$(BIN)/python -m kvhorizon.wire.generate
 
@@ -70,6 +74,11 @@ sbom: setup
 	@mkdir -p out
 	$(BIN)/cyclonedx-py requirements requirements/lock.txt --pyproject pyproject.toml --output-format JSON --output-file out/sbom.json
 	@echo "wrote out/sbom.json"
+
+# Asks the index's advisories about every pinned package.
+audit: setup
+	$(BIN)/pip install --quiet --disable-pip-version-check pip-audit
+	$(BIN)/pip-audit --no-deps --disable-pip --requirement requirements/lock.txt
 
 clean:
 	rm -rf $(VENV) $(ENGINE) out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
