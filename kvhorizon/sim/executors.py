@@ -72,7 +72,7 @@ def _ray(address: str, workers: int) -> Iterator[Run]:
     try:
         ray = importlib.import_module("ray")
     except ImportError:
-        raise InputError("executor", "ray", "needs ray: pip install ray") from None
+        raise InputError("executor", "ray", "needs Ray: pip install 'kvhorizon[ray]'") from None
     where = {"address": address} if address else {"num_cpus": workers, "include_dashboard": False}
     try:
         ray.init(**where, log_to_driver=False, configure_logging=False)
