@@ -11,9 +11,9 @@ from kvhorizon.adapter.forecast import Forecaster
 from kvhorizon.adapter.hints import Hint, read_class, read_hint, read_tenant
 from kvhorizon.adapter.keys import hint_leaf, leaf_of
 from kvhorizon.adapter.rows import Rows
-from kvhorizon.adapter.tenants import TenantShares
+from kvhorizon.adapter.weights import Weights
 from kvhorizon.errors import InputError
-from kvhorizon.models.classes import NONE
+from kvhorizon.models.classes import NONE, PLAIN, SloClass
 
 AGE_LIMIT_S = 3600.0  # of a request when it reaches the scheduler; more is a clock gone wrong
 UNKNOWN = "(unknown)"  # class of a request that asks for one that is not there
@@ -25,7 +25,7 @@ class Intake:
     def __init__(self, engine: Engine, rows: Rows, forecaster: Forecaster) -> None:
         self.hints: Counter[str] = Counter()
         self.classes = NONE
-        self.shares: TenantShares | None = None
+        self.weights: Weights | None = None
         self.named: Counter[str] = Counter()  # by class; `UNKNOWN` for one that is not among them
         self.outside: dict[str, tuple[Any, float]] = {}  # came, and have no row yet: with when they arrived
         self.urgent = False  # one of them is not ours to admit
@@ -66,10 +66,11 @@ class Intake:
         group = self._groups.of(request.request_id) if self._groups is not None else -1
         leaf = leaf_of(request, tenant, hint, limit, room, group)
         told, tokens = hint_leaf(leaf, hint), hint.tokens if hint is not None else 0.0
-        weight = self._weight(request)
+        slo_class = self._class(request)
+        weight = slo_class.weight
         slot = rows.add(request, arrival_s, limit, leaf, told, tokens, steerable(request), weight)
-        if self.shares is not None:
-            self.shares.note(slot, tenant, weight)
+        if self.weights is not None:
+            self.weights.note(slot, tenant, weight, slo_class.ttft_s)
         self._forecaster.arrived(int(rows.extra.handle[slot]), leaf, told, tokens, limit)
         return slot
 
@@ -102,10 +103,10 @@ class Intake:
         if self._groups is not None:
             self._groups.left(request)
 
-    def _weight(self, request: Any) -> float:
-        """Of the class that the request asks for."""
+    def _class(self, request: Any) -> SloClass:
+        """That the request asks for."""
         if not self.classes.given:
-            return 1.0
+            return PLAIN
         parameters = request.sampling_params
         try:
             name = read_class(parameters.extra_args if parameters is not None else None)
@@ -113,7 +114,7 @@ class Intake:
             name = UNKNOWN
         known = self.classes.known(name)
         self.named[UNKNOWN if name and name != known else known] += 1
-        return self.classes.weight(known)
+        return self.classes.of[known]
 
     def _said(self, request: Any) -> tuple[str, Hint | None]:
         """Tenant and hint; what is of no use is ignored and counted."""

@@ -29,9 +29,9 @@ from kvhorizon.adapter.session import PlanSession, SolverLike
 from kvhorizon.adapter.settings import GuestSettings, load
 from kvhorizon.adapter.shared import SharedSolver
 from kvhorizon.adapter.telemetry.telemetry import start_telemetry
-from kvhorizon.adapter.tenants import shares_of
 from kvhorizon.adapter.ticker import Ticker
 from kvhorizon.adapter.warm_up import warm_up
+from kvhorizon.adapter.weights import weights_for
 from kvhorizon.errors import InputError
 from kvhorizon.models.gpu import preset
 from kvhorizon.wire.child import SolverChild
@@ -116,7 +116,7 @@ def build(
         wall,
     )
     guest.intake.classes = settings.classes
-    guest.intake.shares = guest.ticker.shares = shares_of(settings.classes, rows)
+    guest.intake.weights = guest.ticker.weights = weights_for(settings.classes, rows)
     guest.telemetry = start_telemetry(guest, settings, config, facts)
     return guest
 

@@ -7,7 +7,7 @@ import functools
 from kvhorizon.adapter.batch import Batch
 from kvhorizon.adapter.session import PlanSession
 from kvhorizon.adapter.snapshot import snapshot_of, take_moment
-from kvhorizon.adapter.tenants import TenantShares
+from kvhorizon.adapter.weights import Weights
 from kvhorizon.state import EngineFacts, Habits
 
 TICK_S = 0.1
@@ -23,7 +23,7 @@ class Ticker:
     def __init__(self, facts: EngineFacts) -> None:
         self.revision = 0
         self.habits = Habits()
-        self.shares: TenantShares | None = None  # to be kept up to date
+        self.weights: Weights | None = None  # to be kept up to date
         self._facts = facts
         self.due_s = 0.0
         self._asked_s = 0.0
@@ -34,13 +34,13 @@ class Ticker:
         if now_s < self.due_s or (busy and now_s < self.due_s + PATIENCE_S):
             return
         self.due_s = now_s + TICK_S
+        rows, engine = batch.rows, batch.engine
+        competing = rows.num_waiting and engine.scheduler.running
+        if self.weights is not None and competing:
+            self.weights.refresh(batch.demand(scheduled=True).slots, now_s)
         if not self.news and now_s - self._asked_s < IDLE_TICK_S:
             return
         self.news, self._asked_s = False, now_s
-        rows, engine = batch.rows, batch.engine
-        competing = rows.num_waiting and engine.scheduler.running
-        if self.shares is not None and competing:
-            self.shares.refresh(batch.demand(scheduled=True).slots)
         if not competing or session.solver is None:
             session.offer(None)
             return

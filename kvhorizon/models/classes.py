@@ -3,7 +3,8 @@
     {"interactive": {"weight": 4, "ttft_s": 1.0}, "batch": {"weight": 0.25}}
 
 A request names its class; one that names none, or a class that is not there, belongs to `default`, of weight 1 unless
-it is given another. Only ratios of weights matter. Targets change no decision: attainment is measured by them.
+it is given another. Only ratios of weights matter. A waiting request weighs the more, the nearer the first token is
+that it was promised (`models.urgency`); of later tokens only attainment is measured.
 
     {"tenants": {"acme": {"share": 0.5}}}        beside them: tenants' shares of the KV in use, see `models.shares`
 """
@@ -88,6 +89,11 @@ class Classes:
         self.of: dict[str, SloClass] = {**given}
         self.of.setdefault(DEFAULT, PLAIN)
         self.given = bool(given)
+
+    @property
+    def urges(self) -> bool:
+        """Whether some class promises a first token."""
+        return any(one.ttft_s is not None for one in self.of.values())
 
     def known(self, name: str) -> str:
         """The class that a request belongs to which names this one."""

@@ -46,7 +46,7 @@ from kvhorizon.sim.policies import Policy
 from kvhorizon.sim.recorded import recorded
 from kvhorizon.sim.setup import Setup, Solver
 from kvhorizon.sim.steer import Guest
-from kvhorizon.sim.tenants import shares_of
+from kvhorizon.sim.weights import weights_for
 from kvhorizon.solver.select import Desk, new_desk, refresh_remaining
 from kvhorizon.state import Habits
 
@@ -140,7 +140,7 @@ def replay(
     kept = Kept(setup.reload_s_per_token > 0.0)
     lends = policy.guest.rule.budgeted
     follower = PlanFollower(setup, engine, forecast, desk, solver, lends) if policy.planner else None
-    shares = shares_of(setup, engine, desk) if policy.guest.steers else None
+    weights = weights_for(setup, engine, desk) if policy.guest.steers else None
     total = len(setup.trace)
     report_every = max(1, total // 200)
     learned = 0
@@ -151,7 +151,7 @@ def replay(
             follower.habits = Habits(1.0, round(kept.share, 3), setup.reload_s_per_token)
         due_s = (
             follower.due_s if follower else np.inf,
-            shares.due_s if shares else np.inf,
+            weights.due_s if weights else np.inf,
             ahead.at_s if ahead else np.inf,
         )
         until_s = min(due_s)
@@ -172,8 +172,8 @@ def replay(
             if follower:
                 follower.forget()
             continue
-        if shares:
-            shares.tick()
+        if weights:
+            weights.tick()
         if follower and now_s >= follower.due_s:
             follower.tick()
 

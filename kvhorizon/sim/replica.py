@@ -16,7 +16,7 @@ from kvhorizon.sim.queue import arrive
 from kvhorizon.sim.replay import LEARN_EVERY, learn, priced, start
 from kvhorizon.sim.setup import Setup
 from kvhorizon.sim.step import abort
-from kvhorizon.sim.tenants import shares_of
+from kvhorizon.sim.weights import weights_for
 from kvhorizon.solver.select import Desk, new_desk
 
 
@@ -33,7 +33,7 @@ class Replica:
         self._guest = policy.guest.at_work(size, setup.facts.max_num_seqs, setup.facts.cost)
         self._kept = Kept(setup.reload_s_per_token > 0.0)
         self._setup = setup
-        self._shares = shares_of(setup, self.engine, self._desk) if self._guest.steers else None
+        self._weights = weights_for(setup, self.engine, self._desk) if self._guest.steers else None
         self._learned = 0
         self.lost: Lost | None = None
 
@@ -51,10 +51,10 @@ class Replica:
                 learn_at = min(learn_at, self._learned + LEARN_EVERY)
             guest = priced(self._guest, self.engine, self._kept, self._setup)
             cost = self._setup.facts.cost
-            stop_s = min(until_s, self._shares.due_s) if self._shares else until_s
+            stop_s = min(until_s, self._weights.due_s) if self._weights else until_s
             advance(self.engine, self.forecast.curves, guest, cost, self._desk, stop_s, learn_at, True)
-            if self._shares:
-                self._shares.tick()
+            if self._weights:
+                self._weights.tick()
             if self._guest.steers and int(count[DONE]) >= self._learned + LEARN_EVERY:
                 self._learned = learn(self.engine, self.forecast, self._desk, self._learned)
 

@@ -16,8 +16,8 @@ from kvhorizon.adapter.rule import Rule
 from kvhorizon.adapter.session import PlanSession
 from kvhorizon.adapter.settings import load
 from kvhorizon.adapter.snapshot import snapshot_of, take_moment
-from kvhorizon.adapter.tenants import TenantShares
 from kvhorizon.adapter.ticker import Ticker
+from kvhorizon.adapter.weights import Weights, weights_for
 from kvhorizon.errors import InputError
 from kvhorizon.models.classes import read_classes
 from kvhorizon.solver.greedy import GREEDY, Knob
@@ -87,6 +87,35 @@ def test_the_heavier_goes_first_and_is_given_up_last() -> None:
     assert rule.victims(rows, batch.demand(), 6.0) == [0, 1, 2]
 
 
+def test_the_nearer_a_promised_first_token_the_heavier_until_it_is_broken() -> None:
+    """One of each runs; the interactive were promised a first token within two seconds."""
+    engine, rows, found = intake()
+    classes = read_classes({"interactive": {"weight": 2, "ttft_s": 2.0}, "batch": {"tpot_s": 1.0}})
+    found.classes, found.weights = classes, weights_for(classes, rows)
+    ticker, session = Ticker(EngineFacts(400, 16, 8, 256, 4096, UNKNOWN_COST)), PlanSession(None)
+    ticker.weights = found.weights
+    for name, slo_class, at_s in (("run", "interactive", 0.0), ("i", "interactive", 1.0), ("b", "batch", 1.0)):
+        found.add(asking(name, slo_class=slo_class), at_s, 0.0)
+    slots = found.enter()
+    running = rows.request[slots[0]]
+    running.num_output_tokens, running.num_computed_tokens = 5, 14
+    engine.scheduler.running.append(running)
+    rows.take(slots[0], 0.0)
+    seen = []
+    for now_s in (1.0, 2.0, 2.9, 3.1):
+        ticker.tick(session, Batch(engine, rows), now_s, 0.02, False)
+        seen.append(rows.columns.weight[slots].tolist())
+    assert [weights[0] for weights in seen] == [2.0] * 4
+    assert [weights[2] for weights in seen] == [1.0] * 4
+    assert [weights[1] for weights in seen] == pytest.approx([2.0, 65.0, 2.0 * (1 + 63 * 0.95), 2.0])
+
+
+def test_nothing_is_renewed_where_weights_do_not_change() -> None:
+    rows = intake()[1]
+    assert weights_for(read_classes({"a": {"weight": 4, "tpot_s": 1.0}}), rows) is None
+    assert weights_for(read_classes({"a": {"ttft_s": 1.0}}), rows) is not None
+
+
 def test_settings_take_classes_as_text_or_object_and_say_what_is_wrong() -> None:
     text = {"KVHORIZON_CLASSES": json.dumps(CLASSES)}
     assert load(None, text).classes.of == load({"kvhorizon": {"classes": CLASSES}}, {}).classes.of
@@ -98,9 +127,9 @@ def test_a_tenant_beyond_its_share_weighs_less_from_tick_to_tick() -> None:
     """A request of each tenant runs, with 20 blocks each; others wait. A quarter was agreed with one of the two."""
     engine, rows, found = intake()
     classes = read_classes({**CLASSES, "tenants": {"a": {"share": 0.25}}})
-    found.classes, found.shares = classes, TenantShares(classes, rows)
+    found.classes, found.weights = classes, Weights(classes, rows)
     ticker, session = Ticker(EngineFacts(400, 16, 8, 256, 4096, UNKNOWN_COST)), PlanSession(None)
-    ticker.shares = found.shares
+    ticker.weights = found.weights
     asked = {"a0": ("a", "interactive"), "b0": ("b", "batch"), "a1": ("a", "interactive"), "b1": ("b", "batch")}
     for name, (tenant, slo_class) in asked.items():
         found.add(asking(name, tenant=tenant, slo_class=slo_class), 0.0, 0.0)
@@ -114,7 +143,7 @@ def test_a_tenant_beyond_its_share_weighs_less_from_tick_to_tick() -> None:
     batch = Batch(engine, rows)
     ticker.news = True
     ticker.tick(session, batch, 1.0, 0.02, False)
-    assert found.shares.factors == {"a": 0.5}
+    assert found.weights.factors == {"a": 0.5}
     assert rows.columns.weight[slots].tolist() == [2.0, 0.25, 2.0, 0.25]
     found.add(asking("a2", tenant="a"), 1.0, 1.0)  # the fifth: the rows grow
     fifth = found.enter()
@@ -126,6 +155,6 @@ def test_a_tenant_beyond_its_share_weighs_less_from_tick_to_tick() -> None:
     batch.changed()
     ticker.news = True
     ticker.tick(session, batch, 1.06, 0.02, False)
-    assert found.shares.factors == {"a": 0.5}
+    assert found.weights.factors == {"a": 0.5}
     ticker.tick(session, batch, 1.2, 0.02, False)
-    assert found.shares.factors == {"a": 0.25}
+    assert found.weights.factors == {"a": 0.25}

@@ -56,11 +56,24 @@ def test_the_interactive_wait_less_and_the_batch_pays(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["fcfs", "kvhorizon:greedy", "kvhorizon:greedy/strict", "kvhorizon:greedy/means"])
 def test_equal_weights_and_others_schedulers_do_as_without(name: str) -> None:
-    """To the last bit; targets alone change nothing."""
-    told = {} if name == "fcfs" else {"batch": {"ttft_s": 1.0}, "default": {"weight": 1.0}}
+    """To the last bit; promises of later tokens alone change nothing."""
+    told = {} if name == "fcfs" else {"batch": {"tpot_s": 0.1}, "default": {"weight": 1.0}}
     before, after = (replay(setup(one), parse_policy(name)) for one in ({}, told or CLASSES))
     np.testing.assert_array_equal(before.finish_s, after.finish_s)
     np.testing.assert_array_equal(before.first_token_s, after.first_token_s)
+
+
+@pytest.mark.parametrize("name", ["kvhorizon:greedy/means", "kvhorizon:greedy", "kvhorizon"])
+def test_promised_first_tokens_come_in_time_more_often(name: str) -> None:
+    """No class weighs more than another; all who were promised nothing wait a little longer."""
+    policy, kept = parse_policy(name), []
+    for classes in ({}, {"interactive": {"ttft_s": 4.0}}):
+        asked = setup(classes)
+        outcome = replay(asked, policy, InProcess(policy.planner, 100) if policy.planner else None)
+        ttft, names = outcome.first_token_s - asked.trace.arrival_s, np.array(asked.trace.slo_class)
+        assert np.isfinite(outcome.finish_s).all()
+        kept.append(float((ttft[names == "interactive"] <= 4.0).mean()))
+    assert kept[1] > kept[0] + 0.1
 
 
 def shared(shares: dict[str, float], requests: int = 400) -> Setup:

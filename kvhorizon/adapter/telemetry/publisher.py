@@ -136,7 +136,7 @@ class Publisher:
         self._set("kvhorizon_step_seconds", guest.step_s)
         self._set("kvhorizon_tokens_per_step", guest.forecaster.tables.tokens_per_step)
         self._set("kvhorizon_kept_share", guest.losing.kept)
-        for tenant, factor in guest.intake.shares.factors.items() if guest.intake.shares is not None else ():
+        for tenant, factor in guest.intake.weights.factors.items() if guest.intake.weights is not None else ():
             self._set("kvhorizon_tenant_factor", factor, tenant=tenant)
         for steps, blocks in promised_blocks(engine, guest.rows).items():
             self._set("kvhorizon_promised_blocks", blocks, steps=str(steps))

@@ -1,4 +1,4 @@
-"""The weights of live requests, as their tenants' shares of the KV make them; brought up to date once per tick."""
+"""The weights of live requests, as tenants' shares and classes' promises make them: renewed once per tick."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 from kvhorizon.adapter.rows import Rows, Slots
 from kvhorizon.models.classes import Classes
 from kvhorizon.models.shares import ledger_of
+from kvhorizon.models.urgency import NO_TARGET_S, urgency
 
 
-class TenantShares:
+class Weights:
     """Of one engine. Whoever is not named in the settings is of one tenant without a share, the last."""
 
     def __init__(self, classes: Classes, rows: Rows) -> None:
@@ -20,29 +21,34 @@ class TenantShares:
         self._rows = rows
         self._tenant: NDArray[np.int64] = np.zeros(0, np.int64)  # by slot
         self._weight = np.zeros(0)  # of the request's class, by slot
+        self._target_s = np.zeros(0)  # to its first token, by slot
 
     @property
     def factors(self) -> dict[str, float]:
         """What the weights of each tenant's requests are multiplied by, as of the last tick."""
         return dict(zip(self.names, self._ledger.factor.tolist(), strict=False))
 
-    def note(self, slot: int, tenant: str, weight: float) -> None:
-        """The request in `slot` is of this tenant, and by its class of this weight."""
+    def note(self, slot: int, tenant: str, weight: float, ttft_s: float | None) -> None:
+        """The request in `slot` is of this tenant; its class has this weight and promises a first token so soon."""
         missing = len(self._rows.request) - len(self._tenant)
         if missing > 0:
             self._tenant = np.concatenate([self._tenant, np.zeros(missing, np.int64)])
             self._weight = np.concatenate([self._weight, np.ones(missing)])
+            self._target_s = np.concatenate([self._target_s, np.full(missing, NO_TARGET_S)])
         number = self._number.get(tenant, len(self.names))
         self._tenant[slot], self._weight[slot] = number, weight
+        self._target_s[slot] = NO_TARGET_S if ttft_s is None else ttft_s
         self._rows.columns.weight[slot] = weight * self._ledger.factor[number]
 
-    def refresh(self, running: Slots) -> None:
+    def refresh(self, running: Slots, now_s: float) -> None:
         """Once per tick, with the rows' columns as of now."""
-        columns, tenant = self._rows.columns, self._tenant
-        self._ledger.see(tenant[running], columns.blocks[running], tenant[self._rows.waiting()])
+        columns, tenant, waiting = self._rows.columns, self._tenant, self._rows.waiting()
+        self._ledger.see(tenant[running], columns.blocks[running], tenant[waiting])
         columns.weight[: len(tenant)] = self._weight * self._ledger.factor[tenant]
+        first = waiting[columns.generated[waiting] == 0]
+        columns.weight[first] *= urgency(now_s - columns.arrival_s[first], self._target_s[first])
 
 
-def shares_of(classes: Classes, rows: Rows) -> TenantShares | None:
-    """None where no shares were agreed."""
-    return TenantShares(classes, rows) if classes.tenants else None
+def weights_for(classes: Classes, rows: Rows) -> Weights | None:
+    """None where no shares were agreed and no first tokens promised."""
+    return Weights(classes, rows) if classes.tenants or classes.urges else None
