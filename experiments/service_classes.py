@@ -1,9 +1,11 @@
-"""Classes of service: what a weight moves, and who pays.
+"""Classes of service: what a weight or a promise moves, and who pays.
 
 On every KV-bound cell three requests in ten, whatever their size, are *interactive*, the others *batch*. Each policy is
-replayed without classes and with the weights 4 and ¼; figures are with / without, geometric means over cells. Beside
-them, against first-come-first-served: the same, and vLLM's own `--scheduling-policy priority`, interactive first.
+replayed without classes, with the weights 4 and ¼, and with a first token promised to the interactive in PROMISED_S;
+figures are with / without, geometric means over cells. Beside them, against first-come-first-served: the same, and
+vLLM's own `--scheduling-policy priority`, interactive first.
 
+    interactive_in_time             share whose first token came within PROMISED_S, mean over cells: with − without
     interactive_ttft_mean, _p99     time to first token of the interactive
     batch_ttft_mean, _p99           of the batch
     e2e_mean, e2e_p99               latency of all
@@ -18,10 +20,10 @@ import dataclasses
 
 import numpy as np
 
-from experiments._ablation import Row, bound_cells, pooled_ratio, run, total_ratio
+from experiments._ablation import Row, bound_cells, of, pooled_ratio, run, total_ratio
 from experiments._cells import Cell
 from experiments._harness import Figures, Options, Targets, main
-from kvhorizon.models.classes import read_classes
+from kvhorizon.models.classes import Classes, read_classes
 from kvhorizon.sim.in_process import InProcess
 from kvhorizon.sim.policies import Policy
 from kvhorizon.sim.replay import replay
@@ -30,12 +32,15 @@ from kvhorizon.sim.setup import Setup
 SEED = 0
 SHARE = 0.3
 INTERACTIVE, BATCH = "interactive", "batch"
-CLASSES = read_classes({INTERACTIVE: {"weight": 4}, BATCH: {"weight": 0.25}})
+PROMISED_S = 10.0
+GIVEN = {
+    " with classes": read_classes({INTERACTIVE: {"weight": 4}, BATCH: {"weight": 0.25}}),
+    " with promises": read_classes({INTERACTIVE: {"ttft_s": PROMISED_S}, BATCH: {}}),
+}
 RULES = ("kvhorizon:greedy/means", "kvhorizon:greedy", "kvhorizon:greedy/strict")
 PLANNED = ("kvhorizon/means", "kvhorizon")
 PRIORITY, FCFS = "priority", "fcfs"
 FEW = 700
-WITH = " with classes"
 SHOWN = ("interactive_ttft_mean", "interactive_ttft_p99", "batch_ttft_mean", "batch_ttft_p99", "e2e_mean", "e2e_p99")
 
 
@@ -57,24 +62,28 @@ def columns(setup: Setup, policy: Policy) -> dict[str, float]:
     for name in (INTERACTIVE, BATCH):
         own = ttft_s[names == name]
         found |= {f"{name}_ttft_mean": float(own.mean()), f"{name}_ttft_p99": float(np.percentile(own, 99))}
-    return {**found, "preemptions": float(outcome.preemptions.sum())}
+    in_time = float((ttft_s[names == INTERACTIVE] <= PROMISED_S).mean())
+    return {**found, "interactive_in_time": in_time, "preemptions": float(outcome.preemptions.sum())}
 
 
 def rows_of(cells: list[Cell], policies: tuple[str, ...]) -> list[Row]:
     """Every policy without classes, and with."""
-    plain = run(cells, (SEED,), policies, lambda setup, policy: columns(named(setup), policy))
-    weighed = run(
-        cells,
-        (SEED,),
-        [name for name in policies if name not in (PRIORITY, FCFS)],
-        lambda setup, policy: columns(dataclasses.replace(named(setup), classes=CLASSES), policy),
-    )
-    return plain + [{**row, "policy": row["policy"] + WITH} for row in weighed]
+    found = run(cells, (SEED,), policies, lambda setup, policy: columns(named(setup), policy))
+    ours = [name for name in policies if name not in (PRIORITY, FCFS)]
+    for told, classes in GIVEN.items():
+
+        def measured(setup: Setup, policy: Policy, classes: Classes = classes) -> dict[str, float]:
+            return columns(dataclasses.replace(named(setup), classes=classes), policy)
+
+        found += [{**row, "policy": row["policy"] + told} for row in run(cells, (SEED,), ours, measured)]
+    return found
 
 
 def compared(rows: list[Row], policy: str, reference: str) -> dict[str, float]:
     """Ratios of every figure."""
     found = {name: pooled_ratio(rows, policy, reference, name) for name in SHOWN}
+    gained = of(rows, policy, "interactive_in_time") - of(rows, reference, "interactive_in_time")
+    found["interactive_in_time"] = float(gained.mean())
     return {**found, "preemptions": total_ratio(rows, policy, reference, "preemptions")}
 
 
@@ -85,10 +94,10 @@ def measure(options: Options) -> tuple[Figures, Targets]:
     rules = rows_of(cells, (FCFS, PRIORITY, *RULES))
     plans = [] if options.quick else rows_of(few, (FCFS, *PLANNED))
     figures = {f"{PRIORITY} / {FCFS}": compared(rules, PRIORITY, FCFS)}
-    figures |= {f"{name}{WITH} / {FCFS}": compared(rules, name + WITH, FCFS) for name in RULES}
-    figures |= {name: compared(rules, name + WITH, name) for name in RULES}
-    figures |= {name: compared(plans, name + WITH, name) for name in PLANNED if plans}
-    figures |= {f"{name}{WITH} / {FCFS}": compared(plans, name + WITH, FCFS) for name in PLANNED if plans}
+    for rows, names in ((rules, RULES), (plans, PLANNED if plans else ())):
+        for told in GIVEN:
+            figures |= {f"{name}{told}": compared(rows, name + told, name) for name in names}
+            figures |= {f"{name}{told} / {FCFS}": compared(rows, name + told, FCFS) for name in names}
     return {"cells": len(cells), "planned_cells": len(few), **figures}, {}
 
 
