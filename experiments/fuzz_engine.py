@@ -18,6 +18,7 @@ from experiments._auditor import Auditor
 from experiments._guest_driver import Drive, Setup, drive, workload
 from experiments._harness import Options, main, target
 from kvhorizon.adapter.rule import Choice
+from kvhorizon.solver.evictions import Gates
 from kvhorizon.state import Plan, Source
 
 SEED = 0
@@ -150,7 +151,7 @@ def _decide_at_random(guest: Any, rng: random.Random) -> None:
     guest.rule.choose = choose
     guest.rule.hopeless = lambda *_: rng.random() < 0.1
     guest.rule.victims = lambda rows, demand, now_s: rng.sample(range(len(demand.slots)), len(demand.slots))
-    guest.control.evict_occupancy = guest.control.evict_residency_s = 0.0
+    guest.control.gates = Gates(occupancy=0.0, residency_s=0.0)
 
 
 def _plant_errors(guest: Any, rng: random.Random) -> None:

@@ -15,7 +15,7 @@ from kvhorizon.adapter.plans import PlanFollower
 from kvhorizon.adapter.rows import Rows, Slots
 from kvhorizon.adapter.rule import NOBODY, Choice, Rule, enough_victims, put_last
 from kvhorizon.adapter.stage import HeapStage, ListStage, Stage
-from kvhorizon.solver.settings import EVICT_OCCUPANCY, EVICT_PER_PLAN, EVICT_RESIDENCY_S
+from kvhorizon.solver.evictions import Asked, Gates, Pool, carried_out
 from kvhorizon.state import Source
 
 
@@ -32,7 +32,7 @@ class Control:
         self.busy = False  # this step called for a look at everybody
         self.shown: list[Any] | None = None  # those whom the engine can admit in this step; None: anybody
         self.evicted = 0  # ahead of need
-        self.evict_occupancy, self.evict_residency_s = EVICT_OCCUPANCY, EVICT_RESIDENCY_S
+        self.gates = Gates()  # of evictions ahead of need
         self.step = 0
         self._calm_until = 0  # step before which the running requests cannot lack blocks
         self._evictions_done = 0  # serial of the plan whose evictions are done
@@ -181,22 +181,16 @@ class Control:
         return demand
 
     def _evict(self, now_s: float) -> list[int]:
-        """Evictions that a plan asks for, once per plan, within the gates; returns the slots.
-
-        Where the rules keep a budget of reordering, memory was lent to overtakers: of them only.
-        """
-        plans, engine, rows = self.plans, self.engine, self.rows
-        if engine.free_blocks > (1.0 - self.evict_occupancy) * engine.total_blocks or len(engine.scheduler.running) < 2:
-            return []
+        """Evictions that a plan asks for, once per plan, within the gates; returns the slots."""
+        engine, rows = self.engine, self.rows
+        slots = np.array(self.plans.evictions(rows), dtype=np.int64)
+        asked = Asked(slots, now_s - rows.extra.admitted_s[slots], rows.columns.overtaker[slots])
+        pool = Pool(engine.free_blocks, engine.total_blocks, len(engine.scheduler.running))
         done = []
-        for slot in plans.evictions(rows)[:EVICT_PER_PLAN]:
+        for slot in carried_out(asked, pool, self.rule.greedy, self.gates).tolist():
             request = rows.request[slot]
-            resident_s = now_s - float(rows.extra.admitted_s[slot])
-            kept = self.rule.greedy.budgeted and not rows.columns.overtaker[slot]
-            if kept or request.status.name != "RUNNING" or resident_s < self.evict_residency_s:
-                continue
-            if engine.gives_back(request, 1) > 0:
-                self._note_evicted(slot, resident_s, now_s)
+            if request.status.name == "RUNNING" and engine.gives_back(request, 1) > 0:
+                self._note_evicted(slot, now_s - float(rows.extra.admitted_s[slot]), now_s)
                 compat.evict(engine.scheduler, request, now_s)
                 done.append(slot)
         self.evicted += len(done)

@@ -11,8 +11,9 @@ from kvhorizon.sim.arrays import ARRIVED, DONE, FREE, NOW, PREEMPTED, RUNNING, W
 from kvhorizon.sim.setup import Setup, Solver
 from kvhorizon.sim.snapshot import take_snapshot
 from kvhorizon.sim.step import preempt
+from kvhorizon.solver.evictions import Asked, Gates, Pool, carried_out
+from kvhorizon.solver.greedy import Greedy
 from kvhorizon.solver.select import Desk
-from kvhorizon.solver.settings import EVICT_OCCUPANCY, EVICT_PER_PLAN, EVICT_RESIDENCY_S
 from kvhorizon.state import Habits, Plan, Source
 
 IntArray = NDArray[np.int64]
@@ -25,11 +26,11 @@ class PlanFollower:
 
     A tick is due every `setup.tick_s` of virtual time; it asks the solver only while requests wait, and only if one
     has arrived, finished or been preempted since, or `IDLE_TICK_S` have passed. Evictions of a plan are carried out
-    where the engine reloads evicted KV from host memory.
+    where the engine reloads evicted KV from host memory, as the step's `rule` allows.
     """
 
     def __init__(
-        self, setup: Setup, engine: Engine, forecast: Forecast, desk: Desk, solver: Solver | None, lends: bool = False
+        self, setup: Setup, engine: Engine, forecast: Forecast, desk: Desk, solver: Solver | None, rule: Greedy
     ) -> None:
         self.plans = {"program": 0, "greedy": 0, "local": 0, "native": 0, "stale": 0}
         self.due_s = 0.0
@@ -40,7 +41,7 @@ class PlanFollower:
         self._asked_s = -np.inf
         self._seen = (-1, -1, -1)
         self._revision = 0
-        self._lends = lends
+        self._rule = rule
         self._evicts = setup.reload_s_per_token > 0.0  # else an eviction costs more than it brings (decision 008)
         self._since_s = np.full(len(setup.trace), np.inf)  # when those who run were first seen running
         self._ran = np.zeros(0, np.int32)  # at the last look
@@ -98,7 +99,7 @@ class PlanFollower:
         now = plan.admissions[plan.admit_at_steps == 0.0].astype(np.int64)
         rank[now] = np.arange(1, len(now) + 1, dtype=np.int32)
         if self._evicts and len(plan.evictions):
-            self._evict(plan.evictions[:EVICT_PER_PLAN].astype(np.int64))
+            self._evict(plan.evictions.astype(np.int64))
 
     def _look(self, now_s: float) -> None:
         """Note who runs since when."""
@@ -111,12 +112,11 @@ class PlanFollower:
     def _evict(self, wanted: IntArray) -> None:
         """Evictions that the plan asks for, within the gates of the guest in vLLM."""
         engine, count = self._engine, self._engine.counters
-        total, now_s = engine.limits.total_blocks, float(engine.clock[NOW])
-        if count[FREE] > (1.0 - EVICT_OCCUPANCY) * total or count[RUNNING] < 2:
-            return
-        if self._lends:
-            wanted = wanted[engine.columns.overtaker[wanted] != 0]
-        for n in wanted[now_s - self._since_s[wanted] >= EVICT_RESIDENCY_S].tolist():
+        wanted = wanted[np.isin(wanted, self._ran)]
+        resident_s = float(engine.clock[NOW]) - self._since_s[wanted]
+        asked = Asked(wanted, resident_s, engine.columns.overtaker[wanted])
+        pool = Pool(int(count[FREE]), engine.limits.total_blocks, int(count[RUNNING]))
+        for n in carried_out(asked, pool, self._rule, Gates()).tolist():
             evict(engine, n)
             self._desk.rank[n] = 0
 

@@ -138,8 +138,7 @@ def replay(
     desk = new_desk(len(setup.trace), setup.facts.max_num_seqs)
     guest = policy.guest.at_work(len(setup.trace), setup.facts.max_num_seqs, setup.facts.cost)
     kept = Kept(setup.reload_s_per_token > 0.0)
-    lends = policy.guest.rule.budgeted
-    follower = PlanFollower(setup, engine, forecast, desk, solver, lends) if policy.planner else None
+    follower = PlanFollower(setup, engine, forecast, desk, solver, policy.guest.rule) if policy.planner else None
     weights = weights_for(setup, engine, desk) if policy.guest.steers else None
     total = len(setup.trace)
     report_every = max(1, total // 200)
