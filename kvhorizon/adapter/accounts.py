@@ -2,12 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 from kvhorizon.adapter.accounting import Accounting
 from kvhorizon.adapter.control import Control
 from kvhorizon.adapter.guard import Guard
-from kvhorizon.adapter.telemetry.telemetry import Telemetry
+
+
+class Observing(Protocol):
+    """What is told of steps and evictions."""
+
+    @property
+    def watching(self) -> bool:
+        """Whether this step is wanted, though it tells nothing new."""
+        ...
+
+    def preempting(self, request: Any) -> None:
+        """The request is about to be evicted."""
+        ...
+
+    def scheduled(self, output: Any) -> None:
+        """A step is scheduled and accounted for."""
+        ...
+
+
+class Telling(Protocol):
+    """Makes the guest visible (`telemetry`)."""
+
+    @property
+    def observer(self) -> Observing:
+        """The step's side."""
+        ...
+
+    def stop(self) -> None:
+        """The guest leaves."""
+        ...
 
 
 class Accounts:
@@ -16,7 +45,7 @@ class Accounts:
     def __init__(self, control: Control, accounting: Accounting) -> None:
         self.control, self.accounting, self.engine = control, accounting, control.engine
         self.account_guard = Guard("accounting")
-        self.telemetry: Telemetry | None = None
+        self.telemetry: Telling | None = None
 
     def account_preempting(self, request: Any) -> None:
         """Before the engine resets an evicted request."""

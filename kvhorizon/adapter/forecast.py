@@ -21,6 +21,7 @@ from kvhorizon.adapter.groups import Groups
 from kvhorizon.adapter.keys import LEVELS, chains_of, group_keys, hint_chains_of, hint_sources_of, key_at, level_of
 from kvhorizon.adapter.pace import Pace
 from kvhorizon.adapter.peaks import PeakWatch
+from kvhorizon.adapter.running import Running
 from kvhorizon.models.bins import UNIT_TOKENS
 from kvhorizon.models.guarded import GuardedHistory
 from kvhorizon.models.hint import RATIO_UNIT, Hints, half_octave_score
@@ -47,19 +48,6 @@ class Tables(NamedTuple):
     tokens_per_step: float  # that a decode gains
     version: int
     first_ratio: int  # row
-
-
-class Running(NamedTuple):
-    """(n,) each, of the requests that run now."""
-
-    handles: NDArray[np.uint64]
-    leaves: IntArray
-    hint_leaves: IntArray  # 0: none
-    hint_tokens: FloatArray
-    generated: IntArray
-    held: IntArray  # tokens, prompts in flight as if computed
-    limits: IntArray
-    steps: int = 0  # of the engine so far
 
 
 class Forecaster:

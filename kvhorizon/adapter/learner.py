@@ -19,9 +19,10 @@ import numpy as np
 from kvhorizon.adapter.ended import Ended
 from kvhorizon.adapter.engine import Engine
 from kvhorizon.adapter.facts import data_parallel_rank
-from kvhorizon.adapter.forecast import Forecaster, Running
+from kvhorizon.adapter.forecast import Forecaster
 from kvhorizon.adapter.peaks import GAP_LOOKS, LEAST_REQUESTS
 from kvhorizon.adapter.rows import Rows
+from kvhorizon.adapter.running import Running
 from kvhorizon.errors import InputError
 
 logger = logging.getLogger(__name__)

@@ -11,19 +11,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import NormalDist
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kvhorizon.adapter.forecast_health import EndedLike, ForecastHealth, mean_with
+from kvhorizon.adapter.running import Running
 from kvhorizon.models.growth import block_profile, sample_steps, survival_profile
 from kvhorizon.models.overflow import PeakScores, peak_at, score_of
 from kvhorizon.models.survival import Curves
 from kvhorizon.state import FloatArray, IntArray
-
-if TYPE_CHECKING:
-    from kvhorizon.adapter.forecast import Running
 
 HORIZON_STEPS = 256
 STEPS = np.concatenate([[0.0], sample_steps(HORIZON_STEPS, 24)])  # (K,)

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from kvhorizon.adapter.ended import Ended
-from kvhorizon.adapter.forecast import HISTORY_ROWS, Forecaster, Running, Tables, curve_of, place
+from kvhorizon.adapter.forecast import HISTORY_ROWS, Forecaster, Tables, curve_of, place
 from kvhorizon.adapter.hints import Hint
 from kvhorizon.adapter.keys import hint_leaf
+from kvhorizon.adapter.running import Running
 from kvhorizon.errors import InputError
 from kvhorizon.models.bins import UNIT_TOKENS
 from kvhorizon.models.scoring import quantile

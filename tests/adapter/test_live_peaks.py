@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from kvhorizon.adapter.ended import Ended
-from kvhorizon.adapter.forecast import Running
 from kvhorizon.adapter.forecast_health import ForecastHealth
 from kvhorizon.adapter.peaks import GAP_LOOKS, HORIZON_STEPS, PATIENCE_LOOKS, PeakWatch
+from kvhorizon.adapter.running import Running
 from kvhorizon.models.overflow import score_of
 from kvhorizon.models.survival import Curves, lognormal_curve, residual_of
 
