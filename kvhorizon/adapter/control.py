@@ -117,7 +117,10 @@ class Control:
         if rows.num_passing:
             slots = slots[rows.extra.steer[slots]]
         if self.engine.has_connector:
-            slots = np.array([slot for slot in slots.tolist() if ready(rows.request[slot])], dtype=np.int32)
+            apart = {request.request_id for request in self.engine.apart}
+            known = ((slot, rows.request[slot]) for slot in slots.tolist())
+            mine = [slot for slot, request in known if ready(request) and request.request_id not in apart]
+            slots = np.array(mine, dtype=np.int32)
         if evicted:
             slots = slots[~np.isin(slots, evicted)]
         return slots
