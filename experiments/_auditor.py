@@ -1,6 +1,7 @@
 """An independent count of recompute, and of blocks, from what vLLM's scheduler puts out; it asks no guest.
 
-Known tokens are the prompt's and those delivered; computed positions are those of the chunks put out.
+Known tokens are the prompt's and those delivered; computed positions are those of the chunks put out, without drafts
+that were refused: of d drafts in a chunk of which t tokens are delivered, d + 1 − t were.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ class Auditor:
         self._known: Counter[str] = Counter()
         self._computed: dict[str, int] = {}
         self._mark: dict[str, int] = {}
+        self._drafts: dict[str, int] = {}  # in the chunk whose output is to come
         self._steps = 0
 
     def arrived(self, request: Any) -> None:
@@ -29,6 +31,8 @@ class Auditor:
     def delivered(self, name: str, tokens: int) -> None:
         """Output left the engine."""
         self._known[name] += tokens
+        drafts = self._drafts.pop(name, 0)
+        self._computed[name] = self._computed.get(name, 0) - max(drafts + 1 - tokens, 0)
 
     def see(self, output: Any) -> None:
         """One scheduled step."""
@@ -42,6 +46,7 @@ class Auditor:
             self.recomputed += max(min(end, mark) - start, 0)
             if end >= mark:
                 self._mark.pop(name, None)
+        self._drafts = {name: len(drafts) for name, drafts in output.scheduled_spec_decode_tokens.items()}
         self._steps += 1
         if self._steps % 8 == 0:
             self.block_errors += not self.blocks_add_up()

@@ -1,8 +1,9 @@
 """The running requests as columns, and what they will take in this step.
 
 Most of them are steady: each step gives them a token, and which of them fill a block in which step is known
-beforehand, so that nothing is read of them. The few others (prefills, those that were left out of a step) are open,
-and read one by one. Where the engine did otherwise than expected, and every `READ_EVERY` steps, all are read anew.
+beforehand, so that nothing is read of them. The few others (prefills, those that were left out of a step; all, where
+there are drafts) are open, and read one by one. Where the engine did otherwise than expected, and every `READ_EVERY`
+steps, all are read anew.
 """
 
 from __future__ import annotations
