@@ -52,7 +52,7 @@ class Auditor:
             self.block_errors += not self.blocks_add_up()
 
     def blocks_add_up(self) -> bool:
-        """Free blocks and those held by live requests are the pool, and nobody else holds one."""
+        """Free blocks, those about to be and those held by live requests are the pool; nobody else holds one."""
         manager = self.scheduler.kv_cache_manager
         tables = manager.coordinator.single_type_managers[0].req_to_blocks
         held = Counter(block.block_id for table in tables.values() for block in table if not block.is_null)
@@ -60,6 +60,7 @@ class Auditor:
         strangers = set(tables) - set(self.scheduler.requests)
         shared = all(pool.blocks[number].ref_cnt == count for number, count in held.items())
         free = pool.get_num_free_blocks()
+        free += sum(len(blocks) for _, blocks in getattr(self.scheduler, "deferred_frees", ()))
         return shared and not strangers and free + len(held) == pool.num_gpu_blocks - 1
 
 

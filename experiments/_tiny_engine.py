@@ -54,9 +54,9 @@ class Served:
 
 
 class TinyEngine:
-    """One engine; `arguments` go to vLLM besides the usual ones."""
+    """One engine; `arguments` go to vLLM besides the usual ones. Steps are foretold to the token if synchronous."""
 
-    def __init__(self, settings: dict[str, Any], **arguments: Any) -> None:
+    def __init__(self, settings: dict[str, Any], asynchronous: bool = False, **arguments: Any) -> None:
         config = EngineArgs(
             skip_tokenizer_init=True,
             dtype="float32",
@@ -71,6 +71,7 @@ class TinyEngine:
             additional_config={"kvhorizon": settings},
             **arguments,
         ).create_engine_config()
+        config.scheduler_config.async_scheduling = asynchronous  # the CPU platform turns it off
         self.core = EngineCore(config, executor_of, log_stats=True)
         self.scheduler: Any = self.core.scheduler
         self.guest: Guest = self.scheduler.kvhorizon
@@ -130,9 +131,9 @@ class TinyEngine:
     def _round(self, aborts: bool) -> None:
         """A turn of the busy loop."""
         served = self.served
-        outputs, executed = self.core.step()
+        outputs, executed = self.core.step_fn()
         self.core.post_step(executed)
-        for output in (output for one in outputs.values() for output in one.outputs):
+        for output in (output for one in (outputs or {}).values() for output in one.outputs):
             served.tokens[self._numbers[output.request_id]] += output.new_token_ids
             self.auditor.delivered(output.request_id, len(output.new_token_ids))
             if output.request_id in self._decoding:

@@ -3,7 +3,7 @@
     python -m experiments._tiny_run KIND…
 
 with drafts of an n-gram lookup (`ngram`) or of a model (`draft`, the engine's own over again, so that nearly all are
-taken), and with KV in host memory (`reload`). The last line begins with FOUND and is JSON.
+taken), with KV in host memory (`reload`), or a step ahead (`asynchronous`). The last line is FOUND and JSON.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from vllm.config import KVTransferConfig
 
 from experiments._live_model import write_model
 from experiments._tiny_engine import FEW, REQUESTS, Served, TinyEngine
+from kvhorizon.adapter import ticker
 from kvhorizon.adapter.guest import Guest
 from kvhorizon.adapter.modes import Mode
 from kvhorizon.state import Plan, Snapshot, Source
@@ -27,6 +28,7 @@ from kvhorizon.wire.validate import check_snapshot
 
 DRAFTS = 3
 HOST_GB = 0.25
+PLAN_EVERY_S = 0.02  # the steps of so small a model are short
 
 
 class Evictions:
@@ -39,6 +41,7 @@ class Evictions:
         self.newest: Plan | None = None
         self._epoch = guest.plans._epoch
         guest.session, guest.may_evict = self, True  # type: ignore[assignment]
+        ticker.TICK_S = PLAN_EVERY_S
         guest.control.evict_occupancy = guest.control.evict_residency_s = 0.0
 
     def start(self) -> None:
@@ -72,7 +75,7 @@ class Evictions:
 def arguments_of(kinds: Sequence[str]) -> dict[str, Any]:
     """For vLLM."""
     model = str(write_model())
-    found: dict[str, Any] = {"model": model}
+    found: dict[str, Any] = {"model": model, "asynchronous": "asynchronous" in kinds}
     if "ngram" in kinds:
         found["speculative_config"] = {"method": "ngram", "prompt_lookup_max": 3, "prompt_lookup_min": 1}
     if "draft" in kinds:

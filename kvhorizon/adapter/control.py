@@ -198,7 +198,7 @@ class Control:
             kept = self.rule.greedy.budgeted and not rows.columns.overtaker[slot]
             if kept or request.status.name != "RUNNING" or resident_s < self.evict_residency_s:
                 continue
-            if engine.gives_back(request, 1) > 0:
+            if engine.gives_back(request, 1, later=True) > 0:
                 self._note_evicted(slot, resident_s, now_s)
                 compat.evict(engine.scheduler, request, now_s)
                 done.append(slot)

@@ -43,6 +43,7 @@ class Engine:
         self.has_connector = getattr(scheduler, "connector", None) is not None  # waiting requests change by themselves
         self._tables = block_tables(scheduler)
         self._can_free = getattr(scheduler, "_request_blocks_can_be_freed", None)
+        self._frees_later = hasattr(scheduler, "deferred_frees")
 
     @property
     def free_blocks(self) -> int:
@@ -85,9 +86,12 @@ class Engine:
         """Blocks that it has in a group whose KV grows, empty ones among them."""
         return len(self._tables.get(request.request_id, ()))
 
-    def gives_back(self, request: Any, blocks: int) -> int:
-        """Blocks that an eviction frees; those shared with others stay. 0 where they cannot be freed now."""
-        if self._can_free is not None and not self._can_free(request):
+    def gives_back(self, request: Any, blocks: int, later: bool = False) -> int:
+        """Blocks that an eviction frees; those shared with others stay. 0 where they cannot be freed now.
+
+        `later`: or as soon as the step at work is over, which is when vLLM frees them where a connector may write.
+        """
+        if self._can_free is not None and not self._can_free(request) and not (later and self._frees_later):
             return 0
         managers = getattr(self.scheduler.kv_cache_manager.coordinator, "single_type_managers", None)
         if managers is None or not getattr(self.scheduler.kv_cache_manager, "enable_caching", True):

@@ -16,9 +16,9 @@ import pytest
 
 pytest.importorskip("vllm", reason="vLLM is not installed: `make engine` sets it up")
 
-KINDS = ("ngram", "reload", "draft reload")
-DRAFTING = ("ngram", "draft reload")
-LOADING = ("reload", "draft reload")
+KINDS = ("ngram", "draft reload", "reload asynchronous")
+DRAFTING = SYNCHRONOUS = KINDS[:2]
+LOADING = KINDS[1:]
 UNDER_CONTROL = ("control", "plans")
 
 
@@ -55,7 +55,7 @@ def test_nothing_goes_wrong(kinds: str, load: str) -> None:
 
 
 @pytest.mark.parametrize("load", ["plain", *UNDER_CONTROL])
-@pytest.mark.parametrize("kinds", KINDS)
+@pytest.mark.parametrize("kinds", SYNCHRONOUS)
 def test_a_step_takes_the_tokens_and_blocks_that_were_expected(kinds: str, load: str) -> None:
     """Of each running request: its drafts, and no block that refused drafts have left it already."""
     served = found(kinds)[load]
