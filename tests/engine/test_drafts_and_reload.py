@@ -59,7 +59,7 @@ def test_nothing_goes_wrong(kinds: str, load: str) -> None:
 def test_a_step_takes_the_tokens_and_blocks_that_were_expected(kinds: str, load: str) -> None:
     """Of each running request: its drafts, and no block that refused drafts have left it already."""
     served = found(kinds)[load]
-    assert served["expected"] > 300
+    assert served["expected"] > 200
     assert served["surprises"] == []
 
 
@@ -92,7 +92,7 @@ def test_evicted_kv_comes_back_from_host_memory(kinds: str) -> None:
     for load in UNDER_CONTROL:
         assert ours[load]["loading"] > 1
         assert ours[load]["restored"] > ours[load]["recomputed"]
-    assert ours["plans"]["evicted"] > 0
+    assert ours["plans"]["evicted"] > 5
     assert ours["kept"] > 0.5
     assert found("ngram")["control"]["restored"] == 0
     assert not found("ngram")["may_evict"]
