@@ -1,6 +1,7 @@
 """An independent count of recompute, and of blocks, from what vLLM's scheduler puts out; it asks no guest.
 
-Known tokens are the prompt's and those delivered; computed positions are those of the chunks put out.
+Known tokens are the prompt's and those delivered; computed positions are those of the chunks put out, without drafts
+that were refused: of d drafts in a chunk of which t tokens are delivered, d + 1 − t were.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ class Auditor:
         self._known: Counter[str] = Counter()
         self._computed: dict[str, int] = {}
         self._mark: dict[str, int] = {}
+        self._drafts: dict[str, int] = {}  # in the chunk whose output is to come
         self._steps = 0
 
     def arrived(self, request: Any) -> None:
@@ -29,6 +31,8 @@ class Auditor:
     def delivered(self, name: str, tokens: int) -> None:
         """Output left the engine."""
         self._known[name] += tokens
+        drafts = self._drafts.pop(name, 0)
+        self._computed[name] = self._computed.get(name, 0) - max(drafts + 1 - tokens, 0)
 
     def see(self, output: Any) -> None:
         """One scheduled step."""
@@ -42,12 +46,13 @@ class Auditor:
             self.recomputed += max(min(end, mark) - start, 0)
             if end >= mark:
                 self._mark.pop(name, None)
+        self._drafts = {name: len(drafts) for name, drafts in output.scheduled_spec_decode_tokens.items()}
         self._steps += 1
         if self._steps % 8 == 0:
             self.block_errors += not self.blocks_add_up()
 
     def blocks_add_up(self) -> bool:
-        """Free blocks and those held by live requests are the pool, and nobody else holds one."""
+        """Free blocks, those about to be and those held by live requests are the pool; nobody else holds one."""
         manager = self.scheduler.kv_cache_manager
         tables = manager.coordinator.single_type_managers[0].req_to_blocks
         held = Counter(block.block_id for table in tables.values() for block in table if not block.is_null)
@@ -55,6 +60,7 @@ class Auditor:
         strangers = set(tables) - set(self.scheduler.requests)
         shared = all(pool.blocks[number].ref_cnt == count for number, count in held.items())
         free = pool.get_num_free_blocks()
+        free += sum(len(blocks) for _, blocks in getattr(self.scheduler, "deferred_frees", ()))
         return shared and not strangers and free + len(held) == pool.num_gpu_blocks - 1
 
 

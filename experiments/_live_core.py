@@ -60,7 +60,7 @@ class LiveCore:
             additional_config={"kvhorizon": settings or {}},
         )
         config = arguments.create_engine_config()
-        self.core = EngineCore(config, _executor, log_stats=True)
+        self.core = EngineCore(config, executor_of, log_stats=True)
         self.scheduler: Any = self.core.scheduler
         self.guest: Guest = self.scheduler.kvhorizon
         self.tokens: dict[str, int] = defaultdict(int)
@@ -168,7 +168,7 @@ def wait_for_plans(live: LiveCore, timeout_s: float, rounds: list[float] | None 
     return float("inf")
 
 
-def _executor(config: Any) -> Any:
+def executor_of(config: Any) -> Any:
     """vLLM 0.32 looks for its CPU kernels in all modules that are loaded, and stumbles over llvmlite's."""
     hidden = {name: sys.modules.pop(name) for name in list(sys.modules) if name.startswith("llvmlite")}
     try:

@@ -16,7 +16,7 @@ from typing import Any
 from experiments._our_side import Rules
 
 # The modules that schedule, each built before those that import it.
-MODULES = ("cache", "blocks", "queue", "ahead", "step")
+MODULES = ("cache", "blocks", "queue", "ahead", "step", "execute")
 COMPILER = "kvhorizon.models.compiled"
 ORIGIN = "<mutant>"  # file name of their code, so that an exception says where it arose
 
@@ -86,8 +86,8 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     "long prefills are not limited": ("step", "if 0 < limits.long_prefill_tokens < tokens and not alone:", "if False:"),
     "a lone long prefill is limited": ("step", "< tokens and not alone:", "< tokens:"),
     "prefills are chunked all the same": ("step", "if not limits.chunked and", "if False and"),
-    "a token too many": ("step", "columns.generated[n] >= live.output[n]", "columns.generated[n] > live.output[n]"),
-    "the finished keep their blocks": ("step", FREE_FINISHED, "                lists.finished"),
+    "a token too many": ("execute", "columns.generated[n] >= live.output[n]", "columns.generated[n] > live.output[n]"),
+    "the finished keep their blocks": ("execute", FREE_FINISHED, "                lists.finished"),
     "the aborted keep their blocks": (
         "step",
         "            take_out(engine, place)\n            give_back(engine, engine.cache, n)",
@@ -194,4 +194,4 @@ def mutant(name: str | None) -> Rules:
         built[full] = ModuleType(full)
         with replaced(built):
             exec(compile(source, ORIGIN, "exec"), built[full].__dict__)
-    return Rules(built["kvhorizon.sim.queue"], built["kvhorizon.sim.step"])
+    return Rules(*(built[f"kvhorizon.sim.{name}"] for name in Rules._fields))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments._scenario import Scenario, Seen
-from kvhorizon.sim import queue, step
+from kvhorizon.sim import execute, queue, step
 from kvhorizon.sim.arrays import FREE, HEAD, NOBODY, RUNNING, WAITING, Engine, Limits, new_columns, new_engine
 from kvhorizon.sim.cache import FOUND, BlockCache, new_cache
 from kvhorizon.state import StepCost
@@ -23,6 +23,7 @@ class Rules(NamedTuple):
 
     queue: ModuleType = queue
     step: ModuleType = step
+    execute: ModuleType = execute
 
 
 def _cache(scenario: Scenario) -> BlockCache | None:
@@ -111,7 +112,7 @@ class OurSide:
 
     def execute(self) -> None:
         """Every scheduled token is computed; who is done leaves."""
-        self.rules.step.execute(self.engine, COST)
+        self.rules.execute.execute(self.engine, COST)
 
     @property
     def cached_tokens(self) -> int:

@@ -1,8 +1,9 @@
 """The running requests as columns, and what they will take in this step.
 
 Most of them are steady: each step gives them a token, and which of them fill a block in which step is known
-beforehand, so that nothing is read of them. The few others (prefills, those that were left out of a step) are open,
-and read one by one. Where the engine did otherwise than expected, and every `READ_EVERY` steps, all are read anew.
+beforehand, so that nothing is read of them. The few others (prefills, those that were left out of a step; all, where
+there are drafts) are open, and read one by one. Where the engine did otherwise than expected, and every `READ_EVERY`
+steps, all are read anew.
 """
 
 from __future__ import annotations
@@ -151,11 +152,14 @@ class Batch:
             if scheduled:
                 generated += max(placeholders - 1, 0) if self.engine.asynchronous else left == 0
                 left = max(left, not self.engine.asynchronous)
+            if sizes.step_tokens > 1:
+                left += len(request.spec_token_ids)
+                columns.blocks[slot] = self.engine.holds(request)
             columns.generated[slot], columns.computed[slot], pending[slot] = generated, computed, left
             if left == 1 and sizes.step_tokens == 1:
                 settled.append(slot)
             else:
-                wanted += _most_blocks(computed, left, sizes)
+                wanted += _most_blocks(computed, left, int(columns.blocks[slot]), sizes)
         for slot in settled:
             del self._open[slot]
             self._count_due(int(columns.computed[slot]), 1)
@@ -177,6 +181,9 @@ class Batch:
         if scheduled:
             generated += np.maximum(placeholders - 1, 0) if self.engine.asynchronous else pending == 0
             pending = np.maximum(pending, not self.engine.asynchronous)
+        if self._sizes.step_tokens > 1:
+            pending = pending + [len(request.spec_token_ids) for request in running]
+            columns.blocks[slots] = [self.engine.holds(request) for request in running]
         steady = (pending == 1) & (self._sizes.step_tokens == 1)
         columns.generated[slots], columns.computed[slots] = generated, computed
         extra.pending[slots] = np.where(steady, STEADY, pending)
@@ -228,8 +235,10 @@ def take_out(slots, count, slot):  # type: ignore[no-untyped-def]
     return count - 1 if place < count else count
 
 
-def _most_blocks(computed: int, left: int, sizes: Sizes) -> int:
-    """New blocks of a request that gets all the tokens it wants, up to a whole step's."""
-    tokens = computed + max(min(left, sizes.token_budget), sizes.step_tokens) + sizes.lookahead
+def _most_blocks(computed: int, left: int, blocks: int, sizes: Sizes) -> int:
+    """New blocks of a request that gets all it wants, up to a whole step's; with drafts, beside its `blocks`."""
+    tokens = computed + max(min(left, sizes.token_budget), 1) + sizes.lookahead
     held = -(-min(computed + sizes.lookahead, sizes.max_model_len) // sizes.block_size) if computed else 0
+    if sizes.step_tokens > 1:
+        held = max(held, blocks)
     return max(-(-min(tokens, sizes.max_model_len) // sizes.block_size) - held, 0)

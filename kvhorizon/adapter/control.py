@@ -117,7 +117,10 @@ class Control:
         if rows.num_passing:
             slots = slots[rows.extra.steer[slots]]
         if self.engine.has_connector:
-            slots = np.array([slot for slot in slots.tolist() if ready(rows.request[slot])], dtype=np.int32)
+            apart = {request.request_id for request in self.engine.apart}
+            known = ((slot, rows.request[slot]) for slot in slots.tolist())
+            mine = [slot for slot, request in known if ready(request) and request.request_id not in apart]
+            slots = np.array(mine, dtype=np.int32)
         if evicted:
             slots = slots[~np.isin(slots, evicted)]
         return slots
@@ -189,7 +192,7 @@ class Control:
         done = []
         for slot in carried_out(asked, pool, self.rule.greedy, self.gates).tolist():
             request = rows.request[slot]
-            if request.status.name == "RUNNING" and engine.gives_back(request, 1) > 0:
+            if request.status.name == "RUNNING" and engine.gives_back(request, 1, later=True) > 0:
                 self._note_evicted(slot, now_s - float(rows.extra.admitted_s[slot]), now_s)
                 compat.evict(engine.scheduler, request, now_s)
                 done.append(slot)

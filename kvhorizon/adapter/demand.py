@@ -21,7 +21,7 @@ class Sizes(NamedTuple):
 
     block_size: int  # tokens
     lookahead: int  # tokens of room that every request is given beyond what it computes
-    step_tokens: int  # of a decode, drafts among them
+    step_tokens: int  # of a decode at most, drafts among them
     max_model_len: int
     token_budget: int  # of a step
     long_prefill: int  # largest chunk of one prefill; 0: no limit
@@ -57,8 +57,9 @@ def blocks_for(tokens, sizes):  # type: ignore[no-untyped-def]
 def share(real, whole, marks, pending, slots, ahead, numbers, tokens, blocks):  # type: ignore[no-untyped-def]
     """Fill `tokens` and `blocks` (R,) of the requests at `slots`; returns (owed blocks, blocks, tokens) in all.
 
-    Columns of steady requests are `ahead` steps old, and brought up to date; `pending` (N,) tokens of the others, and
-    their columns but for blocks, are as of now. Columns as they lie in the pool; `numbers` (6,) are `Sizes`.
+    Columns of steady requests are `ahead` steps old, and brought up to date; `pending` (N,) tokens of the others,
+    drafts among them, and their columns are as of now, blocks only where there are drafts: those that were refused
+    leave their room behind. Columns as they lie in the pool; `numbers` (6,) are `Sizes`.
     """
     columns, sizes = columns_in(real, whole, marks), sizes_in(numbers)
     owed, total_blocks, total_tokens, wished = 0, 0, 0, 0
@@ -71,8 +72,8 @@ def share(real, whole, marks, pending, slots, ahead, numbers, tokens, blocks):  
             want = 1
         computed = columns.computed[n]
         held = blocks_for(computed + sizes.lookahead, sizes) if computed > 0 else 0
-        if want == 1:
-            want = sizes.step_tokens
+        if sizes.step_tokens > 1:
+            held = max(held, columns.blocks[n])
         want = min(want, max(sizes.max_model_len - 1 - computed, 0))
         if sizes.long_prefill > 0:
             want = min(want, sizes.long_prefill)

@@ -7,6 +7,7 @@ there, a request's KV stops growing at `window_tokens`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,11 +37,13 @@ class Engine:
         self.token_budget = int(scheduler.max_num_scheduled_tokens)
         self.long_prefill = int(getattr(scheduler.scheduler_config, "long_prefill_token_threshold", 0) or 0)
         self.lookahead = int(getattr(scheduler, "num_lookahead_tokens", 0))
-        self.step_tokens = 1 + int(getattr(scheduler, "num_spec_tokens", 0))  # of a decode, drafts among them
+        self.step_tokens = 1 + int(getattr(scheduler, "num_spec_tokens", 0))  # of a decode at most, drafts among them
         self.max_model_len = int(scheduler.max_model_len)
         self.asynchronous = bool(getattr(scheduler.scheduler_config, "async_scheduling", True))
         self.has_connector = getattr(scheduler, "connector", None) is not None  # waiting requests change by themselves
+        self._tables = block_tables(scheduler)
         self._can_free = getattr(scheduler, "_request_blocks_can_be_freed", None)
+        self._frees_later = hasattr(scheduler, "deferred_frees")
 
     @property
     def free_blocks(self) -> int:
@@ -59,6 +62,11 @@ class Engine:
         return self.max_active - len(self.scheduler.running) - streaming
 
     @property
+    def apart(self) -> Iterable[Any]:
+        """Requests that wait outside the queue: they hold blocks, or did until their KV failed to come."""
+        return getattr(self.scheduler, "kv_holding_waiting", ())
+
+    @property
     def sizes(self) -> Sizes:
         """What `demand` wants to know."""
         return Sizes(
@@ -74,15 +82,30 @@ class Engine:
         """Blocks that hold so many tokens, no more than the longest sequence."""
         return np.asarray(-(-np.minimum(tokens, self.max_model_len) // self.block_size), dtype=np.int64)
 
-    def gives_back(self, request: Any, blocks: int) -> int:
-        """Blocks that an eviction frees; those shared with others stay. 0 where they cannot be freed now."""
-        if self._can_free is not None and not self._can_free(request):
+    def holds(self, request: Any) -> int:
+        """Blocks that it has in a group whose KV grows, empty ones among them."""
+        return len(self._tables.get(request.request_id, ()))
+
+    def gives_back(self, request: Any, blocks: int, later: bool = False) -> int:
+        """Blocks that an eviction frees; those shared with others stay. 0 where they cannot be freed now.
+
+        `later`: or as soon as the step at work is over, which is when vLLM frees them where a connector may write.
+        """
+        if self._can_free is not None and not self._can_free(request) and not (later and self._frees_later):
             return 0
         managers = getattr(self.scheduler.kv_cache_manager.coordinator, "single_type_managers", None)
         if managers is None or not getattr(self.scheduler.kv_cache_manager, "enable_caching", True):
             return blocks
         held = managers[0].req_to_blocks.get(request.request_id, ())
         return sum(block.ref_cnt <= 1 for block in held)
+
+
+def block_tables(scheduler: Any) -> Mapping[str, Sequence[Any]]:
+    """vLLM's own, by request, of the first group of layers whose KV grows with the context; none where it has none."""
+    groups = [group.kv_cache_spec for group in scheduler.kv_cache_config.kv_cache_groups]
+    first = next((place for place, spec in enumerate(groups) if not _bounded(spec)), 0)
+    managers = getattr(scheduler.kv_cache_manager.coordinator, "single_type_managers", None)
+    return managers[first].req_to_blocks if managers else {}
 
 
 def growing_groups(scheduler: Any) -> int:

@@ -29,6 +29,7 @@ def request(name: str, prompt: int = 10, output: int = 0, computed: int = 0, **m
         "num_tokens": prompt + output,
         "num_computed_tokens": computed,
         "num_output_placeholders": 0,
+        "spec_token_ids": [],
         "num_preemptions": 0,
         "max_tokens": 100,
         "priority": 0,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections import defaultdict
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,12 +23,11 @@ BUDGET = 96
 class World:
     """An engine of random deeds, one batch that follows it, and whatever fresh ones are asked for."""
 
-    def __init__(self, seed: int, asynchronous: bool, step_tokens: int = 1) -> None:
+    def __init__(self, seed: int, asynchronous: bool) -> None:
         self.rng = random.Random(seed)
         self.fake = scheduler(total=4000, free=4000, seats=24)
         self.fake.max_num_scheduled_tokens = BUDGET
         self.fake.scheduler_config.async_scheduling = asynchronous
-        self.fake.num_spec_tokens = step_tokens - 1
         self.engine = Engine(self.fake)
         self.rows = Rows(24, TABLES)
         self.batch = Batch(self.engine, self.rows)
@@ -151,13 +152,43 @@ def test_a_batch_that_follows_is_a_batch_that_reads(seed: int, asynchronous: boo
     assert world.batch.reads < 20
 
 
-def test_drafts_are_read_each_time() -> None:
-    world = World(1, asynchronous=False, step_tokens=4)
-    for _ in range(40):
-        world.arrive()
-        world.check(scheduled=False)
-        world.schedule()
-        world.update()
+@pytest.mark.parametrize("lookahead", [0, 3])
+def test_drafts_are_counted_to_the_token_and_the_block(lookahead: int) -> None:
+    """Of up to three drafts some are refused, and the blocks allocated for them stay."""
+    rng, fake, tables = random.Random(1), scheduler(total=4000, free=4000, seats=24), defaultdict(list)
+    fake.num_spec_tokens, fake.num_lookahead_tokens, fake.max_num_scheduled_tokens = 3, lookahead, 1024
+    fake.kv_cache_manager.coordinator.single_type_managers = [SimpleNamespace(req_to_blocks=tables)]
+    rows = Rows(24, TABLES)
+    batch = Batch(Engine(fake), rows)
+    for number in range(12):
+        one = request(f"r{number}", 20 + number, max_tokens=10_000)
+        fake.running.append(one)
+        rows.take(rows.add(one, 0.0, 100, 0), 0.0)
+    for _ in range(100):
+        for one in fake.running:
+            one.spec_token_ids = [7] * rng.randint(0, 3) if one.num_computed_tokens else []
+        demand, wanted = batch.demand(), batch.wanted_blocks()
+        tokens, blocks = take_all(fake.running, tables, lookahead)
+        assert (demand.tokens.tolist(), demand.blocks.tolist()) == (list(tokens.values()), blocks)
+        assert wanted == sum(blocks)
+        batch.advanced(tokens, sum(tokens.values()), [])
+        for one in fake.running:
+            refused = rng.randint(0, len(one.spec_token_ids))
+            one.num_output_tokens += len(one.spec_token_ids) + 1 - refused
+            one.num_computed_tokens -= refused
+
+
+def take_all(running: list[Any], tables: dict[str, list[int]], lookahead: int) -> tuple[dict[str, int], list[int]]:
+    """All get what they want: tokens by request, and new blocks, which are put in their tables."""
+    tokens, blocks = {}, []
+    for one in running:
+        known = one.num_prompt_tokens + one.num_output_tokens + len(one.spec_token_ids)
+        tokens[one.request_id] = known - one.num_computed_tokens
+        one.num_computed_tokens = known
+        table = tables[one.request_id]
+        blocks.append(max(-(-(known + lookahead) // 16) - len(table), 0))
+        table += [0] * blocks[-1]
+    return tokens, blocks
 
 
 def test_an_engine_that_does_otherwise_is_read_anew() -> None:

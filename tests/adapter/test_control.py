@@ -72,6 +72,24 @@ def test_kv_that_comes_from_elsewhere_is_left_alone() -> None:
     assert shown(build(0, [loading, plain], connector=SimpleNamespace())) == ["loading"]
 
 
+def test_blocks_that_come_free_later_are_no_help_now_but_for_a_plan() -> None:
+    """A step is at work on the request, and a connector may write to its blocks."""
+    one = request("one", status=Status.RUNNING)
+    at_work = {"_request_blocks_can_be_freed": lambda _: False}
+    defers, cannot = Engine(scheduler(deferred_frees=[], **at_work)), Engine(scheduler(**at_work))
+    assert [defers.gives_back(one, 3), defers.gives_back(one, 3, later=True)] == [0, 3]
+    assert [cannot.gives_back(one, 3), cannot.gives_back(one, 3, later=True)] == [0, 0]
+
+
+def test_who_waits_outside_the_queue_is_not_put_into_it() -> None:
+    """Its KV failed to come, and it holds nothing any more; vLLM looks at it by itself, before all others."""
+    failed, plain = request("failed", 16, status=Status.PREEMPTED), request("plain", 16)
+    control = build(50, [failed, plain], connector=SimpleNamespace(), kv_holding_waiting=[failed])
+    control.engine.scheduler.waiting.remove(failed)
+    assert shown(control) == ["plain"]
+    assert list(control.choice.slots) == [control.rows.slot_of["plain"]]
+
+
 def test_the_next_class_comes_once_all_of_the_more_urgent_are_in() -> None:
     """Priorities 0, 1 and 2, of 1, 5 and 1 blocks, or 40 of the most urgent; nobody takes its place."""
     waiting = [request("last", 16, priority=2), request("next", 80, priority=1), request("first", 16)]
