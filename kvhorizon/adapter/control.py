@@ -173,9 +173,10 @@ class Control:
             return demand
         self.busy = True
         ordered = self.rule.victims(rows, demand, now_s)
-        places = enough_victims(engine, demand, ordered, rows.columns.blocks[demand.slots])
+        places = enough_victims(engine, demand, ordered, rows.columns.blocks)
         chosen = [int(demand.slots[place]) for place in places]
-        spared = next((int(demand.slots[place]) for place in ordered if place not in places), None)
+        after = next(ordered, None)
+        spared = None if after is None else int(demand.slots[after])
         if places and places != list(range(len(running) - 1, len(running) - 1 - len(places), -1)):
             put_last(running, places)
             self.batch.reordered(places)
@@ -202,7 +203,7 @@ class Control:
     def _note_held(self, candidates: Slots, now_s: float) -> None:
         rows, engine = self.rows, self.engine
         slot = int(candidates[np.argmin(rows.columns.arrival_s[candidates])])
-        tokens = int(rows.columns.prompt[slot] + rows.columns.generated[slot])
+        tokens = rows.tokens(slot)
         why = (
             f"to admit it would take {-(-tokens // engine.block_size)} blocks{self._price()} of {engine.free_blocks} "
             f"free, for which the {len(engine.scheduler.running)} running requests will grow; it came first of "
@@ -227,8 +228,8 @@ class Control:
         self._note(slot, now_s, "evicted", why)
 
     def _holds(self, slot: int) -> str:
-        columns = self.rows.columns
-        return f"holds {int(columns.blocks[slot])} blocks, of {int(columns.computed[slot])} tokens"
+        cells = self.rows.cells
+        return f"holds {cells.blocks[slot]} blocks, of {cells.computed[slot]} tokens"
 
     def _price(self) -> str:
         """Of memory now, where a plan has one."""

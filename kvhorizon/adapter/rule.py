@@ -8,13 +8,14 @@ came free, and who came since does not fit either.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from kvhorizon.adapter.demand import Demand
 from kvhorizon.adapter.engine import Engine
-from kvhorizon.adapter.pool import columns_in, curves_in, desk_in
+from kvhorizon.adapter.pool import Reals, columns_in, curves_in, desk_in
 from kvhorizon.adapter.rows import Rows, Slots
 from kvhorizon.models.compiled import compiled
 from kvhorizon.solver.columns import Int32Array, Room
@@ -128,16 +129,15 @@ class Rule:
             return NOBODY
         return Choice(desk.chosen[:chosen].tolist(), desk.overtakes[:chosen].astype(bool).tolist())
 
-    def victims(self, rows: Rows, demand: Demand, now_s: float) -> list[int]:
-        """Places in the running list, the best victim first."""
+    def victims(self, rows: Rows, demand: Demand, now_s: float) -> Iterator[int]:
+        """Places in the running list, the best victim first, as many as are asked for."""
         real, whole, marks, *_ = rows.pool
         tables, rules, waiting = rows.tables, (self.greedy, self.losing), rows.waiting()
         scores = np.empty(len(demand.slots))
         score_victims(
             real, whole, marks, tables.survival, tables.residual, *rules, demand.slots, waiting, now_s, scores
         )
-        best_first: list[int] = np.argsort(-scores, kind="stable").tolist()
-        return best_first
+        return greatest_first(scores)
 
 
 @compiled
@@ -189,6 +189,14 @@ def score_victims(  # type: ignore[no-untyped-def]
         scores[i] = victim_row(columns, curves, rule, cost, running[i], now_s, oldest_age_s)
 
 
+def greatest_first(scores: Reals) -> Iterator[int]:
+    """Places of the (n,) scores, which are used up; of equals the first."""
+    for _ in range(len(scores)):
+        place = int(scores.argmax())
+        scores[place] = -math.inf
+        yield place
+
+
 def put_last(order: list[Any], places: list[int]) -> None:
     """Move the entries at `places` to the end of the list, the first of them last; the others keep their order."""
     moved = [order[place] for place in reversed(places)]
@@ -197,19 +205,21 @@ def put_last(order: list[Any], places: list[int]) -> None:
     order += moved
 
 
-def enough_victims(engine: Engine, demand: Demand, ordered: list[int], blocks: Int32Array) -> list[int]:
+def enough_victims(engine: Engine, demand: Demand, ordered: Iterator[int], held: Int32Array) -> list[int]:
     """The first of the `ordered` places whose eviction covers what this step lacks; at most all but one.
 
-    `blocks` (R,) are those that each holds.
+    `held` (N,) are the blocks of each slot. The place after those is left to whoever asks `ordered` next.
     """
     lacking = demand.total_blocks - engine.free_blocks
     running = engine.scheduler.running
     chosen: list[int] = []
-    for place in ordered:
-        if lacking <= 0 or len(chosen) == len(running) - 1:
+    while lacking > 0 and len(chosen) < len(running) - 1:
+        place = next(ordered, None)
+        if place is None:
             break
-        freed = engine.gives_back(running[place], int(blocks[place]))
-        if freed == 0 and int(blocks[place]) > 0:
+        blocks = int(held[demand.slots[place]])
+        freed = engine.gives_back(running[place], blocks)
+        if freed == 0 and blocks > 0:
             continue
         chosen.append(place)
         lacking -= freed + int(demand.blocks[place])

@@ -84,7 +84,7 @@ def test_the_heavier_goes_first_and_is_given_up_last() -> None:
         engine.scheduler.running.append(one)
         rows.take(slot, 5.0)
     batch.changed()
-    assert rule.victims(rows, batch.demand(), 6.0) == [0, 1, 2]
+    assert list(rule.victims(rows, batch.demand(), 6.0)) == [0, 1, 2]
 
 
 def test_the_nearer_a_promised_first_token_the_heavier_until_it_is_broken() -> None:

@@ -10,7 +10,7 @@ from kvhorizon.adapter.engine import Engine, steerable
 from kvhorizon.adapter.facts import UNKNOWN_COST
 from kvhorizon.adapter.forecast import Forecaster
 from kvhorizon.adapter.rows import Rows
-from kvhorizon.adapter.rule import NOBODY, Rule, enough_victims, put_last
+from kvhorizon.adapter.rule import NOBODY, Rule, enough_victims, greatest_first, put_last
 from kvhorizon.solver.greedy import GREEDY, KNOBS, Knob
 
 TABLES = Forecaster().tables
@@ -87,9 +87,10 @@ def test_victims_cover_what_is_lacking_and_leave_one() -> None:
         one.num_output_tokens = one.num_computed_tokens - 32 + 1
     demand = Batch(engine, rows).demand()
     assert demand.blocks.tolist() == [1, 1, 1, 1]
-    blocks = rows.columns.blocks[demand.slots]
-    assert enough_victims(engine, demand, [3, 1, 0, 2], blocks) == [3]  # frees 5 blocks and wants none: 4 lacked
-    assert enough_victims(engine, demand, [0, 1, 2, 3], blocks) == [0, 1]
+    held, ordered = rows.columns.blocks, iter([3, 1, 0, 2])
+    assert enough_victims(engine, demand, ordered, held) == [3]  # frees 5 blocks and wants none: 4 lacked
+    assert next(ordered) == 1
+    assert enough_victims(engine, demand, iter([0, 1, 2, 3]), held) == [0, 1]
     order = list("abcd")
     put_last(order, [2, 0])
     assert order == list("bdac")
@@ -99,7 +100,13 @@ def test_victims_are_ordered_by_the_shared_score() -> None:
     """A request near its end is the last to go."""
     engine, rows = build([(100, 10, 110), (100, 95, 195)], [], free=0)
     rule = Rule(GREEDY[Knob.MEANS], UNKNOWN_COST)
-    assert rule.victims(rows, Batch(engine, rows).demand(), 10.0) == [0, 1]
+    assert list(rule.victims(rows, Batch(engine, rows).demand(), 10.0)) == [0, 1]
+
+
+@given(st.lists(st.sampled_from([0.0, 1.0, 2.5, -3.0]), max_size=12))
+def test_the_greatest_come_first_and_equals_in_their_order(scores: list[float]) -> None:
+    found = list(greatest_first(np.array(scores, dtype=np.float64)))
+    assert found == np.argsort(-np.array(scores), kind="stable").tolist()
 
 
 def test_what_is_not_plain_text_passes_through() -> None:
