@@ -72,8 +72,12 @@ class SharedSolver:
         return self._session
 
     def _fail(self, error: Exception) -> None:
-        """A new connection next time, and with it a full snapshot and certificates read anew."""
-        self.counts["refused" if isinstance(error, SolverRefused) else "failed"] += 1
+        """A new connection next time, and with it a full snapshot and certificates read anew.
+
+        Who refuses is there, and the next process at the same address may have a place: it is asked again soon.
+        """
+        refused = isinstance(error, SolverRefused)
+        self.counts["refused" if refused else "failed"] += 1
         self.stop()
         self._retry_at_s = self._clock() + self._pause_s
-        self._pause_s = min(2.0 * self._pause_s, _LONGEST_PAUSE_S)
+        self._pause_s = _FIRST_PAUSE_S if refused else min(2.0 * self._pause_s, _LONGEST_PAUSE_S)

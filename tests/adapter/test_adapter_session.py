@@ -6,11 +6,14 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from fakes import wait_for
 
 from kvhorizon.adapter.guard import Guard
 from kvhorizon.adapter.session import PlanSession
 from kvhorizon.adapter.shared import SharedSolver
+from kvhorizon.wire.failures import SolverError, SolverRefused, SolverUnavailable
+from kvhorizon.wire.session import Session
 
 
 class Solver:
@@ -81,6 +84,21 @@ def test_a_shared_solver_that_is_not_there_is_asked_again_later() -> None:
     now_s[0] = 10.0
     assert solver.plan(None) is None  # type: ignore[arg-type]
     assert solver.counts["failed"] == 2
+    solver.stop()
+
+
+@pytest.mark.parametrize(("error", "asked"), [(SolverRefused("full"), 10), (SolverUnavailable("gone"), 4)])
+def test_who_refuses_is_asked_again_soon_and_who_is_gone_ever_more_seldom(
+    error: SolverError, asked: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within five seconds: each half second, or after half a second, one, two and four."""
+    monkeypatch.setattr(Session, "plan", lambda *_: (_ for _ in ()).throw(error))
+    now_s = [0.0]
+    solver = SharedSolver("localhost:1", deadline_s=0.2, clock=lambda: now_s[0])
+    while now_s[0] < 5.0:
+        assert solver.plan(None) is None  # type: ignore[arg-type]
+        now_s[0] += 0.1
+    assert solver.counts["refused"] + solver.counts["failed"] == pytest.approx(asked, abs=1)
     solver.stop()
 
 
