@@ -43,23 +43,16 @@ class LiveCore:
     """One engine under a load that never lets it rest, until it is told to drain."""
 
     def __init__(self, settings: dict[str, Any] | None = None, seed: int = 0) -> None:
-        arguments = EngineArgs(
+        config = config_of(
+            settings or {},
             model=str(write_model()),
-            skip_tokenizer_init=True,
-            dtype="float32",
-            seed=1,
             max_model_len=MAX_LEN,
             max_num_seqs=SEATS,
             max_num_batched_tokens=BATCHED,
             block_size=BLOCK,
             num_gpu_blocks_override=BLOCKS,
-            enforce_eager=True,
-            enable_prefix_caching=False,
             logits_processors=["experiments._live_model:EndAtLength"],
-            scheduler_cls="kvhorizon.adapter.make_scheduler",
-            additional_config={"kvhorizon": settings or {}},
         )
-        config = arguments.create_engine_config()
         self.core = EngineCore(config, executor_of, log_stats=True)
         self.scheduler: Any = self.core.scheduler
         self.guest: Guest = self.scheduler.kvhorizon
@@ -166,6 +159,20 @@ def wait_for_plans(live: LiveCore, timeout_s: float, rounds: list[float] | None 
         if live.guest.plans.serial > serial and live.guest.mode is Mode.CONTROL:
             return time.monotonic() - begin_s
     return float("inf")
+
+
+def config_of(settings: dict[str, Any], **arguments: Any) -> Any:
+    """vLLM's configuration of an exact, seeded engine with the guest in it, `arguments` besides."""
+    return EngineArgs(
+        skip_tokenizer_init=True,
+        dtype="float32",
+        seed=1,
+        enforce_eager=True,
+        enable_prefix_caching=False,
+        scheduler_cls="kvhorizon.adapter.make_scheduler",
+        additional_config={"kvhorizon": settings},
+        **arguments,
+    ).create_engine_config()
 
 
 def executor_of(config: Any) -> Any:

@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from vllm.engine.arg_utils import EngineArgs
 from vllm.sampling_params import SamplingParams
 from vllm.v1.engine.core import EngineCore
 from vllm.v1.request import Request
 
 from experiments._auditor import Auditor
-from experiments._live_core import executor_of
+from experiments._live_core import config_of, executor_of
 from experiments._live_model import VOCABULARY
 from kvhorizon.adapter.guest import Guest
 from kvhorizon.adapter.hints import NAME as HINT
@@ -57,20 +56,8 @@ class TinyEngine:
     """One engine; `arguments` go to vLLM besides the usual ones. Steps are foretold to the token if synchronous."""
 
     def __init__(self, settings: dict[str, Any], asynchronous: bool = False, **arguments: Any) -> None:
-        config = EngineArgs(
-            skip_tokenizer_init=True,
-            dtype="float32",
-            seed=1,
-            max_model_len=MAX_LEN,
-            max_num_seqs=SEATS,
-            block_size=BLOCK,
-            num_gpu_blocks_override=BLOCKS,
-            enforce_eager=True,
-            enable_prefix_caching=False,
-            scheduler_cls="kvhorizon.adapter.make_scheduler",
-            additional_config={"kvhorizon": settings},
-            **arguments,
-        ).create_engine_config()
+        sizes = {"max_model_len": MAX_LEN, "max_num_seqs": SEATS, "block_size": BLOCK}
+        config = config_of(settings, num_gpu_blocks_override=BLOCKS, **sizes, **arguments)
         config.scheduler_config.async_scheduling = asynchronous  # the CPU platform turns it off
         self.core = EngineCore(config, executor_of, log_stats=True)
         self.scheduler: Any = self.core.scheduler

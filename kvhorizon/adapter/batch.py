@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from kvhorizon.adapter.demand import STEADY, Demand, Sizes, share
 from kvhorizon.adapter.engine import Engine
 from kvhorizon.adapter.rows import Rows, Slots
+from kvhorizon.adapter.rule import put_last
 from kvhorizon.models.compiled import compiled
 
 IntArray = NDArray[np.int64]
@@ -62,12 +63,9 @@ class Batch:
         """Those at `places` were put last, the first of them at the very end."""
         self._close_gaps()
         if self._current:
-            order, end = self._slots[: self._count], self._count
-            moved = [order[place] for place in reversed(places)]
-            for place in sorted(places, reverse=True):
-                end -= 1
-                order[place:end] = order[place + 1 : end + 1]
-            order[end:] = moved
+            order = self._slots[: self._count].tolist()
+            put_last(order, places)
+            self._slots[: self._count] = order
 
     def advanced(self, num_tokens: Mapping[str, int], total_tokens: int, joined: Collection[int]) -> None:
         """A step was scheduled: so many tokens of each request; slots of those that joined, in the engine's order."""

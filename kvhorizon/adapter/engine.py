@@ -102,15 +102,14 @@ class Engine:
 
 def block_tables(scheduler: Any) -> Mapping[str, Sequence[Any]]:
     """vLLM's own, by request, of the first group of layers whose KV grows with the context; none where it has none."""
-    groups = [group.kv_cache_spec for group in scheduler.kv_cache_config.kv_cache_groups]
-    first = next((place for place, spec in enumerate(groups) if not _bounded(spec)), 0)
+    first = next((place for place, spec in enumerate(_specs(scheduler)) if not _bounded(spec)), 0)
     managers = getattr(scheduler.kv_cache_manager.coordinator, "single_type_managers", None)
     return managers[first].req_to_blocks if managers else {}
 
 
 def growing_groups(scheduler: Any) -> int:
     """Groups of layers whose KV grows with the context; all of them where none does without bound; at least 1."""
-    groups = [group.kv_cache_spec for group in scheduler.kv_cache_config.kv_cache_groups]
+    groups = _specs(scheduler)
     return sum(not _bounded(spec) for spec in groups) or max(len(groups), 1)
 
 
@@ -119,11 +118,16 @@ def window_tokens(scheduler: Any) -> int:
 
     A window may begin inside a block, so it takes one block more.
     """
-    groups = [group.kv_cache_spec for group in scheduler.kv_cache_config.kv_cache_groups]
+    groups = _specs(scheduler)
     if not groups or not all(_bounded(spec) for spec in groups):
         return 0
     windows = [getattr(spec, "sliding_window", 0) or getattr(spec, "attention_chunk_size", 0) for spec in groups]
     return int(max(windows)) + int(scheduler.block_size)
+
+
+def _specs(scheduler: Any) -> list[Any]:
+    """Of each group of layers, how its KV is kept."""
+    return [group.kv_cache_spec for group in scheduler.kv_cache_config.kv_cache_groups]
 
 
 def _bounded(spec: Any) -> bool:

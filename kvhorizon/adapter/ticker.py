@@ -36,8 +36,9 @@ class Ticker:
         self.due_s = now_s + TICK_S
         rows, engine = batch.rows, batch.engine
         competing = rows.num_waiting and engine.scheduler.running
-        if self.weights is not None and competing:
-            self.weights.refresh(batch.demand(scheduled=True).slots, now_s)
+        demand = batch.demand(scheduled=True) if self.weights is not None and competing else None
+        if self.weights is not None and demand is not None:
+            self.weights.refresh(demand.slots, now_s)
         if not self.news and now_s - self._asked_s < IDLE_TICK_S:
             return
         self.news, self._asked_s = False, now_s
@@ -45,6 +46,7 @@ class Ticker:
             session.offer(None)
             return
         self.revision += 1
-        demand = batch.demand(scheduled=True)
+        if demand is None:
+            demand = batch.demand(scheduled=True)
         moment = take_moment(rows, demand, engine.free_blocks, self.revision, now_s, step_s, self.habits)
         session.offer(functools.partial(snapshot_of, moment, self._facts))

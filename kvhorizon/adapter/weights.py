@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from kvhorizon.adapter.rows import Rows, Slots
 from kvhorizon.models.classes import Classes
 from kvhorizon.models.shares import ledger_of
-from kvhorizon.models.urgency import NO_TARGET_S, urgency
+from kvhorizon.models.urgency import NO_TARGET_S
+from kvhorizon.solver.weights import renew
 
 
 class Weights:
@@ -42,11 +43,8 @@ class Weights:
 
     def refresh(self, running: Slots, now_s: float) -> None:
         """Once per tick, with the rows' columns as of now."""
-        columns, tenant, waiting = self._rows.columns, self._tenant, self._rows.waiting()
-        self._ledger.see(tenant[running], columns.blocks[running], tenant[waiting])
-        columns.weight[: len(tenant)] = self._weight * self._ledger.factor[tenant]
-        first = waiting[columns.generated[waiting] == 0]
-        columns.weight[first] *= urgency(now_s - columns.arrival_s[first], self._target_s[first])
+        known = self._weight, self._tenant, self._target_s, self._ledger
+        renew(self._rows.columns, *known, running, self._rows.waiting(), now_s)
 
 
 def weights_for(classes: Classes, rows: Rows) -> Weights | None:

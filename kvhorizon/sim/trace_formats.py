@@ -64,12 +64,12 @@ def json_lines(text: str) -> Columns:
             raise InputError(f"row {number}", line[:40], "must be a JSON object")
         _require(set(row), ("timestamp", "input_length", "output_length"))
         columns.arrival_s.append(_seconds(number, "timestamp", row["timestamp"]) / 1e3)
-        columns.prompt.append(_count(number, "input_length", row["input_length"]))
-        columns.output.append(_count(number, "output_length", row["output_length"]))
+        columns.prompt.append(_whole(number, "input_length", row["input_length"]))
+        columns.output.append(_whole(number, "output_length", row["output_length"]))
         ids = row.get("hash_ids", [])
         if not isinstance(ids, list):
             raise InputError(f"row {number}: hash_ids", ids, "must be a list of whole numbers")
-        columns.prefix.append(np.array([_count(number, "hash_ids", one, 0) for one in ids], np.int64))
+        columns.prefix.append(np.array([_whole(number, "hash_ids", one, 0) for one in ids], np.int64))
     return columns
 
 
@@ -80,8 +80,8 @@ def _own(rows: Rows, fields: set[str], arrivals: bool) -> Columns:
     for number, row in rows:
         if arrivals:
             columns.arrival_s.append(_seconds(number, "arrival_s", row["arrival_s"]))
-        columns.prompt.append(_count(number, "prompt_tokens", row["prompt_tokens"]))
-        columns.output.append(_count(number, "output_tokens", row["output_tokens"]))
+        columns.prompt.append(_whole(number, "prompt_tokens", row["prompt_tokens"]))
+        columns.output.append(_whole(number, "output_tokens", row["output_tokens"]))
         if tenant:
             columns.key.append(row[tenant])
         if "session" in fields:
@@ -89,10 +89,10 @@ def _own(rows: Rows, fields: set[str], arrivals: bool) -> Columns:
         if "slo_class" in fields:
             columns.slo_class.append(_class(number, row["slo_class"]))
         if "priority" in fields:
-            columns.priority.append(_whole(number, "priority", row["priority"]))
+            columns.priority.append(_whole(number, "priority", row["priority"], -MOST_TOKENS))
         if "prefix_hashes" in fields:
             ids = (row["prefix_hashes"] or "").split()
-            columns.prefix.append(np.array([_count(number, "prefix_hashes", one, 0) for one in ids], np.int64))
+            columns.prefix.append(np.array([_whole(number, "prefix_hashes", one, 0) for one in ids], np.int64))
     return columns
 
 
@@ -103,7 +103,7 @@ def _logged(
     _require(fields, names)
     columns = Columns()
     for number, row in rows:
-        prompt, output = (_count(number, name, row[name], 0) for name in names[1:])
+        prompt, output = (_whole(number, name, row[name], 0) for name in names[1:])
         if prompt and output:
             columns.arrival_s.append(when(number, names[0], row[names[0]]))
             columns.prompt.append(prompt)
@@ -117,12 +117,12 @@ def _require(fields: set[str], names: tuple[str, ...]) -> None:
             raise InputError("trace columns", ",".join(sorted(fields)), f"must include {name}")
 
 
-def _count(row: int, field: str, text: object, least: int = 1) -> int:
+def _whole(row: int, field: str, text: object, least: int = 1) -> int:
     try:
         value = int(str(text))
     except ValueError:
-        value = -1
-    if str(text).strip() in ("", "None") or not least <= value <= MOST_TOKENS:
+        value = MOST_TOKENS + 1
+    if not least <= value <= MOST_TOKENS:
         raise InputError(f"row {row}: {field}", text, f"must be a whole number, {least}..{MOST_TOKENS}")
     return value
 
@@ -132,16 +132,6 @@ def _class(row: int, text: str | None) -> str:
     if len(name) > MOST_CHARACTERS:
         raise InputError(f"row {row}: slo_class", name, f"must be a name of at most {MOST_CHARACTERS} characters")
     return name
-
-
-def _whole(row: int, field: str, text: object) -> int:
-    try:
-        value = int(str(text))
-    except ValueError:
-        value = MOST_TOKENS + 1
-    if abs(value) > MOST_TOKENS:
-        raise InputError(f"row {row}: {field}", text, f"must be a whole number, {-MOST_TOKENS}..{MOST_TOKENS}")
-    return value
 
 
 def _seconds(row: int, field: str, text: object) -> float:

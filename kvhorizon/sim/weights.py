@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from kvhorizon.models.shares import ledger_of
-from kvhorizon.models.urgency import NO_TARGET_S, urgency
+from kvhorizon.models.urgency import NO_TARGET_S
 from kvhorizon.sim.arrays import NOW, RUNNING, Engine
 from kvhorizon.sim.look import collect_waiting
 from kvhorizon.sim.setup import Setup
 from kvhorizon.solver.select import Desk
+from kvhorizon.solver.weights import renew
 
 
 class Weights:
@@ -33,11 +34,7 @@ class Weights:
         self.due_s = now_s + self._tick_s
         size, _ = collect_waiting(engine, self._desk.waiting)
         running, waiting = engine.lists.running[: int(engine.counters[RUNNING])], self._desk.waiting[:size]
-        columns = engine.columns
-        self._ledger.see(self._key[running], columns.blocks[running], self._key[waiting])
-        np.multiply(self._weight, self._ledger.factor[self._key], out=columns.weight)
-        first = waiting[columns.generated[waiting] == 0]
-        columns.weight[first] *= urgency(now_s - columns.arrival_s[first], self._target_s[first])
+        renew(engine.columns, self._weight, self._key, self._target_s, self._ledger, running, waiting, now_s)
 
 
 def weights_for(setup: Setup, engine: Engine, desk: Desk) -> Weights | None:
