@@ -104,8 +104,12 @@ def memory(requests: int) -> dict[str, float]:
 
 @contextlib.contextmanager
 def cluster() -> Iterator[str]:
-    """The address of a Ray cluster of two nodes with a worker each, on this machine."""
-    os.environ.update({"RAY_worker_niceness": str(os.nice(0))})  # as the pool's; Ray's own choice is 15
+    """The address of a Ray cluster of two nodes with a worker each, on this machine.
+
+    Raises RuntimeError where Ray's own head does not come up within two minutes.
+    """
+    niceness = str(os.nice(0))  # as the pool's; Ray's own choice is 15
+    os.environ.update({"RAY_worker_niceness": niceness, "RAY_gcs_server_port_wait_time_s": "120"})
     from ray.cluster_utils import Cluster
 
     node = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
