@@ -3,23 +3,27 @@
 `python -m experiments.soak` takes an hour, `--quick` a minute; `KVHORIZON_SOAK_S` sets another length. Requests come,
 are served, evicted, aborted; every SAMPLE_S the process is looked at. Growth is the difference of the means of the last
 and the second quarter of the samples: the first quarter fills caches and bounded logs. On a CPU vLLM alone grows by
-300 MB in its first minute, as it meets batches of ever new sizes, so a minute says nothing of memory. Needs
-`make engine`.
+300 MB in its first minute, as it meets batches of ever new sizes, and goes on growing; so an engine without the guest
+is under the same load at the same time, in a process of its own, and `memory_beyond_plain_mb` is what ours grew by
+more than it. Needs `make engine`.
 """
 
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import os
 import random
 import threading
 import time
 from collections.abc import Mapping
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
+from numpy.typing import NDArray
 
 from experiments._harness import Options, main, target
 from experiments._live_core import LiveCore, wait_for_plans
@@ -28,8 +32,9 @@ LENGTH_S, QUICK_LENGTH_S = 3600.0, 60.0
 SAMPLE_S, QUICK_SAMPLE_S = 15.0, 1.0
 ABORT_EVERY = 40  # rounds
 START_TIMEOUT_S = 240.0
+PLAIN = {"mode": "off", "local_only": True}  # what the guest is compared with
 LIMITS = {  # growth from the second quarter to the last
-    "memory_mb": "<=10",
+    "memory_beyond_plain_mb": "<=10",
     "solver_memory_mb": "<=10",
     "files": "<=0.5",
     "threads": "<=0.5",
@@ -75,27 +80,63 @@ def load(live: LiveCore, length_s: float, sample_s: float) -> list[dict[str, flo
 
 
 def growth(samples: list[dict[str, float]]) -> dict[str, float]:
-    """Of each column, from the second quarter to the last."""
+    """Of each column that was seen, from the second quarter to the last."""
     quarter = max(len(samples) // 4, 1)
-    return {
-        name: float(
-            np.nanmean([one[name] for one in samples[-quarter:]])
-            - np.nanmean([one[name] for one in samples[quarter : 2 * quarter]])
-        )
-        for name in samples[0]
-    }
+    parts = samples[quarter : 2 * quarter], samples[-quarter:]
+    before, after = ({name: np.array([one[name] for one in part]) for name in samples[0]} for part in parts)
+    return {name: _mean(after[name]) - _mean(before[name]) for name in samples[0]}
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    """Of those that are known; NaN of none."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+def sample_s(length_s: float) -> float:
+    """Seconds between two looks."""
+    return QUICK_SAMPLE_S if length_s < 600 else SAMPLE_S
+
+
+def _plain(length_s: float, answer: Connection) -> None:
+    live = LiveCore(PLAIN)
+    samples = load(live, length_s, sample_s(length_s))
+    live.drain()
+    memory_mb = [one["memory_mb"] for one in samples]
+    grown_mb = growth(samples)["memory_mb"]
+    answer.send({"growth_mb": grown_mb, "first_mb": memory_mb[0], "last_mb": memory_mb[-1], "finished": live.finished})
+    live.close()
+
+
+class Beside:
+    """An engine that is vLLM's own under the same load, in another process."""
+
+    def __init__(self, length_s: float) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._answer, theirs = context.Pipe(duplex=False)
+        self._process = context.Process(target=_plain, args=(length_s, theirs), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def result(self) -> dict[str, Any]:
+        """What became of it; raises EOFError where it died."""
+        found: dict[str, Any] = self._answer.recv()
+        self._process.join()
+        return found
 
 
 def measure(options: Options) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """Serve, look, compare."""
     length_s = float(os.environ.get("KVHORIZON_SOAK_S", QUICK_LENGTH_S if options.quick else LENGTH_S))
+    beside = Beside(length_s)
     live = LiveCore()
     wait_for_plans(live, START_TIMEOUT_S)
     child = live.guest.session.solver.child if live.guest.session is not None else None
     folder = Path(child.address.removeprefix("unix:")).parent if child is not None else None
-    samples = load(live, length_s, QUICK_SAMPLE_S if length_s < 600 else SAMPLE_S)
+    samples = load(live, length_s, sample_s(length_s))
     live.drain()
-    grown, guest = growth(samples), live.guest
+    grown, guest, plain = growth(samples), live.guest, beside.result()
+    grown["memory_beyond_plain_mb"] = grown["memory_mb"] - plain["growth_mb"]
     figures = {
         "length_s": length_s,
         "finished": live.finished,
@@ -103,6 +144,7 @@ def measure(options: Options) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         "first": samples[0],
         "last": samples[-1],
         "growth": grown,
+        "plain": plain,
         "guest_errors": guest.guard.total + guest.account_guard.total,
         "ladder": dict(guest.ladder),
         "rows_left": len(guest.rows.slot_of),

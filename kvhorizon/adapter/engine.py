@@ -84,7 +84,7 @@ class Engine:
 
     def holds(self, request: Any) -> int:
         """Blocks that it has in a group whose KV grows, empty ones among them."""
-        return len(self._tables.get(request.request_id, ()))
+        return len((self._tables or {}).get(request.request_id, ()))
 
     def gives_back(self, request: Any, blocks: int, later: bool = False) -> int:
         """Blocks that an eviction frees; those shared with others stay. 0 where they cannot be freed now.
@@ -93,18 +93,16 @@ class Engine:
         """
         if self._can_free is not None and not self._can_free(request) and not (later and self._frees_later):
             return 0
-        managers = getattr(self.scheduler.kv_cache_manager.coordinator, "single_type_managers", None)
-        if managers is None or not getattr(self.scheduler.kv_cache_manager, "enable_caching", True):
+        if not self.prefix_tokens or self._tables is None:
             return blocks
-        held = managers[0].req_to_blocks.get(request.request_id, ())
-        return sum(block.ref_cnt <= 1 for block in held)
+        return sum(block.ref_cnt <= 1 for block in self._tables.get(request.request_id, ()))
 
 
-def block_tables(scheduler: Any) -> Mapping[str, Sequence[Any]]:
-    """vLLM's own, by request, of the first group of layers whose KV grows with the context; none where it has none."""
+def block_tables(scheduler: Any) -> Mapping[str, Sequence[Any]] | None:
+    """vLLM's own, by request, of the first group of layers whose KV grows with the context; None where it has none."""
     first = next((place for place, spec in enumerate(_specs(scheduler)) if not _bounded(spec)), 0)
     managers = getattr(scheduler.kv_cache_manager.coordinator, "single_type_managers", None)
-    return managers[first].req_to_blocks if managers else {}
+    return managers[first].req_to_blocks if managers else None
 
 
 def growing_groups(scheduler: Any) -> int:

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from kvhorizon.cli.needs import require
 from kvhorizon.errors import InputError
+from kvhorizon.extras import require
 from kvhorizon.recording.read import Recording, is_recording, read_recording
 from kvhorizon.sim.asked_engine import asked_engine
 from kvhorizon.sim.asked_trace import load_trace

@@ -17,12 +17,12 @@ from rich.table import Table
 
 from kvhorizon.cli.bars import bars
 from kvhorizon.cli.budget import parse_budget
-from kvhorizon.cli.needs import require
 from kvhorizon.cli.questions import AnswerAll
 from kvhorizon.cli.questions import find as find_best
 from kvhorizon.cli.questions import sweep as sweep_points
 from kvhorizon.cli.what_if_tables import classes_table, failure_table, policies_table
 from kvhorizon.errors import InputError
+from kvhorizon.extras import require
 from kvhorizon.models.classes import read_classes
 from kvhorizon.sim.asked_engine import GPU, MODEL
 from kvhorizon.sim.many import answer_all

@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from pathlib import Path
 from typing import Protocol
@@ -22,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvhorizon.errors import InputError
+from kvhorizon.extras import require
 from kvhorizon.models.chains import length_chain
 from kvhorizon.models.features import Recorded
 from kvhorizon.models.guarded import GuardedHistory
@@ -96,8 +96,7 @@ def check_spec(spec: str) -> None:
     if kind in ("noisy", "hint"):
         _log_sigma(spec, argument)
     elif spec == "learned":
-        if importlib.util.find_spec("lightgbm") is None:
-            raise InputError("forecast", spec, "needs LightGBM: pip install 'kvhorizon[train]'")
+        require("lightgbm", "train", "forecast", spec)
     elif kind == "learned":
         load_model(Path(argument))
     elif spec not in ("history", "oracle"):

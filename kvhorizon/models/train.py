@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvhorizon.errors import InputError
+from kvhorizon.extras import require
 from kvhorizon.models.chains import length_chain
 from kvhorizon.models.features import DAY_S, FEATURES, Inputs, Recorded, features_of
 from kvhorizon.models.learned import LearnedModel, nearest
@@ -106,10 +107,9 @@ def _fit(features: FloatArray, output_tokens: IntArray, rows: IntArray, seed: in
 
 def _quantile_trees(features: FloatArray, logs: FloatArray, seed: int) -> tuple[Trees, FloatArray]:
     """Trees of all QUANTILES, and what they predict (n, Q) of the requests they were fitted to, ascending."""
-    try:
-        import lightgbm
-    except ImportError:
-        raise InputError("training", None, "needs LightGBM: pip install 'kvhorizon[train]'") from None
+    require("lightgbm", "train", "training")
+    import lightgbm
+
     fits = []
     for share in QUANTILES:
         data = lightgbm.Dataset(features, logs, feature_name=list(FEATURES))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any, NamedTuple
 
-from kvhorizon.errors import InputError
+from kvhorizon.extras import require
 
 FORMAT = "3"  # grows with every change of the columns
 # columns that the formats which can still be read do not have
@@ -48,10 +48,8 @@ TEXTS = ("request_id", "tenant", "finish", "mode", "session", "slo_class")
 
 def arrow(field: str) -> tuple[Any, Any]:
     """pyarrow and its Parquet part, of which `field` is in need. Raises InputError where it is not installed."""
-    try:
-        return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
-    except ImportError:
-        raise InputError(field, None, "needs pyarrow: pip install 'kvhorizon[record]'") from None
+    require("pyarrow", "record", field)
+    return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
 
 
 def schema(pa: Any, metadata: dict[bytes, bytes]) -> Any:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from kvhorizon.errors import InputError
+from kvhorizon.extras import require
 from kvhorizon.sim.whatif import Question
 
 MOST_WORKERS = 256
@@ -69,10 +70,8 @@ def _processes(workers: int) -> Iterator[Run]:
 
 @contextlib.contextmanager
 def _ray(address: str, workers: int) -> Iterator[Run]:
-    try:
-        ray = importlib.import_module("ray")
-    except ImportError:
-        raise InputError("executor", "ray", "needs Ray: pip install 'kvhorizon[ray]'") from None
+    require("ray", "ray", "executor", "ray")
+    ray = importlib.import_module("ray")
     where = {"address": address} if address else {"num_cpus": workers, "include_dashboard": False}
     try:
         ray.init(**where, log_to_driver=False, configure_logging=False)
