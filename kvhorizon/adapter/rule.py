@@ -2,7 +2,8 @@
 
 Most steps need no decision, and say so cheaply: there is no seat, or nobody waits; not even the smallest request fits
 besides the least reserve; or a decision of "nobody" still stands, since nothing has changed for the better: no memory
-came free, and who came since does not fit either.
+came free, and who came since does not fit either. And a long queue that had to be left waiting is looked at again after
+a short rest, not in every step (decision 013).
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from kvhorizon.solver.select import choose_admissions, refresh_remaining, victim
 from kvhorizon.state import StepCost
 
 STANDS_S = 0.1  # how long a decision of "nobody" may stand while forecasts move on
+REST_S = 0.05  # between two looks at a queue of which many had to be left waiting
+MANY = 16
 NO_TOKENS = 1 << 62  # of nobody
 NONE_FRESH = np.zeros(0, np.int32)
 NO_LIMIT = 1 << 62  # where prompts come in chunks, how many begin in a step is vLLM's to say
@@ -45,7 +48,7 @@ class Rule:
     def __init__(self, greedy: Greedy, cost: StepCost) -> None:
         self.greedy = greedy
         self.losing = cost  # of what an eviction throws away
-        self._stands_until_s = -math.inf
+        self._stands_until_s = self._rests_until_s = -math.inf
         self._stands_at_free = 0
         self._smallest_tokens: int | None = None  # of all that wait; None: not known
         self._newest_tokens = NO_TOKENS  # least of those that came since the decision that stands
@@ -57,7 +60,7 @@ class Rule:
 
     def changed(self) -> None:
         """Somebody was planned, or the forecasts moved."""
-        self._stands_until_s = -math.inf
+        self._stands_until_s = self._rests_until_s = -math.inf
 
     def reset(self) -> None:
         """The queue is another."""
@@ -77,6 +80,8 @@ class Rule:
 
     def stands(self, engine: Engine, free: int, now_s: float) -> bool:
         """Whether it is known already that `choose` would answer "nobody" with `free` blocks, or may stand by it."""
+        if now_s < self._rests_until_s:
+            return True
         size = engine.block_size
         spare = free * size - self.greedy.reserve_min_share * engine.total_blocks * size
         if now_s < self._stands_until_s and free <= self._stands_at_free and spare < self._newest_tokens:
@@ -121,6 +126,8 @@ class Rule:
             self.greedy.late_after_s,
             0.0,
         )
+        if len(candidates) - chosen >= MANY:
+            self._rests_until_s = now_s + REST_S
         if chosen == 0:
             if tokens <= 0:  # next step has some again
                 return NOBODY

@@ -1,6 +1,7 @@
 """The step's cheap answers agree with the full ones, and demand is what the engine will take."""
 
 import numpy as np
+import pytest
 from fakes import request, scheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,7 +11,7 @@ from kvhorizon.adapter.engine import Engine, steerable
 from kvhorizon.adapter.facts import UNKNOWN_COST
 from kvhorizon.adapter.forecast import Forecaster
 from kvhorizon.adapter.rows import Rows
-from kvhorizon.adapter.rule import NOBODY, Rule, enough_victims, greatest_first, put_last
+from kvhorizon.adapter.rule import MANY, NOBODY, REST_S, Rule, enough_victims, greatest_first, put_last
 from kvhorizon.solver.greedy import GREEDY, KNOBS, Knob
 
 TABLES = Forecaster().tables
@@ -79,6 +80,20 @@ def test_hopeless_means_nobody(known: list[tuple[int, int]], waiting: list[int],
         assert rule.hopeless(rows, engine, engine.free_blocks, 200.05)  # it stands
         rule.arrived(1)
         assert rule.choose(rows, engine, Batch(engine, rows).demand(), rows.waiting(), 200.05) is NOBODY
+
+
+@pytest.mark.parametrize(("left", "rests"), [(MANY - 1, False), (MANY, True)])
+def test_a_long_queue_rests_after_a_look_that_left_many_waiting(left: int, rests: bool) -> None:
+    """One of them was let in; the others are looked at in the next step where they are few, else after a rest."""
+    engine, rows = build([(32, 1, 33)], [16] + [6000] * left, free=200, seats=64)
+    rule = Rule(GREEDY[Knob.MEANS], UNKNOWN_COST)
+    (slot,) = rule.choose(rows, engine, Batch(engine, rows).demand(), rows.waiting(), 200.0).slots
+    rows.take(slot, 200.0)
+    rule.arrived(16)
+    assert rule.stands(engine, engine.free_blocks, 200.0 + 0.9 * REST_S) is rests
+    assert not rule.stands(engine, engine.free_blocks, 200.0 + 1.1 * REST_S)
+    rule.changed()  # by a plan, or new forecasts
+    assert not rule.stands(engine, engine.free_blocks, 200.0 + 0.9 * REST_S)
 
 
 def test_victims_cover_what_is_lacking_and_leave_one() -> None:
