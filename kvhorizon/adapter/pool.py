@@ -28,7 +28,7 @@ class Pool(NamedTuple):
     real: Reals  # (REALS, N) arrival_s, remaining, scale of the curve, keys, weight
     whole: Wholes  # (WHOLES, N) prompt … preemptions as in `Columns`, curve, waiting, rank
     marks: Marks  # (N,) overtaker
-    sums: Reals  # (3, H) mean, variance, survival
+    sums: Reals  # (4, H) mean, variance, survival; the last begins with what overtakers owe
     chosen: Wholes  # (S,)
     overtakes: Marks  # (S,)
 
@@ -41,7 +41,7 @@ def new_pool(size: int, seats: int) -> Pool:
         real,
         np.zeros((WHOLES, size), np.int32),
         np.zeros(size, np.uint8),
-        np.zeros((3, len(HORIZONS))),
+        np.zeros((4, len(HORIZONS))),
         np.zeros(seats, np.int32),
         np.zeros(seats, np.uint8),
     )
@@ -66,7 +66,7 @@ def curves_of(real: Reals, whole: Wholes, survival: Reals, residual: Reals) -> C
 
 def desk_of(real: Reals, whole: Wholes, sums: Reals, chosen: Wholes, overtakes: Marks) -> Desk:
     """Views."""
-    return Desk(whole[7], real[3], chosen, overtakes, sums[0], sums[1], sums[2], whole[8])
+    return Desk(whole[7], real[3], chosen, overtakes, sums[0], sums[1], sums[2], whole[8], sums[3])
 
 
 columns_in = inside(columns_of)

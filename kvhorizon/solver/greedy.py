@@ -80,7 +80,7 @@ Knob.MEANS, Knob.BALANCED, Knob.STRICT = KNOBS = tuple(map(Knob, NAMED))
 
 
 class Greedy(NamedTuple):
-    """Every parameter of the greedy. Shares are of the pool."""
+    """Every parameter of the greedy. Shares are of the pool, those of overtakers of what is in use of it."""
 
     budgeted: bool
     reserve_min_share: float = 0.02
@@ -97,6 +97,8 @@ class Greedy(NamedTuple):
     tries: int = 16  # candidates that may fail to fit before admission stops
     overtake_share: float = 0.2
     backfill_share: float = 0.6  # while the oldest request does not fit
+    overtake_flow: float = 0.4  # of the tokens let in while memory is plenty, which is
+    plenty_share: float = 0.15  # left beside the oldest request
     overtaker_factor: float = 2.0  # overtakers are the better victims
     protect_s: float = 5.0
     protect_share: float = 0.5  # of the age of the oldest waiting request

@@ -21,6 +21,7 @@ from kvhorizon.solver.greedy import (
     urgency,
     victim_score,
 )
+from kvhorizon.solver.reordering import is_plenty, may_overtake, overtaking_tokens, owed_after
 
 TRIED = np.inf
 PLANNED_FIRST, LATE_FIRST = 0.0, -1.0  # below these lie the keys of planned requests, and of late ones
@@ -38,6 +39,7 @@ class Desk(NamedTuple):
     variance: NDArray[np.float64]  # (H,)
     survival: NDArray[np.float64]  # (H,)
     rank: NDArray[np.int32]  # (N,) place in the present plan from 1; 0 if it names the request not
+    owed: NDArray[np.float64]  # (1,) tokens let in by overtakers beyond their share, kept from step to step
 
 
 def new_desk(requests: int, seats: int) -> Desk:
@@ -52,6 +54,7 @@ def new_desk(requests: int, seats: int) -> Desk:
         variance=np.zeros(horizons),
         survival=np.zeros(horizons),
         rank=np.zeros(requests, np.int32),
+        owed=np.zeros(1),
     )
 
 
@@ -143,16 +146,6 @@ def oldest_place(columns, desk, num_waiting):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def overtaking_tokens(columns, running, num_running, block_size):  # type: ignore[no-untyped-def]
-    """Tokens of room that running overtakers hold."""
-    blocks = 0
-    for i in range(num_running):
-        if columns.overtaker[running[i]]:
-            blocks += columns.blocks[running[i]]
-    return blocks * block_size
-
-
-@compiled
 def leaves_reserve(columns, curves, rule, desk, n, sure, oldest, occupied, pool, half_block, average, profile):  # type: ignore[no-untyped-def]
     """Whether request n fits besides the reserve; if `sure`, besides the least one and what the batch is to grow by.
 
@@ -202,16 +195,17 @@ def choose_admissions(columns, curves, rule, running, num_running, room, desk, n
         if best >= 0 and desk.keys[best] == TRIED:
             best = best_place(desk, num_waiting)
         place = best
-        overtakes = False
+        overtakes = plenty = False
         oldest = -1
         if rule.budgeted:
             if first >= 0 and desk.waiting[first] < 0:
                 first = oldest_place(columns, desk, num_waiting)
             oldest = -1 if oldest_waits else first
             share = max(rule.overtake_share, rule.backfill_share) if oldest_waits else rule.overtake_share
+            used = float((room.total_blocks - free) * room.block_size)
+            plenty = oldest >= 0 and is_plenty(columns, rule, desk.waiting[oldest], used, pool)
             if place >= 0 and place != oldest:
-                n = desk.waiting[place]
-                overtakes = lent + columns.prompt[n] + columns.generated[n] <= share * pool
+                overtakes = may_overtake(columns, rule, desk.waiting[place], lent, share, used, desk.owed[0], plenty)
             if not overtakes:
                 place = oldest
         if place < 0:
@@ -243,6 +237,8 @@ def choose_admissions(columns, curves, rule, running, num_running, room, desk, n
         budget -= min(context, budget)
         if overtakes:
             lent += context
+        if plenty:
+            desk.owed[0] = owed_after(rule, context, overtakes, desk.owed[0])
         if ready:
             add_to_profile(columns, curves, n, half_block, desk)
     return chosen

@@ -21,6 +21,7 @@ from kvhorizon.models.survival import (
 )
 from kvhorizon.solver.columns import Columns, Room
 from kvhorizon.solver.greedy import GREEDY, HORIZONS, KNOBS, PLANNED, Greedy, Knob, aging, kv_time, reserve_cap
+from kvhorizon.solver.reordering import MOST_SAVED
 from kvhorizon.solver.select import choose_admissions, new_desk, refresh_remaining
 
 TOTAL = 2000
@@ -115,24 +116,28 @@ class Plainly:
                 found[n] = work[n]
         return found, sum(remaining.values()) / len(waiting)
 
-    def choose(self, waiting: list[int], rank: Any) -> list[tuple[int, bool]]:
+    def choose(self, waiting: list[int], rank: Any, owed: float) -> tuple[list[tuple[int, bool]], float]:
+        """Whom, and whether as an overtaker; and what overtakers then owe, of `owed` tokens before."""
         columns, rule, room = self.columns, self.rule, self.room
         keys, average = self.keys(waiting, rank)
         free, budget = room.free_blocks - room.owed_blocks, room.token_budget
         lent = float(sum(int(columns.blocks[n]) for n in self.running if columns.overtaker[n]) * room.block_size)
         chosen: list[tuple[int, bool]] = []
-        failures, oldest_waits = 0, False
+        failures, oldest_waits, give = 0, False, rule.overtake_flow / (1.0 - rule.overtake_flow)
         while budget > 0 and len(chosen) < room.seats and failures <= rule.tries:
             taken = {n for n, _ in chosen}
             pick = min(keys, key=lambda n: (keys[n], waiting.index(n)), default=None)
-            oldest, overtakes = None, False
+            oldest, overtakes, plenty = None, False, False
             if rule.budgeted:
+                used = float((room.total_blocks - free) * room.block_size)
                 left = [n for n in waiting if n not in taken]
                 if left and not oldest_waits:
                     oldest = min(left, key=lambda n: (columns.arrival_s[n], waiting.index(n)))
                 share = max(rule.overtake_share, rule.backfill_share) if oldest_waits else rule.overtake_share
-                if pick is not None and pick != oldest:
-                    overtakes = lent + self.context(pick) <= share * self.pool
+                if oldest is not None:
+                    plenty = used + self.context(oldest) + rule.plenty_share * self.pool <= self.pool
+                if pick is not None and pick != oldest and not (plenty and owed > 0.0):
+                    overtakes = lent + self.context(pick) <= share * used
                 if not overtakes:
                     pick = oldest
             if pick is None:
@@ -147,7 +152,9 @@ class Plainly:
             free -= wanted
             budget -= min(self.context(pick), budget)
             lent += self.context(pick) if overtakes else 0
-        return chosen
+            if plenty:
+                owed = owed + self.context(pick) if overtakes else max(owed - give * self.context(pick), -MOST_SAVED)
+        return chosen, owed
 
     def leaves_reserve(
         self, n: int, oldest: bool, rank: Any, free: int, average: float, chosen: list[tuple[int, bool]]
@@ -179,21 +186,23 @@ RULES = [*GREEDY.values(), *PLANNED.values()]
     running=st.sampled_from([0, 1, RUNNING]),
     block_size=st.sampled_from([16, 32]),
     planned=st.integers(0, 12),
+    owed=st.sampled_from([0.0, -1000.0, 1500.0]),
 )
 def test_the_choice_is_the_rule_read_plainly(
-    rule: Greedy, seed: int, free: int, running: int, block_size: int, planned: int
+    rule: Greedy, seed: int, free: int, running: int, block_size: int, planned: int, owed: float
 ) -> None:
     columns, curves, rng = state(seed)
     room = Room(free, 3, TOTAL, block_size, int(rng.integers(1, 20)), int(rng.integers(1, 4000)), 110.0, np.inf, 0.0)
     waiting = (RUNNING + rng.permutation(100)[: rng.integers(1, 100)]).astype(np.int32)
     desk = new_desk(160, 32)
+    desk.owed[0] = owed
     desk.rank[waiting[:planned]] = np.arange(1, 1 + len(waiting[:planned]))
     desk.waiting[: len(waiting)] = waiting
     batch = np.arange(running, dtype=np.int32)
     count = choose_admissions(columns, curves, rule, batch, running, room, desk, len(waiting))
     found = list(zip(desk.chosen[:count].tolist(), desk.overtakes[:count].astype(bool).tolist(), strict=True))
     plainly = Plainly(columns, curves, rule, batch.tolist(), room)
-    assert found == plainly.choose(waiting.tolist(), desk.rank)
+    assert (found, desk.owed[0]) == plainly.choose(waiting.tolist(), desk.rank, owed)
 
 
 @settings(deadline=None, max_examples=100)
