@@ -222,7 +222,8 @@ class Guest(Accounts):
             self._tell_s = min(self._tell_s, ticker.due_s)
 
     def _refresh(self, now_s: float) -> None:
-        """Curves and plan as they are now."""
+        """Curves, plan and pace as they are now."""
+        self.rule.step_s = self._clock.step_s
         if self.forecaster.tables is not self.rows.tables:
             self.rows.use_tables(self.forecaster.tables)
             self.rule.use_z(self.rows.tables.z)

@@ -25,7 +25,7 @@ from kvhorizon.solver.select import choose_admissions, refresh_remaining, victim
 from kvhorizon.state import StepCost
 
 STANDS_S = 0.1  # how long a decision of "nobody" may stand while forecasts move on
-REST_S = 0.05  # between two looks at a queue of which many had to be left waiting
+REST_S, REST_STEPS = 0.05, 4.0  # at most, between two looks at a queue of which many had to be left waiting
 MANY = 16
 NO_TOKENS = 1 << 62  # of nobody
 NONE_FRESH = np.zeros(0, np.int32)
@@ -48,6 +48,7 @@ class Rule:
     def __init__(self, greedy: Greedy, cost: StepCost) -> None:
         self.greedy = greedy
         self.losing = cost  # of what an eviction throws away
+        self.step_s = REST_S / REST_STEPS  # how long a step takes at the moment
         self._stands_until_s = self._rests_until_s = -math.inf
         self._stands_at_free = 0
         self._smallest_tokens: int | None = None  # of all that wait; None: not known
@@ -127,7 +128,7 @@ class Rule:
             0.0,
         )
         if len(candidates) - chosen >= MANY:
-            self._rests_until_s = now_s + REST_S
+            self._rests_until_s = now_s + min(REST_S, REST_STEPS * self.step_s)
         if chosen == 0:
             if tokens <= 0:  # next step has some again
                 return NOBODY

@@ -8,7 +8,7 @@ from experiments._guest_driver import Drive, Setup, check_whole, drive, workload
 from kvhorizon.adapter.guest import Guest
 
 CLASSES = {"interactive": {"weight": 8.0, "ttft_s": 1.0}, "batch": {"weight": 0.25}}
-BATCH = 60
+BATCH = 90
 LATE = 12  # arrives when the queue is long
 
 
