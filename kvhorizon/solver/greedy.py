@@ -9,9 +9,9 @@ Notation: c context [tokens], R predicted output to come [tokens], age time sinc
   nobody end in them; less, where it is known who ends when.
 * Victim: greatest  v / [(recompute seconds + half a step) · (1 + times preempted)]: much future memory for little
   lost work, so a request near its end (R small) is the last to go.
-* Reordering budget (`budgeted`): requests admitted before an older one may hold at most a share of the memory in use; the
-  oldest request otherwise goes first, and memory that it waits for is only partly lent out. Where memory is plenty they
-  get a share of the tokens let in (`reordering`).
+* Reordering budget (`budgeted`): requests admitted before an older one may hold at most a share of the memory in use;
+  the oldest request otherwise goes first, and memory that it waits for is only partly lent out. Where memory is plenty
+  they get a share of the tokens let in (`reordering`).
 
 * Late lane: a request that has waited longer than a bound goes before all that have not and keeps only the least
   reserve. With `max-wait:SECONDS` the late go in order of arrival, and where the first of them does not fit, nobody
