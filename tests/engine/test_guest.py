@@ -151,6 +151,7 @@ def test_a_retired_guest_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_flood_gets_its_rows_step_by_step() -> None:
+    """The few of the end may wait for theirs until the queue is looked at."""
     ours = drive(Setup())
     guest = ours.scheduler.kvhorizon
     requests = workload(2 * ENTER_MOST + 9, seed=1, prompt=(5, 20), output=(2, 5))
@@ -161,7 +162,9 @@ def test_a_flood_gets_its_rows_step_by_step() -> None:
     while guest.intake.outside:
         ours.step()
         seen.append(len(guest.intake.outside))
-    assert seen == [ENTER_MOST + 8, 8, 0]
+    assert seen[:2] == [ENTER_MOST + 8, 8]
+    assert set(seen[2:-1]) <= {8}
+    assert seen[-1] == 0
     ours.run([])
     check_whole(ours.scheduler, requests, 160)
     assert guest.guard.total == 0
