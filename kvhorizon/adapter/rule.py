@@ -26,7 +26,7 @@ from kvhorizon.state import StepCost
 
 STANDS_S = 0.1  # how long a decision of "nobody" may stand while forecasts move on
 REST_S, REST_STEPS = 0.05, 4.0  # at most, between two looks at a queue of which many had to be left waiting
-MANY = 16
+MANY = 16  # so many
 NO_TOKENS = 1 << 62  # of nobody
 NONE_FRESH = np.zeros(0, np.int32)
 NO_LIMIT = 1 << 62  # where prompts come in chunks, how many begin in a step is vLLM's to say

@@ -41,6 +41,20 @@ def may_overtake(columns, rule, n, lent, share, used, owed, plenty):  # type: ig
 
 
 @compiled
+def whose_turn(columns, rule, desk, best, oldest, oldest_waits, lent, used, pool):  # type: ignore[no-untyped-def]
+    """Place of the next candidate, whether it would overtake, and whether memory is plenty.
+
+    That is the `best` place where it may go before the `oldest` (-1: nobody's turn), else the oldest's.
+    """
+    plenty = oldest >= 0 and is_plenty(columns, rule, desk.waiting[oldest], used, pool)
+    share = max(rule.overtake_share, rule.backfill_share) if oldest_waits else rule.overtake_share
+    other = best >= 0 and best != oldest
+    if other and may_overtake(columns, rule, desk.waiting[best], lent, share, used, desk.owed[0], plenty):
+        return best, True, plenty
+    return oldest, False, plenty
+
+
+@compiled
 def owed_after(rule, context, overtakes, owed):  # type: ignore[no-untyped-def]
     """The account once a request of so many tokens was let in: overtakers take, the others give their share's worth."""
     if overtakes:

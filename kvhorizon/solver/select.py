@@ -21,7 +21,7 @@ from kvhorizon.solver.greedy import (
     urgency,
     victim_score,
 )
-from kvhorizon.solver.reordering import is_plenty, may_overtake, overtaking_tokens, owed_after
+from kvhorizon.solver.reordering import context_of, overtaking_tokens, owed_after, whose_turn
 
 TRIED = np.inf
 PLANNED_FIRST, LATE_FIRST = 0.0, -1.0  # below these lie the keys of planned requests, and of late ones
@@ -62,7 +62,7 @@ def new_desk(requests: int, seats: int) -> Desk:
 def add_to_profile(columns, curves, n, half_block, desk):  # type: ignore[no-untyped-def]
     """Count request n into the batch's expected tokens and their variance."""
     survive_each(curves, n, columns.generated[n], HORIZONS, columns.limit[n], desk.survival)
-    context = columns.prompt[n] + columns.generated[n]
+    context = context_of(columns, n)
     for h in range(len(HORIZONS)):
         s = desk.survival[h]
         if s <= 0.0:
@@ -99,7 +99,7 @@ def rank_waiting(columns, rule, room, desk, num_waiting):  # type: ignore[no-unt
     for i in range(num_waiting):
         n = desk.waiting[i]
         remaining = columns.remaining[n]
-        work = kv_time(columns.prompt[n] + columns.generated[n], remaining) / columns.weight[n]
+        work = kv_time(context_of(columns, n), remaining) / columns.weight[n]
         total_remaining += remaining
         total_work += work
         if rule.budgeted:
@@ -110,7 +110,7 @@ def rank_waiting(columns, rule, room, desk, num_waiting):  # type: ignore[no-unt
     for i in range(num_waiting):
         n = desk.waiting[i]
         if is_late(columns, rule, room, n):
-            work = kv_time(columns.prompt[n] + columns.generated[n], columns.remaining[n]) / columns.weight[n]
+            work = kv_time(context_of(columns, n), columns.remaining[n]) / columns.weight[n]
             age_s = room.now_s - columns.arrival_s[n]
             desk.keys[i] = LATE_FIRST - LATE_SCALE * urgency(work, age_s, columns.preemptions[n], rule)
         elif desk.rank[n] > 0:
@@ -154,7 +154,7 @@ def leaves_reserve(columns, curves, rule, desk, n, sure, oldest, occupied, pool,
     The forecast is only consulted between the least and the greatest reserve; outside it cannot matter.
     """
     running, num_running, chosen, ready = profile
-    context = columns.prompt[n] + columns.generated[n]
+    context = context_of(columns, n)
     spare = pool - occupied - context
     if spare < rule.reserve_min_share * pool:
         return False, ready
@@ -194,29 +194,21 @@ def choose_admissions(columns, curves, rule, running, num_running, room, desk, n
     while budget > 0 and chosen < room.seats and failures <= rule.tries:
         if best >= 0 and desk.keys[best] == TRIED:
             best = best_place(desk, num_waiting)
-        place = best
-        overtakes = plenty = False
-        oldest = -1
+        if first >= 0 and desk.waiting[first] < 0:
+            first = oldest_place(columns, desk, num_waiting)
+        oldest = -1 if oldest_waits else first
+        occupied = float((room.total_blocks - free) * room.block_size)
+        place, overtakes, plenty = best, False, False
         if rule.budgeted:
-            if first >= 0 and desk.waiting[first] < 0:
-                first = oldest_place(columns, desk, num_waiting)
-            oldest = -1 if oldest_waits else first
-            share = max(rule.overtake_share, rule.backfill_share) if oldest_waits else rule.overtake_share
-            used = float((room.total_blocks - free) * room.block_size)
-            plenty = oldest >= 0 and is_plenty(columns, rule, desk.waiting[oldest], used, pool)
-            if place >= 0 and place != oldest:
-                overtakes = may_overtake(columns, rule, desk.waiting[place], lent, share, used, desk.owed[0], plenty)
-            if not overtakes:
-                place = oldest
+            place, overtakes, plenty = whose_turn(columns, rule, desk, best, oldest, oldest_waits, lent, occupied, pool)
         if place < 0:
             break
         n = desk.waiting[place]
-        context = columns.prompt[n] + columns.generated[n]
+        context = context_of(columns, n)
         wanted = (context + room.block_size - 1) // room.block_size
         fits = wanted <= free
         late = desk.keys[place] < LATE_FIRST
         if fits and num_running + chosen > 0:
-            occupied = float((room.total_blocks - free) * room.block_size)
             profile = (running, num_running, chosen, ready)
             sure = late or (desk.rank[n] > 0 and columns.remaining[n] <= rule.sure_outputs * average)
             fits, ready = leaves_reserve(
