@@ -37,6 +37,7 @@ class Experiment(NamedTuple):
 EXPERIMENTS = (
     Experiment("scoreboard", DATA),
     Experiment("front", DATA),
+    Experiment("program_front", DATA),
     Experiment("bench_simulator"),
     Experiment("step_time", DATA),
     Experiment("watermark_reference", DATA),

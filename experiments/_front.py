@@ -61,7 +61,7 @@ def kind_of(rule: Greedy) -> str:
 
 
 class Setting(NamedTuple):
-    """One point of the front."""
+    """One point of the greedy's front."""
 
     rule: Greedy
     reload: bool
@@ -80,6 +80,11 @@ class Setting(NamedTuple):
     @property
     def policy(self) -> Policy:
         return Policy(self.name, guest=Guest(True, self.rule))
+
+    @property
+    def shipped(self) -> bool:
+        """Whether it is what a user gets by a name."""
+        return not self.parameters or self.rule in GREEDY.values()
 
 
 def _drawn(base: Greedy, grid: dict[str, tuple[float, ...]]) -> list[Greedy]:

@@ -1,4 +1,4 @@
-"""The tuned front of the greedy: the bar for the program.
+"""The tuned front of the greedy: the bar for the program (`program_front`).
 
 Every setting is tuned on seed 100 over a few KV-bound cells, one of each workload; those that no other setting beats in
 mean *and* p99 end-to-end latency, or in mean TTFT and p99, go on, with the shipped ones, to be judged on seeds 0 and 1.
@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from experiments._cells import Cell, frozen_cells
-from experiments._front import Setting, not_dominated, settings
+from experiments._front import not_dominated, settings
 from experiments._harness import Figures, Options, Targets, main
 from experiments._ratios import ratios, summary
 from experiments._runs import ANY_FORECAST, Job, Row, gather, run_one
 from experiments.scoreboard import RELOAD_S
-from kvhorizon.sim.policies import parse_policy
+from kvhorizon.sim.policies import Policy, parse_policy
 
 SEED = 100
 KEPT = Path("out") / "front.jsonl"
@@ -34,6 +34,33 @@ KEPT_COLUMNS = (
 )
 
 
+class Tuned(Protocol):
+    """A setting of a front: of the greedy, or of the program."""
+
+    @property
+    def name(self) -> str:
+        """Unique, with its parameters."""
+        ...
+
+    @property
+    def reload(self) -> bool:
+        """Whether evicted KV comes back from host memory."""
+        ...
+
+    @property
+    def shipped(self) -> object:
+        """True if users get it by a name."""
+        ...
+
+    @property
+    def policy(self) -> Policy:
+        """What is replayed."""
+        ...
+
+
+T = TypeVar("T", bound=Tuned)
+
+
 def bound_cells() -> list[Cell]:
     return [cell for cell in frozen_cells() if cell.kind == "bound"]
 
@@ -46,9 +73,16 @@ def tuning_cells(most: int) -> list[Cell]:
     return list(found.values())[:most]
 
 
-def jobs_for(chosen: Sequence[Setting], cells: Sequence[Cell], seeds: Sequence[int]) -> list[Job]:
-    """The settings and the reference, on each cell and seed."""
-    return [
+def run_named(policies: Mapping[str, Policy], jobs: Sequence[Job]) -> list[Row]:
+    """As `run_jobs`, for policies that have no name elsewhere."""
+    return [run_one(job, policies.get(job.policy) or parse_policy(job.policy)) for job in jobs]
+
+
+def replayed(
+    chosen: Sequence[Tuned], cells: Sequence[Cell], seeds: Sequence[int], kept: Path | None
+) -> dict[str, list[Row]]:
+    """The settings and the reference on each cell and seed, by policy."""
+    jobs = [
         job
         for cell in cells
         for seed in seeds
@@ -57,36 +91,29 @@ def jobs_for(chosen: Sequence[Setting], cells: Sequence[Cell], seeds: Sequence[i
             *(Job(cell, seed, s.name, FORECAST, RELOAD_S if s.reload else 0.0) for s in chosen),
         )
     ]
+    found: dict[str, list[Row]] = {}
+    for row in gather(jobs, kept, WORKERS, functools.partial(run_named, {s.name: s.policy for s in chosen})):
+        found.setdefault(row["policy"], []).append(row)
+    return found
 
 
-def run_settings(jobs: Sequence[Job]) -> list[Row]:
-    """As `run_jobs`, for policies that are settings of the front."""
-    known = {setting.name: setting.policy for setting in settings()}
-    return [run_one(job, known.get(job.policy) or parse_policy(job.policy)) for job in jobs]
-
-
-def scores(chosen: Sequence[Setting], rows: list[Row], columns: Sequence[str]) -> list[dict[str, Any]]:
+def scores(chosen: Sequence[Tuned], rows: Mapping[str, list[Row]], columns: Sequence[str]) -> list[dict[str, Any]]:
     """Per setting: its columns as ratios to first-come-first-served."""
-    reference = [row for row in rows if row["policy"] == "fcfs"]
-    by_name: dict[str, list[Row]] = {}
-    for row in rows:
-        by_name.setdefault(row["policy"], []).append(row)
     found = []
     for setting in chosen:
-        own = by_name[setting.name]
         label = f"{setting.name}@{FORECAST}" + ("+reload" if setting.reload else "")
-        per_cell = ratios([*reference, *own], label, "fcfs")
+        per_cell = ratios([*rows["fcfs"], *rows[setting.name]], label, "fcfs")
         found.append({name: summary(name, per_cell[name]) for name in columns})
     return found
 
 
-def best_of(chosen: Sequence[Setting], columns: Sequence[dict[str, Any]]) -> list[Setting]:
+def best_of(chosen: Sequence[T], columns: Sequence[Mapping[str, Any]], fronts: Sequence[Sequence[str]]) -> list[T]:
     """Settings on one of the fronts, with and without reload apart, and the shipped ones."""
-    kept = [s for s in chosen if not s.parameters or s.rule in {q.rule for q in settings()[:8]}]
+    kept = [setting for setting in chosen if setting.shipped]
     for reload in (False, True):
         places = [i for i, setting in enumerate(chosen) if setting.reload is reload]
-        for pair in MEANS_AND_TAILS:
-            points = [tuple(columns[i][name][0] for name in pair) for i in places]
+        for names in fronts:
+            points = [tuple(columns[i][name][0] for name in names) for i in places]
             kept += [chosen[places[i]] for i in not_dominated(points)]
     return list(dict.fromkeys(kept))
 
@@ -95,12 +122,13 @@ def measure(options: Options) -> tuple[Figures, Targets]:
     """Tune, pick, judge."""
     every = settings()[:QUICK_SETTINGS] if options.quick else settings()
     cells = tuning_cells(QUICK_CELLS if options.quick else TUNING_CELLS)
-    run = functools.partial(gather, path=None if options.quick else KEPT, workers=WORKERS, work=run_settings)
+    kept = None if options.quick else KEPT
     began_s = time.perf_counter()
-    tuned = scores(every, run(jobs_for(every, cells, TUNED_ON)), ("ttft_mean", "e2e_mean", "e2e_p99", "long_ttft_p99"))
-    picked = best_of(every, tuned)
+    columns = ("ttft_mean", "e2e_mean", "e2e_p99", "long_ttft_p99")
+    tuned = scores(every, replayed(every, cells, TUNED_ON, kept), columns)
+    picked = best_of(every, tuned, MEANS_AND_TAILS)
     judges = cells if options.quick else bound_cells()
-    judged = scores(picked, run(jobs_for(picked, judges, JUDGED_ON)), KEPT_COLUMNS)
+    judged = scores(picked, replayed(picked, judges, JUDGED_ON, kept), KEPT_COLUMNS)
     figures = {
         "settings": len(every),
         "tuning_cells": [cell.name for cell in cells],

@@ -1,6 +1,6 @@
 """A real vLLM engine behind its OpenAI server, on a pool small enough to be KV-bound: plain, watermark, ours.
 
-Four servers are up at a time; one is under load at a time, and the contenders take turns, seed by seed, in an order
+Pool by pool, four servers are up; one is under load at a time, and the contenders take turns, seed by seed, in an order
 that rotates. Requests arrive LOAD times as fast as plain vLLM served them when all came at once, its end included, when
 the engine runs dry: with few requests that is too slow to fill the pool. A reference run with few requests at a time,
 in which nobody is ever evicted, says which tokens are right. Counts and busy time come from a probe in the engine
@@ -21,6 +21,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from experiments._harness import Options, main, target
@@ -89,24 +90,34 @@ class Contender:
 
 
 def measure(options: Options, here: Site) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Start, take turns, compare."""
-    model, folder = here.write(), scratch("servers")
-    with ExitStack() as stack:
-        started = {}
-        for name, served in contenders(here.served).items():
-            server = LiveServer(served, model, folder / name)
-            stack.callback(server.stop)
-            server.launch()
-            started[name] = Contender(server)
-        for contender in started.values():
-            contender.server.wait()
-            contender.warm()
-        return _evaluate(started, here, options)
+    """Pool by pool; targets of all pools but the first have its blocks in their names."""
+    model = here.write()
+    figures: dict[str, Any] = {"sigma": SIGMA, "cores": os.cpu_count(), "load_average": os.getloadavg()[0]}
+    targets: dict[str, Any] = {}
+    for blocks in here.pools[:1] if options.quick else here.pools:
+        with ExitStack() as stack:
+            started = _started(stack, replace(here.served, blocks=blocks), model)
+            figures[f"{blocks}_blocks"] = found = _evaluate(started, here, options)
+        after = "" if blocks == here.pools[0] else f"_{blocks}"
+        targets |= {name + after: value for name, value in _targets(found).items()}
+    return figures, targets
 
 
-def _evaluate(
-    started: dict[str, Contender], here: Site, options: Options
-) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+def _started(stack: ExitStack, served: Served, model: Path) -> dict[str, Contender]:
+    """All contenders, warm; `stack` stops them."""
+    folder, started = scratch("servers"), {}
+    for name, own in contenders(served).items():
+        server = LiveServer(own, model, folder / name)
+        stack.callback(server.stop)
+        server.launch()
+        started[name] = Contender(server)
+    for contender in started.values():
+        contender.server.wait()
+        contender.warm()
+    return started
+
+
+def _evaluate(started: dict[str, Contender], here: Site, options: Options) -> dict[str, Any]:
     count, seeds = (QUICK_REQUESTS, QUICK_ROUNDS) if options.quick else (here.requests, here.rounds)
     together = [ask._replace(arrival_s=0.0) for ask in asks(count, 100, 1.0, here.kind)]
     rate = LOAD * count / started["plain"].serve(together)[0]["makespan_s"]
@@ -117,12 +128,11 @@ def _evaluate(
         {name: simulated(load, started[name].server.served, cost, SIMULATED[name], seed) for name in SIMULATED}
         for seed, load in enumerate(loads)
     ]
-    figures = {
+    tokens = {name: _sum([one["tokens"][name] for one in rounds]) for name in started} if here.real_weights else None
+    return {
         "requests_per_round": count,
         "rounds": seeds,
-        "sigma": SIGMA,
         "arrivals_per_s": rate,
-        "blocks": here.served.blocks,
         "engine": {name: _together([one[name] for one in rounds]) for name in started},
         "simulated": {name: _together([one[name] for one in beside]) for name in SIMULATED},
         "program_to_plain": _ratios(rounds, "program"),
@@ -130,22 +140,22 @@ def _evaluate(
         "watermark_to_plain": _ratios(rounds, "watermark"),
         "simulated_program_to_plain": _ratios(beside, "program"),
         "step_cost": cost._asdict(),
-        "cores": os.cpu_count(),
-        "load_average": os.getloadavg()[0],
+        "tokens": tokens,
         "each_round": rounds,
     }
-    program = figures["program_to_plain"]
+
+
+def _targets(found: Mapping[str, Any]) -> dict[str, Any]:
+    program, tokens = found["program_to_plain"], found["tokens"]
     targets = {
         "preemption_ratio": target(program["preemptions"], "<=0.15"),
         "recompute_tokens_ratio": target(program["recompute_tokens"], "<=0.35"),
         "throughput_ratio": target(program["throughput_tok_s"], ">=0.98"),
     }
-    if here.real_weights:
-        tokens = figures["tokens"] = {name: _sum([one["tokens"][name] for one in rounds]) for name in started}
-        targets["token_mismatches"] = target(
-            max(tokens[name]["beyond_near_ties"] for name in ("greedy", "program")), "<=0"
-        )
-    return figures, targets
+    if tokens is not None:
+        worst = max(tokens[name]["beyond_near_ties"] for name in ("greedy", "program"))
+        targets["token_mismatches"] = target(worst, "<=0")
+    return targets
 
 
 def _round(started: dict[str, Contender], load: list[Ask], seed: int, compared: bool) -> dict[str, Any]:

@@ -9,9 +9,14 @@ import pytest
 
 from experiments._cells import Cell, build, loaded
 from experiments._front import kind_of, not_dominated, settings
+from experiments._program_front import program_settings
 from experiments._ratios import aggregate, ratios, summary
 from experiments._runs import Job, gather, key_of
+from experiments.program_front import covering, dominates
 from experiments.scoreboard import job_of, seeds_of, wanted
+from kvhorizon.sim.policies import parse_policy
+from kvhorizon.solver.greedy import Knob
+from kvhorizon.solver.settings import settings_of
 
 CELL = Cell("chat", "llama-3.1-8b", "l4-24gb", 1, 1.0, 60, "bound")
 
@@ -94,6 +99,33 @@ def test_the_front_has_three_hundred_settings_that_repeat() -> None:
     assert drawn == settings()
     assert {kind_of(setting.rule) for setting in drawn} == {"N", "L", "B"}
     assert {setting.reload for setting in drawn} == {False, True}
+
+
+def test_the_programs_settings_repeat_and_the_shipped_ones_are_the_policies() -> None:
+    drawn = program_settings()
+    assert len({setting.name for setting in drawn}) == len(drawn) >= 60
+    assert drawn == program_settings()
+    for name in ("kvhorizon", "kvhorizon/strict", "kvhorizon/means"):
+        (ours,), theirs = [setting.policy for setting in drawn if setting.name == name], parse_policy(name)
+        assert (ours.guest, ours.program) == (theirs.guest, settings_of(theirs.planner or Knob.BALANCED))
+
+
+@pytest.mark.parametrize(
+    ("ours", "beaten"),
+    [((0.98, 1.01, 1.01), True), ((0.98, 1.02, 0.5), False), ((0.99, 0.99, 0.99), False), ((1.01, 1.01, 0.97), True)],
+)
+def test_to_dominate_is_two_percent_better_somewhere_and_one_percent_worse_at_most(
+    ours: tuple[float, float, float], beaten: bool
+) -> None:
+    assert dominates(ours, (1.0, 1.0, 1.0)) is beaten
+
+
+def test_few_points_cover_a_front() -> None:
+    """The second dominates two of three, the first one of them, the third the last, the fourth nobody."""
+    theirs = [(1.0, 1.0, 1.0), (1.0, 1.2, 1.0), (2.0, 0.5, 0.5)]
+    ours = [(0.9, 1.2, 1.0), (0.9, 1.0, 1.0), (1.9, 0.5, 0.5), (3.0, 3.0, 3.0)]
+    assert covering(ours, theirs) == [1, 2]
+    assert covering(ours, theirs, most=1) == [1]
 
 
 def test_dominated_points_are_left_out() -> None:

@@ -125,10 +125,12 @@ GREEDY: dict[Knob, Greedy] = {
     Knob.STRICT: Greedy(
         budgeted=True,
         reserve_cap_share=0.05,
-        reserve_oldest_share=0.02,
+        reserve_oldest_share=0.03,
         tries=8,
-        overtake_share=0.2,
-        backfill_share=0.4,
+        overtake_share=0.1,
+        backfill_share=0.3,
+        overtake_flow=0.1,
+        plenty_share=0.0,
     ),
 }
 
@@ -136,7 +138,7 @@ GREEDY: dict[Knob, Greedy] = {
 PLANNED: dict[Knob, Greedy] = {
     Knob.MEANS: GREEDY[Knob.MEANS]._replace(reserve_cap_share=0.1, z=3.0, sure_outputs=math.inf),
     Knob.BALANCED: GREEDY[Knob.BALANCED]._replace(aging_s=1.0, size_power=0.5),
-    Knob.STRICT: GREEDY[Knob.STRICT]._replace(aging_s=1.0, size_power=0.5),
+    Knob.STRICT: GREEDY[Knob.STRICT]._replace(aging_s=1.0, size_power=0.25, sure_outputs=0.5),
 }
 
 
