@@ -92,12 +92,13 @@ class Contender:
 def measure(options: Options, here: Site) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """Pool by pool; targets of all pools but the first have its blocks in their names."""
     model = here.write()
-    figures: dict[str, Any] = {"sigma": SIGMA, "cores": os.cpu_count(), "load_average": os.getloadavg()[0]}
+    figures: dict[str, Any] = {"sigma": SIGMA, "cores": os.cpu_count()}
     targets: dict[str, Any] = {}
     for blocks in here.pools[:1] if options.quick else here.pools:
         with ExitStack() as stack:
             started = _started(stack, replace(here.served, blocks=blocks), model)
             figures[f"{blocks}_blocks"] = found = _evaluate(started, here, options)
+            found["load_average"] = os.getloadavg()[0]
         after = "" if blocks == here.pools[0] else f"_{blocks}"
         targets |= {name + after: value for name, value in _targets(found).items()}
     return figures, targets

@@ -131,12 +131,16 @@ class Control:
         if not engine.by_priority:
             return rule.choose(rows, engine, demand, candidates, now_s)
         priority, choice, before = rows.extra.priority[candidates], NOBODY, 0
+        account = rows.desk.owed[:1]
+        owed = owed_then = float(account[0])
         for level in np.unique(priority).tolist():
             urgent = candidates[priority <= level]
+            account[0] = owed  # what a narrower look let in, the wider one counts again
             wider = rule.choose(rows, engine, demand, urgent, now_s)
             if before and not set(choice.slots) <= set(wider.slots):
+                account[0] = owed_then
                 break
-            choice, before = wider, len(urgent)
+            choice, before, owed_then = wider, len(urgent), float(account[0])
             if len(choice.slots) < before:
                 break
         return choice

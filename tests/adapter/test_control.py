@@ -19,7 +19,7 @@ from kvhorizon.solver.greedy import GREEDY, Knob
 TABLES = Forecaster().tables
 
 
-def build(free: int, waiting: list[Any], **more: Any) -> Control:
+def build(free: int, waiting: list[Any], knob: Knob = Knob.MEANS, **more: Any) -> Control:
     """One running request of two blocks, and those that wait."""
     fake = scheduler(total=100, free=free, **more)
     rows = Rows(8, TABLES)
@@ -30,7 +30,7 @@ def build(free: int, waiting: list[Any], **more: Any) -> Control:
         fake.waiting.append(one)
         plain = one.lora_request is None and not one.resumable
         rows.add(one, 1.0 + number, 100, 0, steer=plain)
-    rule = Rule(GREEDY[Knob.MEANS], UNKNOWN_COST)
+    rule = Rule(GREEDY[knob], UNKNOWN_COST)
     return Control(Engine(fake), rows, rule, PlanFollower(0), DecisionLog(), Level.FULL)
 
 
@@ -104,6 +104,22 @@ def test_the_next_class_comes_once_all_of_the_more_urgent_are_in() -> None:
     assert chosen(6) == {"first"}
     assert chosen(45, first=640) == {"first"}
     assert chosen(35, first=640) == set()
+
+
+def test_overtakers_of_several_classes_are_counted_once() -> None:
+    """As if all were of one class, where everybody fits."""
+
+    def owed(priorities: tuple[int, int, int]) -> tuple[int, float]:
+        sizes = {"old": 160, "short": 16, "last": 16}
+        waiting = [request(n, size, priority=p) for (n, size), p in zip(sizes.items(), priorities, strict=True)]
+        control = build(90, waiting, Knob.BALANCED, policy=SimpleNamespace(value="priority"))
+        control.advise(10.0)
+        return len(control.choice.slots), float(control.rows.desk.owed[0])
+
+    together = owed((0, 0, 0))
+    assert together[0] == 3
+    assert together[1] != 0.0
+    assert owed((0, 0, 1)) == owed((0, 1, 2)) == together
 
 
 def test_prompts_that_come_in_chunks_are_not_counted_whole() -> None:
