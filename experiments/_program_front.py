@@ -42,9 +42,10 @@ B_GRID = {
     "sure_outputs": (0.25, 0.5, 1.0),
     "z": (1.0, 2.0, 3.0),
 }
-BY_HAND: tuple[dict[str, float], ...] = (  # of B: tuned one by one (decision 008), and judged in any case
+BY_HAND: tuple[dict[str, float], ...] = (  # of B: decisions 008 and, `strict` as it was, 014; judged in any case
     {"size_power": 0.25, "sure_outputs": 0.5, "reserve_oldest_share": 0.05},
     {"size_power": 0.25, "sure_outputs": 0.5, "reserve_oldest_share": 0.05, "backfill_share": 0.5},
+    {"reserve_oldest_share": 0.02, "backfill_share": 0.4},
 )
 MODEL_GRID = {"price_factor": (1.0, 2.0), "reserve_share": (0.02, 0.04)}
 

@@ -4,7 +4,7 @@ A point of the greedy's front (mean and p99 end-to-end latency, recomputation) i
 is at least 2 % better in one of the three and at most 1 % worse in the others, and nine tenths of whose plans the
 program made. Both without reload, with the same lengths. Every setting of both is tuned on seed 100 over eight KV-bound
 cells. The few of the program's that together dominate most of the greedy's front there are judged, with the shipped
-ones and two that were tuned by hand, on seeds 0 and 1 over all KV-bound cells, against the greedy's as judged by
+ones and three that were tuned by hand, on seeds 0 and 1 over all KV-bound cells, against the greedy's as judged by
 `front`. Runs are kept in `out/program_front.jsonl`, so that an interrupted run goes on where it stopped.
 """
 
