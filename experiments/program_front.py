@@ -38,7 +38,7 @@ from kvhorizon.errors import InputError
 
 KEPT = Path("out") / "program_front.jsonl"
 QUICK_SETTINGS = 4
-MOST_PICKED = 3  # besides those judged in any case: each takes minutes
+MOST_PICKED = 5  # besides those judged in any case: each takes minutes
 COMPARED = ("e2e_mean", "e2e_p99", "recompute_gpu_s")
 BETTER, WORSE = 0.98, 1.01
 LEAST_PROGRAM_SHARE = 0.9
