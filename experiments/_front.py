@@ -8,7 +8,7 @@ rule without a budget of reordering (`means`), L the same with a late lane, B th
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -60,6 +60,18 @@ def kind_of(rule: Greedy) -> str:
     return "B" if rule.budgeted else "L" if rule.late_virtual else "N"
 
 
+def changed(rule: Greedy, base: Greedy) -> dict[str, float | bool]:
+    """What differs from `base`."""
+    return {key: value for key, value in rule._asdict().items() if value != getattr(base, key)}
+
+
+def drawn(grid: Mapping[str, Sequence[float]], most: int) -> list[dict[str, float]]:
+    """At most so many points of the grid, shuffled by the seed."""
+    points = list(itertools.product(*grid.values()))
+    chosen = np.random.default_rng(SEED).permutation(len(points))[:most]
+    return [dict(zip(grid, points[i], strict=True)) for i in chosen]
+
+
 class Setting(NamedTuple):
     """One point of the greedy's front."""
 
@@ -69,7 +81,7 @@ class Setting(NamedTuple):
     @property
     def parameters(self) -> dict[str, float | bool]:
         """What differs from the rule's shipped form."""
-        return {k: v for k, v in self.rule._asdict().items() if v != getattr(SHIPPED[kind_of(self.rule)], k)}
+        return changed(self.rule, SHIPPED[kind_of(self.rule)])
 
     @property
     def name(self) -> str:
@@ -87,16 +99,11 @@ class Setting(NamedTuple):
         return not self.parameters or self.rule in GREEDY.values()
 
 
-def _drawn(base: Greedy, grid: dict[str, tuple[float, ...]]) -> list[Greedy]:
-    points = list(itertools.product(*grid.values()))
-    chosen = np.random.default_rng(SEED).permutation(len(points))[:PER_RULE]
-    return [base._replace(**dict(zip(grid, points[i], strict=True))) for i in chosen]
-
-
 def settings() -> list[Setting]:
     """All settings, the shipped ones first."""
-    drawn = [_drawn(SHIPPED[kind], grid) for kind, grid in (("N", N_GRID), ("L", L_GRID), ("B", B_GRID))]
-    rules = [*GREEDY.values(), SHIPPED["L"], *itertools.chain(*drawn)]
+    grids = {"N": N_GRID, "L": L_GRID, "B": B_GRID}
+    tried = [SHIPPED[kind]._replace(**values) for kind, grid in grids.items() for values in drawn(grid, PER_RULE)]
+    rules = [*GREEDY.values(), SHIPPED["L"], *tried]
     return [Setting(rule, reload) for rule in dict.fromkeys(rules) for reload in (False, True)]
 
 

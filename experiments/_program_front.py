@@ -7,12 +7,10 @@ One order holds for plan and step. The shipped settings go by their policies' na
 from __future__ import annotations
 
 import dataclasses
-import itertools
+from collections.abc import Mapping
 from typing import NamedTuple
 
-import numpy as np
-
-from experiments._front import SEED
+from experiments._front import changed, drawn
 from kvhorizon.sim.policies import Policy
 from kvhorizon.sim.steer import Guest
 from kvhorizon.solver.greedy import PLANNED, Greedy, Knob
@@ -82,9 +80,8 @@ class ProgramSetting(NamedTuple):
     def parameters(self) -> dict[str, float | bool]:
         """What differs from the family's base."""
         family = FAMILIES[self.family]
-        rule = {key: value for key, value in self.rule._asdict().items() if value != getattr(family.base, key)}
         ours, model = dataclasses.asdict(self.program), dataclasses.asdict(settings_of(family.knob))
-        return rule | {key: ours[key] for key in MODEL_GRID if ours[key] != model[key]}
+        return changed(self.rule, family.base) | {key: ours[key] for key in MODEL_GRID if ours[key] != model[key]}
 
     @property
     def name(self) -> str:
@@ -96,7 +93,7 @@ class ProgramSetting(NamedTuple):
         return Policy(self.name, guest=Guest(True, self.rule), planner=FAMILIES[self.family].knob, program=self.program)
 
 
-def _varied(family: Family, values: dict[str, float], shipped: str = "") -> ProgramSetting:
+def _varied(family: Family, values: Mapping[str, float], shipped: str = "") -> ProgramSetting:
     """The base with these parameters of the rule, or of the model, changed."""
     rule = family.base._replace(**{k: v for k, v in values.items() if k not in MODEL_GRID})  # type: ignore[arg-type]
     model: dict[str, float] = {k: v for k, v in values.items() if k in MODEL_GRID}
@@ -109,21 +106,9 @@ def _varied(family: Family, values: dict[str, float], shipped: str = "") -> Prog
     )
 
 
-def _drawn(family: Family) -> list[ProgramSetting]:
-    whole = family.grid | MODEL_GRID
-    points = list(itertools.product(*whole.values()))
-    chosen = np.random.default_rng(SEED).permutation(len(points))[:PER_FAMILY]
-    return [_varied(family, dict(zip(whole, points[i], strict=True))) for i in chosen]
-
-
 def _of(knob: Knob, family: str, shipped: str) -> ProgramSetting:
     """A knob as it is shipped."""
-    base = FAMILIES[family].base
-    return _varied(
-        FAMILIES[family],
-        {key: value for key, value in PLANNED[knob]._asdict().items() if value != getattr(base, key)},
-        shipped,
-    )
+    return _varied(FAMILIES[family], changed(PLANNED[knob], FAMILIES[family].base), shipped)
 
 
 def judged_settings() -> list[ProgramSetting]:
@@ -138,4 +123,5 @@ def judged_settings() -> list[ProgramSetting]:
 
 def program_settings() -> list[ProgramSetting]:
     """All settings, those judged in any case first."""
-    return list(dict.fromkeys([*judged_settings(), *itertools.chain.from_iterable(map(_drawn, FAMILIES.values()))]))
+    tried = [_varied(f, values) for f in FAMILIES.values() for values in drawn(f.grid | MODEL_GRID, PER_FAMILY)]
+    return list(dict.fromkeys([*judged_settings(), *tried]))

@@ -11,10 +11,10 @@ import functools
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from experiments._cells import Cell, frozen_cells
-from experiments._front import not_dominated, settings
+from experiments._front import Setting, not_dominated, settings
 from experiments._harness import Figures, Options, Targets, main
 from experiments._ratios import ratios, summary
 from experiments._runs import ANY_FORECAST, Job, Row, gather, run_one
@@ -48,17 +48,9 @@ class Tuned(Protocol):
         ...
 
     @property
-    def shipped(self) -> object:
-        """True if users get it by a name."""
-        ...
-
-    @property
     def policy(self) -> Policy:
         """What is replayed."""
         ...
-
-
-T = TypeVar("T", bound=Tuned)
 
 
 def bound_cells() -> list[Cell]:
@@ -107,15 +99,27 @@ def scores(chosen: Sequence[Tuned], rows: Mapping[str, list[Row]], columns: Sequ
     return found
 
 
-def best_of(chosen: Sequence[T], columns: Sequence[Mapping[str, Any]], fronts: Sequence[Sequence[str]]) -> list[T]:
+def best_of(chosen: Sequence[Setting], columns: Sequence[Mapping[str, Any]]) -> list[Setting]:
     """Settings on one of the fronts, with and without reload apart, and the shipped ones."""
     kept = [setting for setting in chosen if setting.shipped]
     for reload in (False, True):
         places = [i for i, setting in enumerate(chosen) if setting.reload is reload]
-        for names in fronts:
+        for names in MEANS_AND_TAILS:
             points = [tuple(columns[i][name][0] for name in names) for i in places]
             kept += [chosen[places[i]] for i in not_dominated(points)]
     return list(dict.fromkeys(kept))
+
+
+def tuning(
+    every: Sequence[Tuned], tuned: Sequence[Mapping[str, Any]], cells: Sequence[Cell], picked: int
+) -> dict[str, Any]:
+    """What is kept of how the settings were tuned."""
+    return {
+        "settings": len(every),
+        "tuning_cells": [cell.name for cell in cells],
+        "picked": picked,
+        "tuned": [[s.name, *(c[name][0] for name in c)] for s, c in zip(every, tuned, strict=True)],
+    }
 
 
 def measure(options: Options) -> tuple[Figures, Targets]:
@@ -126,15 +130,12 @@ def measure(options: Options) -> tuple[Figures, Targets]:
     began_s = time.perf_counter()
     columns = ("ttft_mean", "e2e_mean", "e2e_p99", "long_ttft_p99")
     tuned = scores(every, replayed(every, cells, TUNED_ON, kept), columns)
-    picked = best_of(every, tuned, MEANS_AND_TAILS)
+    picked = best_of(every, tuned)
     judges = cells if options.quick else bound_cells()
     judged = scores(picked, replayed(picked, judges, JUDGED_ON, kept), KEPT_COLUMNS)
     figures = {
-        "settings": len(every),
-        "tuning_cells": [cell.name for cell in cells],
-        "picked": len(picked),
+        **tuning(every, tuned, cells, len(picked)),
         "wall_s": time.perf_counter() - began_s,
-        "tuned": [[s.name, *(c[name][0] for name in c)] for s, c in zip(every, tuned, strict=True)],
         "judged": [{"setting": s.name, "reload": s.reload, "columns": c} for s, c in zip(picked, judged, strict=True)],
     }
     return figures, {}

@@ -31,6 +31,7 @@ from experiments.front import (
     bound_cells,
     replayed,
     scores,
+    tuning,
     tuning_cells,
 )
 from experiments.front import KEPT as GREEDY_KEPT
@@ -118,11 +119,8 @@ def measure(options: Options) -> tuple[Figures, Targets]:
     ours = [_point(point["columns"]) for point in judged if point["program_share"] >= LEAST_PROGRAM_SHARE]
     beaten = {name: any(dominates(one, point) for one in ours) for name, point in theirs.items()}
     figures = {
-        "settings": len(every),
-        "tuning_cells": [cell.name for cell in cells],
-        "picked": len(picked),
+        **tuning(every, tuned, cells, len(picked)),
         "wall_s": time.perf_counter() - began_s,
-        "tuned": [[s.name, *(c[name][0] for name in c)] for s, c in zip(every, tuned, strict=True)],
         "judged": judged,
         "greedy_front": theirs,
         "not_dominated": [name for name, is_beaten in beaten.items() if not is_beaten],

@@ -131,7 +131,7 @@ class Control:
         if not engine.by_priority:
             return rule.choose(rows, engine, demand, candidates, now_s)
         priority, choice, before = rows.extra.priority[candidates], NOBODY, 0
-        account = rows.desk.owed[:1]
+        account = rows.desk.owed
         owed = owed_then = float(account[0])
         for level in np.unique(priority).tolist():
             urgent = candidates[priority <= level]
