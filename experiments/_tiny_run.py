@@ -37,6 +37,7 @@ class Evictions:
 
     solver = object()
     replaced = failed_starts = errors = 0
+    took_s = 0.0
 
     def __init__(self, guest: Guest) -> None:
         self.newest: Plan | None = None

@@ -5,7 +5,10 @@ Two engines with the same requests take turns of STEPS steps: vLLM's own, and ou
 lock, as where a GPU is busy. Hooks are timed under control on a pool that is KV-bound, by the time spent in our
 methods outside vLLM's. Whole steps are compared in advise mode: the guest decides and plans as under control, and the
 engine does the same as vLLM's own, so that the steps compare; what presenting the queue costs shows in the hooks only.
-As in vLLM's engine core, what exists once the engines do is frozen for the garbage collector. Needs vLLM (0.32).
+As in vLLM's engine core, what exists once the engines do is frozen for the garbage collector. Two engines of one
+process differ by some percent by themselves, and by which was there first: the turns are those of STARTS such twos, of
+which each is the first in every second.
+Needs vLLM (0.32).
 """
 
 from __future__ import annotations
@@ -18,18 +21,22 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from vllm.utils.gc_utils import freeze_gc_heap
 
 from experiments._guest_driver import Drive, Setup, drive, workload
 from experiments._harness import Options, main, target
 
+Reals = NDArray[np.float64]
+
 SEED = 0
 RUNNING, WAITING = 256, 1000
 MODEL_S = 0.01
 STEPS = 40  # of one turn
-PAIRS, QUICK_PAIRS = 24, 6
+TURNS, QUICK_TURNS = 24, 6  # in which hooks are timed
+STARTS, QUICK_STARTS = 6, 2
+PAIRS = 6  # of turns, in each start
 WARM_STEPS = 60
-OBSERVE_PAIRS = 12
 HOOKS = ("before_schedule", "restore", "after_schedule", "added", "preempted", "released")
 ACCOUNTS = ("account_preempting", "account_scheduled", "account_release")
 
@@ -137,7 +144,7 @@ def hooks(options: Options) -> dict[str, Any]:
     """Microseconds in our methods per step, under control."""
     engine, load = start(setup("control", seats=2 * RUNNING), SEED)
     clocked = Clocked(engine.scheduler.kvhorizon)
-    turn(engine, load, STEPS * (QUICK_PAIRS if options.quick else PAIRS), clocked.next_step)
+    turn(engine, load, STEPS * (QUICK_TURNS if options.quick else TURNS), clocked.next_step)
     guest = engine.scheduler.kvhorizon
     spent, cpu = np.array(clocked.steps) * 1e6, np.array(clocked.cpu) * 1e6
     running, waiting = engine.scheduler.get_request_counts()
@@ -159,31 +166,46 @@ def hooks(options: Options) -> dict[str, Any]:
     return figures
 
 
-def compare(mode: str, pairs: int, local: bool) -> dict[str, float]:
-    """Ratios of ours in `mode` to vLLM's own, of the same steps, in interleaved turns."""
-    both = [start(setup(None), SEED), start(setup(mode, local=local), SEED)]
+def compare(mode: str, starts: int, local: bool) -> dict[str, Any]:
+    """Ratios of ours in `mode` to vLLM's own, of the same steps, in interleaved turns of `starts` times two engines."""
+    found = [_pairs(mode, local, first) for first in (0, 1) * (starts // 2)]
+    plain, ours = (np.concatenate([times[side] for times, _, _ in found]) for side in (0, 1))
+    cpu = np.concatenate([cpu for _, cpu, _ in found], axis=1)
+    of_pairs = np.median(ours, axis=1) / np.median(plain, axis=1)
+    p99s = [np.quantile(times[1], 0.99) / np.quantile(times[0], 0.99) for times, _, _ in found]
+    return {
+        "p50": float(np.median(of_pairs)),
+        "p50_by_start": [float(np.median(of_start)) for of_start in np.split(of_pairs, starts)],
+        "p99": float(np.median(p99s)),
+        "p99_by_start": [float(ratio) for ratio in p99s],
+        "mean": float(np.median(ours.mean(axis=1) / plain.mean(axis=1))),
+        "round": float(np.median((ours.mean(axis=1) + MODEL_S) / (plain.mean(axis=1) + MODEL_S))),
+        "cpu": float(np.median(cpu[1] / cpu[0])),
+        "plain_p50_us": float(np.median(plain) * 1e6),
+        "plain_p99_us": float(np.quantile(plain, 0.99) * 1e6),
+        "same_steps": all(same for _, _, same in found),
+    }
+
+
+def _pairs(mode: str, local: bool, first: int) -> tuple[Reals, Reals, bool]:
+    """Of vLLM's own engine and ours, of which `first` starts first: seconds of (2, PAIRS, STEPS) steps, CPU seconds of
+    (2, PAIRS) turns, and whether both did the same."""
+    sides = setup(None), setup(mode, local=local)
+    started = {side: start(sides[side], SEED) for side in (first, 1 - first)}
+    both = [started[0], started[1]]
     _align(both)
-    times: list[list[list[float]]] = [[], []]
-    cpu: list[list[float]] = [[], []]
-    for pair in range(pairs):
+    times, cpu = np.zeros((2, PAIRS, STEPS)), np.zeros((2, PAIRS))
+    for pair in range(PAIRS):
         gc.collect()
         for side in (0, 1) if pair % 2 == 0 else (1, 0):
             begin_cpu_s = time.thread_time()
-            times[side].append(turn(*both[side], STEPS))
-            cpu[side].append(time.thread_time() - begin_cpu_s)
+            times[side, pair] = turn(*both[side], STEPS)
+            cpu[side, pair] = time.thread_time() - begin_cpu_s
     same = both[0][0].steps[-STEPS:] == both[1][0].steps[-STEPS:]
-    both[1][0].scheduler.shutdown()
-    plain, ours = np.array(times[0]), np.array(times[1])
-    return {
-        "p50": float(np.median(np.median(ours, axis=1) / np.median(plain, axis=1))),
-        "p99": float(np.quantile(ours, 0.99) / np.quantile(plain, 0.99)),
-        "mean": float(np.median(ours.mean(axis=1) / plain.mean(axis=1))),
-        "round": float(np.median((ours.mean(axis=1) + MODEL_S) / (plain.mean(axis=1) + MODEL_S))),
-        "cpu": float(np.median(np.array(cpu[1]) / np.array(cpu[0]))),
-        "plain_p50_us": float(np.median(plain) * 1e6),
-        "plain_p99_us": float(np.quantile(plain, 0.99) * 1e6),
-        "same_steps": bool(same),
-    }
+    for engine, _ in both:
+        engine.scheduler.shutdown()
+    gc.unfreeze()
+    return times, cpu, same
 
 
 def _align(both: list[tuple[Drive, Load]]) -> None:
@@ -195,10 +217,10 @@ def _align(both: list[tuple[Drive, Load]]) -> None:
 
 def measure(options: Options) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """Hooks, then whole steps, then observation."""
-    pairs = QUICK_PAIRS if options.quick else PAIRS
+    starts = QUICK_STARTS if options.quick else STARTS
     hook = hooks(options)
-    live = compare("advise", pairs, local=False)
-    observe = compare("observe", pairs, local=True)
+    live = compare("advise", starts, local=False)
+    observe = compare("observe", starts, local=True)
     figures = {
         "hooks": hook,
         "advise": live,
@@ -206,7 +228,7 @@ def measure(options: Options) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         "model_s": MODEL_S,
         "cores": os.cpu_count(),
         "load_average": os.getloadavg()[0],
-        "pairs": pairs,
+        "pairs": starts * PAIRS,
         "steps_per_turn": STEPS,
     }
     targets = {

@@ -39,6 +39,7 @@ class RandomPlans:
     replaced: int = 0
     failed_starts: int = 0
     errors: int = 0
+    took_s: float = 0.0
 
     def start(self) -> None:
         """Nothing to start."""

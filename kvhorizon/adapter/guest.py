@@ -28,7 +28,7 @@ from kvhorizon.adapter.ticker import Ticker
 
 ENTER_MOST = 256  # requests that get a row in a step; the rest of a flood stays hidden until then
 ENTER_FEW = 16  # newcomers that may wait for their rows until somebody looks at all of them
-_CONTROL, _ADVISE = Mode.CONTROL, Mode.ADVISE
+_CONTROL, _ADVISE, _NONE = Mode.CONTROL, Mode.ADVISE, Level.NONE
 
 
 class Guest(Accounts):
@@ -115,7 +115,7 @@ class Guest(Accounts):
         if self.stale and not self.guard.retired:
             self._rebuild(now_s)
         acts = mode is _CONTROL or mode is _ADVISE
-        if not acts or self._leave_alone or self.guard.retired or self.engine.paused or control.level == Level.NONE:
+        if not acts or self._leave_alone or self.guard.retired or self.engine.paused or control.level is _NONE:
             self._leave_alone = False
             self._enter(now_s >= self.learner.due_s)
             self.ladder["native"] += 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -49,6 +50,7 @@ class PlanSession:
         self.replaced = 0  # snapshots that a newer one overtook
         self.failed_starts = 0
         self.errors = 0
+        self.took_s = 0.0  # from the last snapshot to its plan, or to the answer that there is none
         self.answered: bool | None = None  # whether the last call brought a plan; None before the first
         self._prepare = prepare
         self._pending: Callable[[], Snapshot] | None = None
@@ -92,7 +94,9 @@ class PlanSession:
         try:
             snapshot, self._pending = self._pending, None
             if ready and snapshot is not None and self.solver is not None and not self._stopping.is_set():
+                begin_s = time.monotonic()
                 plan = self.solver.plan(snapshot())
+                self.took_s = time.monotonic() - begin_s
                 self.answered = plan is not None
                 if plan is not None:
                     if self._prepare is not None:

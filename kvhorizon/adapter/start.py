@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -110,7 +111,7 @@ def build(
         Learner(forecaster, engine, rows, state, lambda: control.step),
         losing,
         PlanSession(solver, lambda plan: plans.prepare(plan, rows)),
-        Ticker(facts),
+        Ticker(facts, os.cpu_count() or 1),
         may_evict,
         clock,
         wall,

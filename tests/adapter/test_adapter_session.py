@@ -38,6 +38,7 @@ class Solver:
 
 def test_the_newest_plan_is_kept_and_errors_cost_one_plan() -> None:
     def answer(snapshot: Any) -> Any:
+        time.sleep(0.01)
         if snapshot == "bad":
             raise RuntimeError("planted")
         return None if snapshot == "none" else f"plan of {snapshot}"
@@ -49,6 +50,7 @@ def test_the_newest_plan_is_kept_and_errors_cost_one_plan() -> None:
     session.offer(lambda: "one")  # type: ignore[arg-type]
     wait_for(lambda: session.newest == "plan of one")  # type: ignore[comparison-overlap]
     assert session.answered
+    assert session.took_s >= 0.01
     session.offer(lambda: "none")  # type: ignore[arg-type]
     wait_for(lambda: session.answered is False)
     for worthless in ("bad", "none"):

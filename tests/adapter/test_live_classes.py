@@ -92,7 +92,7 @@ def test_the_nearer_a_promised_first_token_the_heavier_until_it_is_broken() -> N
     engine, rows, found = intake()
     classes = read_classes({"interactive": {"weight": 2, "ttft_s": 2.0}, "batch": {"tpot_s": 1.0}})
     found.classes, found.weights = classes, weights_for(classes, rows)
-    ticker, session = Ticker(EngineFacts(400, 16, 8, 256, 4096, UNKNOWN_COST)), PlanSession(None)
+    ticker, session = Ticker(EngineFacts(400, 16, 8, 256, 4096, UNKNOWN_COST), cores=16), PlanSession(None)
     ticker.weights = found.weights
     for name, slo_class, at_s in (("run", "interactive", 0.0), ("i", "interactive", 1.0), ("b", "batch", 1.0)):
         found.add(asking(name, slo_class=slo_class), at_s, 0.0)
@@ -128,7 +128,7 @@ def test_a_tenant_beyond_its_share_weighs_less_from_tick_to_tick() -> None:
     engine, rows, found = intake()
     classes = read_classes({**CLASSES, "tenants": {"a": {"share": 0.25}}})
     found.classes, found.weights = classes, Weights(classes, rows)
-    ticker, session = Ticker(EngineFacts(400, 16, 8, 256, 4096, UNKNOWN_COST)), PlanSession(None)
+    ticker, session = Ticker(EngineFacts(400, 16, 8, 256, 4096, UNKNOWN_COST), cores=16), PlanSession(None)
     ticker.weights = found.weights
     asked = {"a0": ("a", "interactive"), "b0": ("b", "batch"), "a1": ("a", "interactive"), "b1": ("b", "batch")}
     for name, (tenant, slo_class) in asked.items():

@@ -4,6 +4,7 @@ from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from fakes import request, scheduler
 
@@ -24,6 +25,7 @@ class Offered:
     def __init__(self) -> None:
         self.solver = SimpleNamespace(counts=Counter())
         self.got: list[Any] = []
+        self.took_s = 0.02
 
     def offer(self, snapshot: Any) -> None:
         self.got.append(snapshot)
@@ -50,7 +52,7 @@ def batch() -> Batch:
 
 def test_the_snapshot_is_the_state(batch: Batch) -> None:
     session: Any = Offered()
-    Ticker(FACTS).tick(session, batch, 12.0, 0.02, busy=False)
+    Ticker(FACTS, cores=16).tick(session, batch, 12.0, 0.02, busy=False)
     before = batch.rows.columns.generated.copy()
     batch.rows.columns.generated[:] = 77  # what was offered is a copy
     snapshot = session.got[0]()
@@ -74,7 +76,7 @@ def test_the_snapshot_is_the_state(batch: Batch) -> None:
 
 def test_a_tick_comes_in_time_and_after_news(batch: Batch) -> None:
     session: Any = Offered()
-    ticker = Ticker(FACTS)
+    ticker = Ticker(FACTS, cores=16)
     ticks = []
     for step in range(30):
         now_s = 10.0 + 0.02 * step
@@ -88,9 +90,24 @@ def test_a_tick_comes_in_time_and_after_news(batch: Batch) -> None:
     assert len(session.got) == 3
 
 
+@pytest.mark.parametrize(("cores", "took_s", "pause_s"), [(16, 0.02, TICK_S), (2, 0.02, 0.5), (2, 5.0, IDLE_TICK_S)])
+def test_plans_take_a_small_share_of_few_cores(batch: Batch, cores: int, took_s: float, pause_s: float) -> None:
+    """A plan of 20 ms is 2 % of two cores twice a second; but forecasts move on, however long a plan takes."""
+    session: Any = Offered()
+    session.took_s = took_s
+    ticker = Ticker(FACTS, cores)
+    asked_s: list[float] = []
+    for step in range(1, 3001):
+        ticker.news = True
+        ticker.tick(session, batch, 0.001 * step, 0.02, busy=False)
+        if len(session.got) > len(asked_s):
+            asked_s.append(0.001 * step)
+    assert np.diff(asked_s) == pytest.approx(pause_s, rel=0.1)
+
+
 def test_a_busy_step_is_spared_but_not_for_long(batch: Batch) -> None:
     session: Any = Offered()
-    ticker = Ticker(FACTS)
+    ticker = Ticker(FACTS, cores=16)
     ticker.tick(session, batch, 10.0, 0.02, busy=False)
     ticker.news = True
     ticker.tick(session, batch, 10.0 + TICK_S, 0.02, busy=True)
@@ -103,5 +120,5 @@ def test_nobody_plans_for_an_empty_queue(batch: Batch) -> None:
     for number in range(3):
         batch.rows.release(f"wait{number}")
     session: Any = Offered()
-    Ticker(FACTS).tick(session, batch, 12.0, 0.02, busy=False)
+    Ticker(FACTS, cores=16).tick(session, batch, 12.0, 0.02, busy=False)
     assert session.got == [None]

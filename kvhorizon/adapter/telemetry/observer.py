@@ -26,18 +26,9 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 
 QUEUE_LIMIT = 65_536  # requests not yet taken by the thread, should it hang
+Over = tuple[Any, Tally, float | None, float, Mode]  # a request that nobody changes any more; its first token, its end
 LONGEST_STEP_S = 10.0  # a longer gap between steps is idleness
 _REASONS = {"FINISHED_STOPPED": "stop", "FINISHED_LENGTH_CAPPED": "length", "FINISHED_ABORTED": "abort"}
-
-
-class Over(NamedTuple):
-    """What the step notes of a request that is over, which nobody changes any more."""
-
-    request: Any
-    tally: Tally
-    first_s: float | None  # time of day of its first token
-    end_s: float  # time of day
-    mode: Mode
 
 
 class Ended(NamedTuple):
@@ -171,14 +162,15 @@ class Observer:
         first_s = self._first_s.pop(name, None)
         if first_s is None and self._awaited.pop(name, None) is not None and request.num_output_tokens > 0:
             first_s = self._first(request, now_s)
-        self.over.append(Over(request, tally, first_s, now_s, self._guest.mode))
+        self.over.append((request, tally, first_s, now_s, self._guest.mode))
 
     def ended(self) -> list[Ended]:
         """Requests that are over since the last call, which is not the step's."""
         return [self._told(self.over.popleft()) for _ in range(len(self.over))]
 
     def _told(self, over: Over) -> Ended:
-        request, parameters, status = over.request, over.request.sampling_params, over.request.status.name
+        request, tally, first_s, end_s, mode = over
+        parameters, status = request.sampling_params, request.status.name
         extra = (parameters.extra_args if parameters is not None else None) or {}
         hashes: tuple[Any, ...] = ()
         if self._wants_hashes:
@@ -187,15 +179,15 @@ class Observer:
             request.request_id,
             request.num_prompt_tokens,
             request.num_output_tokens,
-            over.tally,
+            tally,
             request.arrival_time,
-            over.first_s,
-            over.end_s,
+            first_s,
+            end_s,
             request.max_tokens,
             request.priority,
             str(extra.get(TENANT, ""))[:MAX_CHARACTERS],
             _REASONS.get(status, status.removeprefix("FINISHED_").lower()),
-            over.mode.value,
+            mode.value,
             hashes,
             str(extra.get(SESSION, ""))[:MAX_CHARACTERS],
             sampling_of(request),
