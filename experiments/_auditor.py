@@ -1,13 +1,16 @@
 """An independent count of recompute, and of blocks, from what vLLM's scheduler puts out; it asks no guest.
 
 Known tokens are the prompt's and those delivered; computed positions are those of the chunks put out, without drafts
-that were refused: of d drafts in a chunk of which t tokens are delivered, d + 1 − t were.
+that were refused: of d drafts in a chunk of which t tokens are delivered, d + 1 − t were. With asynchronous scheduling
+a request may have been evicted before the output of its last chunk comes: that takes nothing back.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from typing import Any
+
+IN_FLIGHT = 4  # steps whose output may be to come, at most
 
 
 class Auditor:
@@ -21,23 +24,28 @@ class Auditor:
         self._known: Counter[str] = Counter()
         self._computed: dict[str, int] = {}
         self._mark: dict[str, int] = {}
-        self._drafts: dict[str, int] = {}  # in the chunk whose output is to come
+        self._drafts: dict[int, dict[str, int]] = {}  # by step whose output is to come
+        self._evicted: dict[str, int] = {}  # step of the last time
         self._steps = 0
 
     def arrived(self, request: Any) -> None:
         """A request of so many prompt tokens."""
         self._known[request.request_id] = request.num_prompt_tokens
 
-    def delivered(self, name: str, tokens: int) -> None:
-        """Output left the engine."""
+    def delivered(self, name: str, tokens: int, step: int | None = None) -> None:
+        """Output of the step of that number, else of the last one, left the engine."""
         self._known[name] += tokens
-        drafts = self._drafts.pop(name, 0)
-        self._computed[name] = self._computed.get(name, 0) - max(drafts + 1 - tokens, 0)
+        step = self._steps if step is None else step
+        if step >= self._evicted.get(name, 0):
+            drafts = self._drafts[step].get(name, 0)
+            self._computed[name] = self._computed.get(name, 0) - max(drafts + 1 - tokens, 0)
 
     def see(self, output: Any) -> None:
         """One scheduled step."""
+        self._steps += 1
         for name in output.preempted_req_ids or ():
             self.preemptions += 1
+            self._evicted[name] = self._steps
             computed = min(self._computed.get(name, 0), self._known[name])
             self._mark[name] = max(self._mark.get(name, 0), computed)
         for name, start in _starts(output):
@@ -46,8 +54,8 @@ class Auditor:
             self.recomputed += max(min(end, mark) - start, 0)
             if end >= mark:
                 self._mark.pop(name, None)
-        self._drafts = {name: len(drafts) for name, drafts in output.scheduled_spec_decode_tokens.items()}
-        self._steps += 1
+        self._drafts[self._steps] = {name: len(drafts) for name, drafts in output.scheduled_spec_decode_tokens.items()}
+        self._drafts.pop(self._steps - IN_FLIGHT, None)
         if self._steps % 8 == 0:
             self.block_errors += not self.blocks_add_up()
 

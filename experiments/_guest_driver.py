@@ -1,7 +1,8 @@
 """vLLM's own scheduler with or without a guest, driven without a model and on a clock of its own.
 
 A step runs as an engine core would run it: schedule, execute, update; asynchronous scheduling is one step ahead. Every
-request whose prefill is complete gives one token, and ends at its `max_tokens`.
+request whose prefill is complete gives one token, and as many of its drafts as chance accepts, and ends at its
+`max_tokens`.
 """
 
 from __future__ import annotations
@@ -11,14 +12,22 @@ import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
-from vllm.config import CacheConfig, DeviceConfig, ModelConfig, ParallelConfig, SchedulerConfig, VllmConfig
+from vllm.config import (
+    CacheConfig,
+    DeviceConfig,
+    ModelConfig,
+    ParallelConfig,
+    SchedulerConfig,
+    SpeculativeConfig,
+    VllmConfig,
+)
 from vllm.sampling_params import SamplingParams
 from vllm.utils.hashing import get_hash_fn_by_name
 from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
@@ -26,7 +35,7 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.core.single_type_kv_cache_manager import register_all_kvcache_specs
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
-from vllm.v1.outputs import ModelRunnerOutput
+from vllm.v1.outputs import DraftTokenIds, ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output import StructuredOutputManager
 
@@ -49,6 +58,7 @@ class Setup:
     policy: str = "fcfs"
     watermark: float = 0.0
     data_parallel: int = 1
+    drafts: int = 0  # a step, of a draft model, which wants room for as many tokens beyond
     guest: bool = True
     step_s: float | None = 0.02  # on the guest's clock; None: real time
     settings: dict[str, Any] = field(default_factory=lambda: {"local_only": True})
@@ -56,10 +66,12 @@ class Setup:
 
 def make(setup: Setup) -> Scheduler:
     """vLLM's scheduler, ours if `setup.guest`."""
+    model = ModelConfig(
+        model=model_folder(), dtype="float16", seed=0, skip_tokenizer_init=True, max_model_len=setup.max_len
+    )
+    parallel = ParallelConfig(data_parallel_size=setup.data_parallel, data_parallel_size_local=setup.data_parallel)
     config = VllmConfig(
-        model_config=ModelConfig(
-            model=model_folder(), dtype="float16", seed=0, skip_tokenizer_init=True, max_model_len=setup.max_len
-        ),
+        model_config=model,
         scheduler_config=SchedulerConfig(
             max_num_seqs=setup.seats,
             max_num_batched_tokens=setup.batched,
@@ -71,9 +83,8 @@ def make(setup: Setup) -> Scheduler:
             watermark=setup.watermark,
         ),
         cache_config=CacheConfig(block_size=BLOCK, enable_prefix_caching=setup.caching),
-        parallel_config=ParallelConfig(
-            data_parallel_size=setup.data_parallel, data_parallel_size_local=setup.data_parallel
-        ),
+        parallel_config=parallel,
+        speculative_config=_speculation(setup, model, parallel),
         device_config=DeviceConfig("cpu"),
         additional_config={"kvhorizon": setup.settings} if setup.guest else {},
     )
@@ -92,6 +103,19 @@ def make(setup: Setup) -> Scheduler:
         hash_block_size=BLOCK,
         log_stats=True,
         structured_output_manager=StructuredOutputManager(config),
+    )
+
+
+def _speculation(setup: Setup, model: Any, parallel: Any) -> Any:
+    """The model drafts for itself."""
+    if not setup.drafts:
+        return None
+    return SpeculativeConfig(
+        method="draft_model",
+        model=model_folder(),
+        num_speculative_tokens=setup.drafts,
+        target_model_config=model,
+        target_parallel_config=parallel,
     )
 
 
@@ -128,18 +152,29 @@ def workload(
     return found
 
 
+class Scheduled(NamedTuple):
+    """A step whose output is to come."""
+
+    output: Any
+    sampled: list[bool]  # which requests will give a token
+    number: int  # of the step, from 1
+
+
 @dataclass
 class Drive:
     """One engine at work. `trace` holds (step, request, tokens) of all output, `steps` what each step scheduled."""
 
     scheduler: Any
     trace: list[tuple[int, str, int]] = field(default_factory=list)
+    given_by: list[int] = field(default_factory=list)  # step that the output in `trace` is of
     steps: list[tuple[tuple[str, int], ...]] = field(default_factory=list)
     ends: dict[str, str] = field(default_factory=dict)
-    _flight: deque[tuple[Any, list[bool]]] = field(default_factory=deque)
+    _flight: deque[Scheduled] = field(default_factory=deque)
     asynchronous: bool = False
     step_s: float | None = None
     now_s: float = 0.0
+    drafts: int = 0
+    _accepts: random.Random = field(default_factory=lambda: random.Random(0))
 
     def abort(self, name: str) -> None:
         """The client of a request goes."""
@@ -149,33 +184,37 @@ class Drive:
         """One round of the engine core; `see` is called with what was scheduled, which is also returned."""
         scheduler, output = self.scheduler, None
         if scheduler.has_requests():
-            output, sampled = self.schedule()
-            self._flight.append((output, sampled))
+            scheduled = self.schedule()
+            output = scheduled.output
+            self._flight.append(scheduled)
             if see is not None:
                 see(output)
         depth = 2 if self.asynchronous else 1
         if self._flight and (output is None or len(self._flight) >= depth or not output.num_scheduled_tokens):
-            self._update(*self._flight.popleft())
+            self.finish(self._flight.popleft())
         return output
 
-    def schedule(self) -> tuple[Any, list[bool]]:
-        """The first half of a synchronous step: what was scheduled, and which requests will give a token."""
+    def schedule(self) -> Scheduled:
+        """The first half of a synchronous step."""
         output = self.scheduler.schedule()
         sampled = [not self.scheduler.requests[name].is_prefill_chunk for name in output.num_scheduled_tokens]
         self.steps.append(tuple(output.num_scheduled_tokens.items()))
         self.now_s += self.step_s or 0.0
-        return output, sampled
+        return Scheduled(output, sampled, len(self.steps))
 
-    def finish(self, scheduled: tuple[Any, list[bool]]) -> None:
+    def finish(self, scheduled: Scheduled) -> None:
         """The second half."""
-        self._update(*scheduled)
-
-    def _update(self, output: Any, sampled: list[bool]) -> None:
+        output, sampled, number = scheduled
         names = list(output.num_scheduled_tokens)
+        drafted = output.scheduled_spec_decode_tokens
+        tokens = [
+            [7] * (1 + self._accepts.randint(0, len(drafted.get(name, ())))) if gives else []
+            for name, gives in zip(names, sampled, strict=True)
+        ]
         result = ModelRunnerOutput(
             req_ids=names,
             req_id_to_index={name: place for place, name in enumerate(names)},
-            sampled_token_ids=[[7] if gives else [] for gives in sampled],
+            sampled_token_ids=tokens,
             logprobs=None,
             prompt_logprobs_dict={},
             pooler_output=[],
@@ -183,8 +222,11 @@ class Drive:
         for outputs in self.scheduler.update_from_output(output, result).values():
             for one in outputs.outputs:
                 self.trace.append((len(self.steps), one.request_id, len(one.new_token_ids)))
+                self.given_by.append(number)
                 if one.finish_reason is not None:
                     self.ends[one.request_id] = str(one.finish_reason)
+        if self.drafts and not self.asynchronous:  # else vLLM has put them in place already
+            self.scheduler.update_draft_token_ids(DraftTokenIds(names, [[7] * self.drafts for _ in names]))
 
     @property
     def busy(self) -> bool:
@@ -205,7 +247,7 @@ class Drive:
 
 def drive(setup: Setup) -> Drive:
     """An engine ready to be driven."""
-    engine = Drive(make(setup), asynchronous=setup.asynchronous, step_s=setup.step_s)
+    engine = Drive(make(setup), asynchronous=setup.asynchronous, step_s=setup.step_s, drafts=setup.drafts)
     if setup.guest and setup.step_s is not None:
         guest = engine.scheduler.kvhorizon
         guest.use_clock(lambda: engine.now_s, lambda: 0.0)

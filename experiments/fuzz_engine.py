@@ -1,8 +1,9 @@
 """Does the guest ever harm vLLM's real scheduler? Random plans, decisions and faults, with everything counted twice.
 
 Each seed is one engine: synchronous or not, with and without prefix caching, first come first served or by priority,
-with random aborts and, in most steps, a random and sometimes nonsensical plan; in two thirds of the seeds with random
-decisions in place of the rule's, and in a third with errors raised inside the guest. Needs vLLM (0.32).
+with drafts or without, with random aborts and, in most steps, a random and sometimes nonsensical plan; in two thirds of
+the seeds with random decisions in place of the rule's, and in a third with errors raised inside the guest. Needs vLLM
+(0.32).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from kvhorizon.state import Plan, Source
 SEED = 0
 SEEDS, QUICK_SEEDS = 48, 12
 REQUESTS = 120
+DRAFTS = 3  # in every fifth seed
 
 
 @dataclass
@@ -126,6 +128,7 @@ def fuzz(seed: int, count: Count) -> None:
         caching=caching,
         policy="priority" if seed % 3 == 2 else "fcfs",
         watermark=rng.choice([0.0, 0.02]),
+        drafts=DRAFTS if seed % 5 == 4 else 0,
         settings={"local_only": True, "evict": True, "knob": rng.choice(["balanced", "means", "means"])},
     )
     requests = workload(REQUESTS, seed, caching=caching, shared=64 if caching else 0, priorities=4)
@@ -198,8 +201,8 @@ def _run(engine: Drive, requests: list[Any], rng: random.Random, plans: RandomPl
             break
         plans.draw()
         engine.step(auditor.see)
-        for _, name, tokens in engine.trace[heard:]:
-            auditor.delivered(name, tokens)
+        for (_, name, tokens), step in zip(engine.trace[heard:], engine.given_by[heard:], strict=True):
+            auditor.delivered(name, tokens, step)
         heard = len(engine.trace)
         if engine.scheduler.kvhorizon.guard.retired:
             engine.scheduler.kvhorizon.recall()

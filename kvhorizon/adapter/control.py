@@ -8,6 +8,7 @@ import numpy as np
 
 from kvhorizon.adapter import compat
 from kvhorizon.adapter.batch import Batch
+from kvhorizon.adapter.coming import with_coming
 from kvhorizon.adapter.decisions import Decision, DecisionLog
 from kvhorizon.adapter.demand import Demand
 from kvhorizon.adapter.engine import Engine, ready
@@ -105,7 +106,10 @@ class Control:
         if not len(candidates):
             return NOBODY
         self.busy = True
-        choice = self._by_class(candidates, demand or self.batch.demand(), now_s)
+        demand = demand or self.batch.demand()
+        if self.engine.has_connector:
+            demand = with_coming(demand, self.rows, self.engine)
+        choice = self._by_class(candidates, demand, now_s)
         if choice is NOBODY:
             self._note_held(candidates, now_s)
         return choice

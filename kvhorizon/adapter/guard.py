@@ -1,6 +1,7 @@
 """Fail open: an error of ours is caught and counted, and the engine does what it would do without us.
 
-After `limit` errors in a row a guard retires what it guards, until it is told otherwise.
+After `limit` errors in a row a guard retires what it guards, until it is told otherwise. `fail_open` is for hooks whose
+owner has to undo what they have begun, `guarded` for those that leave nothing behind.
 """
 
 from __future__ import annotations
@@ -24,7 +25,14 @@ class FailsOpen(Protocol):
         ...
 
 
+class Guarded(Protocol):
+    """Whose hooks a guard watches."""
+
+    guard: Guard
+
+
 G = TypeVar("G", bound=FailsOpen)
+H = TypeVar("H", bound=Guarded)
 P = ParamSpec("P")
 
 
@@ -39,6 +47,24 @@ def fail_open(hook: Callable[Concatenate[G, P], None]) -> Callable[Concatenate[G
 
     functools.update_wrapper(guarded, hook)
     return guarded
+
+
+def guarded(hook: Callable[Concatenate[H, P], None]) -> Callable[Concatenate[H, P], None]:
+    """The hook, an error in which its owner's guard counts; once that has retired, nothing."""
+
+    def without_harm(self: H, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        if self.guard.retired:
+            return
+        try:
+            hook(self, *args, **kwargs)
+        except Exception as error:  # whatever it is, the engine goes on
+            self.guard.failed(hook.__name__, error)
+        else:
+            if self.guard.in_a_row:
+                self.guard.succeeded()
+
+    functools.update_wrapper(without_harm, hook)
+    return without_harm
 
 
 class Guard:

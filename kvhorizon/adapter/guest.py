@@ -226,7 +226,7 @@ class Guest(Accounts):
         self.rule.step_s = self._clock.step_s
         if self.forecaster.tables is not self.rows.tables:
             self.rows.use_tables(self.forecaster.tables)
-            self.rule.use_z(self.rows.tables.z)
+            self.rule.use(self.rows.tables.z, self.rows.tables.tokens_per_step)
             self.losing.see(self.accounting.total)
             self.rule.losing = self.losing.cost()
             self.ticker.habits = self.losing.habits(self.rows.tables.tokens_per_step)

@@ -20,7 +20,7 @@ from kvhorizon.adapter.pool import Reals, columns_in, curves_in, desk_in
 from kvhorizon.adapter.rows import Rows, Slots
 from kvhorizon.models.compiled import compiled
 from kvhorizon.solver.columns import Int32Array, Room
-from kvhorizon.solver.greedy import Greedy
+from kvhorizon.solver.greedy import Greedy, at_pace
 from kvhorizon.solver.select import choose_admissions, refresh_remaining, victim_row
 from kvhorizon.state import StepCost
 
@@ -46,7 +46,7 @@ class Rule:
     """The greedy of one engine. It is to be told whatever makes somebody admissible, or no longer waiting."""
 
     def __init__(self, greedy: Greedy, cost: StepCost) -> None:
-        self.greedy = greedy
+        self.greedy = self._at_one_token = greedy
         self.losing = cost  # of what an eviction throws away
         self.step_s = REST_S / REST_STEPS  # how long a step takes at the moment
         self._stands_until_s = self._rests_until_s = -math.inf
@@ -54,10 +54,9 @@ class Rule:
         self._smallest_tokens: int | None = None  # of all that wait; None: not known
         self._newest_tokens = NO_TOKENS  # least of those that came since the decision that stands
 
-    def use_z(self, z: float) -> None:
-        """Deviations of a batch's peak to keep in reserve."""
-        if z != self.greedy.z:
-            self.greedy = self.greedy._replace(z=z)
+    def use(self, z: float, tokens_per_step: float) -> None:
+        """Deviations of a batch's peak to keep in reserve, and how many tokens a decode gains per step."""
+        self.greedy = at_pace(self._at_one_token, tokens_per_step)._replace(z=z)
 
     def changed(self) -> None:
         """Somebody was planned, or the forecasts moved."""

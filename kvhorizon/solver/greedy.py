@@ -190,6 +190,11 @@ def reserve_cap(rule, oldest, remaining, mean_remaining):  # type: ignore[no-unt
     return rule.reserve_cap_share
 
 
+def at_pace(rule: Greedy, tokens_per_step: float) -> Greedy:
+    """The rule where a step brings each running request so many tokens, as it does with drafts."""
+    return rule._replace(growth_steps=rule.growth_steps * tokens_per_step)
+
+
 @compiled
 def growth_reserve(rule, requests, pool):  # type: ignore[no-untyped-def]
     """What so many running requests may take before some of them end, whatever is known of them [tokens]."""

@@ -9,7 +9,7 @@ from kvhorizon.models.compiled import compiled
 from kvhorizon.models.step_time import undoing
 from kvhorizon.models.survival import Curves
 from kvhorizon.solver.columns import Columns, Room
-from kvhorizon.solver.greedy import Greedy
+from kvhorizon.solver.greedy import Greedy, at_pace
 from kvhorizon.solver.select import choose_admissions, new_desk, refresh_remaining, victim_row
 from kvhorizon.state import Snapshot
 
@@ -66,6 +66,7 @@ def admissions(snapshot: Snapshot, rule: Greedy, curves: Curves) -> IntArray:
     columns = columns_of(snapshot)
     refresh_remaining(columns, curves, desk.waiting, num_waiting)
     running = np.arange(snapshot.num_running, dtype=np.int32)
+    rule = at_pace(rule, snapshot.habits.tokens_per_step)
     chosen = choose_admissions(columns, curves, rule, running, snapshot.num_running, room, desk, num_waiting)
     return desk.chosen[:chosen].astype(np.int64)
 

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from fakes import Status, request, scheduler
 
 from kvhorizon.adapter.compat import Level
@@ -70,6 +71,18 @@ def test_kv_that_comes_from_elsewhere_is_left_alone() -> None:
     loading = request("loading", 16, computed=16, status=Status.WAITING_FOR_REMOTE_KVS)
     plain = request("plain", 1500)
     assert shown(build(0, [loading, plain], connector=SimpleNamespace())) == ["loading"]
+
+
+@pytest.mark.parametrize(("held", "names"), [(0, ["loading", "plain"]), (5, ["loading"])])
+def test_whose_kv_is_on_its_way_will_want_room(held: int, names: list[str]) -> None:
+    """Of 50 free blocks it lacks 25 of its 30 yet; the other, of 30, would fit beside what runs."""
+    loading = request("loading", 480, computed=480, status=Status.WAITING_FOR_REMOTE_KVS)
+    tables = SimpleNamespace(req_to_blocks={"loading": [SimpleNamespace(ref_cnt=1)] * held})
+    control = build(50, [loading, request("plain", 480, arrival_time=2.0)], connector=SimpleNamespace())
+    manager = control.engine.scheduler.kv_cache_manager
+    manager.coordinator.single_type_managers = [tables]
+    control.engine = control.batch.engine = Engine(control.engine.scheduler)
+    assert shown(control) == names
 
 
 def test_blocks_that_come_free_later_are_no_help_now_but_for_a_plan() -> None:

@@ -16,7 +16,7 @@ from kvhorizon.adapter.telemetry.publisher import Publisher
 from kvhorizon.recording.schema import Row
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-SAID_ELSEWHERE = {"canary_window_s", "budget", "tls_key", "tls_ca"}  # beside others, or of no use to users
+SAID_ELSEWHERE = {"canary_window_s", "tls_key", "tls_ca"}  # beside others, or of no use to users
 
 
 def test_the_table_of_metrics_is_made_from_the_code() -> None:

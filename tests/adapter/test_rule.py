@@ -41,6 +41,16 @@ def test_demand_by_hand() -> None:
     assert demand.owed_blocks == 15 + 4
 
 
+@pytest.mark.parametrize(("tokens_per_step", "admitted"), [(1.0, 1), (4.0, 0)])
+def test_drafts_make_the_running_grow_faster(tokens_per_step: float, admitted: int) -> None:
+    """Eleven of them take 132 tokens in twelve steps, or 320, a twentieth of the pool; 224 would be left."""
+    engine, rows = build([(100, 1, 101)] * 10, [192], free=26)
+    rule = Rule(GREEDY[Knob.MEANS]._replace(growth_spread=1e9), UNKNOWN_COST)
+    rule.use(0.0, tokens_per_step)
+    choice = rule.choose(rows, engine, Batch(engine, rows).demand(), rows.waiting(), 200.0)
+    assert len(choice.slots) == admitted
+
+
 @settings(deadline=None, max_examples=60)
 @given(
     st.lists(st.tuples(st.integers(1, 100), st.integers(0, 40), st.integers(0, 40)), min_size=1), st.integers(0, 300)

@@ -7,7 +7,10 @@ pytest.importorskip("vllm", reason="vLLM is not installed: `make engine` sets it
 from experiments.fuzz_engine import Count, fuzz
 from kvhorizon.adapter.accounting import Accounting
 
-SEEDS = range(6)  # synchronous and not, cached and not, by both policies, each kind of decision
+SEEDS = (
+    *range(6),
+    9,
+)  # synchronous and not, cached and not, drafting and not, by both policies, each kind of decision
 
 
 def test_random_plans_and_faults_harm_nobody() -> None:

@@ -6,15 +6,14 @@ that gave it; a last one when the request is released.
 
 from __future__ import annotations
 
-import functools
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kvhorizon.adapter.accounting import Tally
 from kvhorizon.adapter.decisions import Decision
-from kvhorizon.adapter.guard import Guard
+from kvhorizon.adapter.guard import Guard, guarded
 from kvhorizon.adapter.hints import MAX_CHARACTERS, SESSION, SLO_CLASS, TENANT
 from kvhorizon.adapter.keys import sampling_of
 from kvhorizon.adapter.modes import Mode
@@ -22,8 +21,6 @@ from kvhorizon.adapter.telemetry.canary import Counts, Windows
 
 if TYPE_CHECKING:
     from kvhorizon.adapter.guest import Guest
-
-P = ParamSpec("P")
 
 QUEUE_LIMIT = 65_536  # requests not yet taken by the thread, should it hang
 Over = tuple[Any, Tally, float | None, float, Mode]  # a request that nobody changes any more; its first token, its end
@@ -63,24 +60,6 @@ class Ended(NamedTuple):
         if self.first_s is None or later < 1:
             return None
         return max(self.end_s - max(self.first_s, self.arrival_s), 0.0) / later
-
-
-def guarded(hook: Callable[Concatenate[Observer, P], None]) -> Callable[Concatenate[Observer, P], None]:
-    """A hook that never raises; after a few errors in a row nothing is observed any more."""
-
-    def without_harm(self: Observer, /, *args: P.args, **kwargs: P.kwargs) -> None:
-        if self.guard.retired:
-            return
-        try:
-            hook(self, *args, **kwargs)
-        except Exception as error:  # whatever it is, the engine goes on
-            self.guard.failed(hook.__name__, error)
-        else:
-            if self.guard.in_a_row:
-                self.guard.succeeded()
-
-    functools.update_wrapper(without_harm, hook)
-    return without_harm
 
 
 class Observer:
