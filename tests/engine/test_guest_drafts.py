@@ -12,7 +12,7 @@ DRAFTS, BLOCKS = 3, 160
 
 
 def ends(request: Any) -> bool:
-    """With asynchronous scheduling vLLM leaves out of a step whose last token is in flight; one more is foretold of it."""
+    """With asynchronous scheduling vLLM leaves out whose last token is in flight; of it one more is foretold."""
     return bool(request.num_output_tokens + request.num_output_placeholders >= request.max_tokens)
 
 
