@@ -44,6 +44,7 @@ def measured(load: Sequence[Ask], told: Sequence[Told], before: Row, after: Row,
         "steps": len(steps),
         "longest_step_s": float(steps[:, OWN].max()),
         "engine_s": float(steps[:, OWN].sum()),
+        "work": [len(steps), *steps[:, :BEGIN].sum(axis=0).tolist()],
         "cpu_s": cpu_s,
         "guest_errors": gained["errors"],
         "ladder": _gain(before, after, "ladder"),
@@ -94,6 +95,12 @@ def fit_cost(steps: Sequence[Sequence[float]], config: dict[str, Any]) -> StepCo
         kv_read_s_per_token=read,
         sequence_s=sequence,
     )
+
+
+def work_s(work: Sequence[float], cost: StepCost) -> float:
+    """What steps take of such an engine by their work alone: their number, tokens, pairs, KV tokens read, sequences."""
+    price = cost.fixed_s, cost.linear_s_per_token, cost.attention_s_per_pair, cost.kv_read_s_per_token, cost.sequence_s
+    return float(np.dot(work, price))
 
 
 def _step_s(rows: FloatArray) -> FloatArray:

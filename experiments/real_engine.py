@@ -9,7 +9,9 @@ is fitted to plain vLLM's steps of the same run.
 
 Other work on the machine disturbs times, not counts: ratios of times are medians over the seeds. `engine_s` is the time
 of all steps as the engine's thread saw it, without waits for a processor; `cpu_s` the processor time of server, engine
-and solver. What is served is settled by the machine (`_live_site`). Needs `make engine`, or vLLM on a GPU.
+and solver; `work_s` the time that its steps would take by their tokens, sequences and KV read alone, priced as plain
+vLLM's steps took it: nothing but scheduling moves that. What is served is settled by the machine (`_live_site`). Needs
+`make engine`, or vLLM on a GPU.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from typing import Any
 
 from experiments._harness import Options, main, target
 from experiments._live_load import SIGMA, Ask, Kind, Told, asks, send
-from experiments._live_measure import Row, fit_cost, measured, simulated
+from experiments._live_measure import Row, fit_cost, measured, simulated, work_s
 from experiments._live_server import LiveServer, Served
 from experiments._live_site import Site, site
 from experiments._live_tokens import mismatches
@@ -125,6 +127,8 @@ def _evaluate(started: dict[str, Contender], here: Site, options: Options) -> di
     loads = [asks(count, seed, rate, here.kind) for seed in range(seeds)]
     rounds = [_round(started, load, seed, here.real_weights) for seed, load in enumerate(loads)]
     cost = fit_cost(started["plain"].before["steps"], here.config)
+    for row in (one[name] for one in rounds for name in started):
+        row["work_s"] = work_s(row.pop("work"), cost)
     beside = [
         {name: simulated(load, started[name].server.served, cost, SIMULATED[name], seed) for name in SIMULATED}
         for seed, load in enumerate(loads)
@@ -222,7 +226,7 @@ def _ratios(rounds: Sequence[Mapping[str, Any]], name: str) -> dict[str, float]:
         found[key] = median(key)
     for key in ("ttft_s", "tpot_s", "e2e_s"):
         found |= {f"{key}_{part}": median(key, part) for part in ("mean", "p99")}
-    found |= {key: median(key) for key in ("engine_s", "cpu_s") if key in rounds[0][name]}
+    found |= {key: median(key) for key in ("engine_s", "cpu_s", "work_s") if key in rounds[0][name]}
     return found
 
 

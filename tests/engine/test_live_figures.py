@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("vllm", reason="vLLM is not installed: `make engine` sets it up")
 
-from experiments._live_measure import fit_cost
+from experiments._live_measure import BEGIN, fit_cost, work_s
 from experiments._live_model import CONFIG
 
 
@@ -24,7 +24,9 @@ def test_a_step_lasts_until_the_next_whether_one_or_two_are_in_flight(ahead_s: f
     tokens = random.integers(1, 500, 400).tolist()
     seconds = [0.01 + 1e-5 * count for count in tokens]
 
-    cost = fit_cost(steps(tokens, seconds, ahead_s), CONFIG)
+    rows = steps(tokens, seconds, ahead_s)
+    cost = fit_cost(rows, CONFIG)
 
     assert cost.fixed_s + cost.sequence_s == pytest.approx(0.01, rel=0.15)
     assert cost.linear_s_per_token == pytest.approx(1e-5, rel=0.02)
+    assert work_s([len(rows), *np.array(rows)[:, :BEGIN].sum(axis=0)], cost) == pytest.approx(sum(seconds), rel=0.02)
