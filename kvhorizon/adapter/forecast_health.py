@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from numba import njit
 
+from kvhorizon.models.compiled import counting
 from kvhorizon.models.scoring import TAUS, quantile
 from kvhorizon.models.survival import Curves
 from kvhorizon.state import FloatArray, IntArray
@@ -95,7 +95,7 @@ class Promises:
         health.coverage95 = mean_with(health.coverage95, float(off <= 0.475), health.finished)
 
 
-@njit(cache=True)
+@counting
 def write_quantiles(survival, rows, scales, limits, levels, out):  # type: ignore[no-untyped-def]
     """Write the quantiles (n, Q) at `levels` (Q,) of n requests, each within its limit."""
     for i in range(len(rows)):

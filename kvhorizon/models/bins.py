@@ -8,9 +8,9 @@ Between two edges a curve is linear, which spreads a bin's mass evenly.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from kvhorizon.models.compiled import counting
 from kvhorizon.models.survival import GRID_POINTS, grid
 
 UNIT_TOKENS = 16.0  # scale of the tables: their grid then ends at a million tokens
@@ -45,7 +45,7 @@ def bin_of(lengths: NDArray[np.int64]) -> IntArray:
     return np.minimum(np.searchsorted(EDGES, lengths, side="left"), BINS - 1).astype(np.int64)
 
 
-@njit(cache=True)
+@counting
 def tabulate(alive, survival, residual):  # type: ignore[no-untyped-def]
     """Write the curve `alive` (B,), P(L > e_b), as `survival` and mean residual life, (G,) each, in units of the scale.
 

@@ -18,9 +18,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from kvhorizon.models.compiled import counting
 from kvhorizon.models.scoring import survival_at
 
 BANDS = np.array([0.0, np.log(4 / 3), np.log(2.0), np.log(4.0), 6.0])  # of Λ; beyond the last it is not counted
@@ -33,7 +33,7 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 
-@njit(cache=True)
+@counting
 def collect(survival, rows, scale, generated, ended, observed, expected):  # type: ignore[no-untyped-def]
     """Add to `observed` and `expected` (bands,) the ends and E of n requests with (n,) rows of `survival` (C, G).
 
@@ -52,7 +52,7 @@ def collect(survival, rows, scale, generated, ended, observed, expected):  # typ
                 break
 
 
-@njit(cache=True)
+@counting
 def largest_z(looks, looked, evidence):  # type: ignore[no-untyped-def]
     """z of the largest |z| over bands and windows; `looks` (LOOKS, 2, bands) is a ring of O and E, `looked` of them."""
     last, largest, back = (looked - 1) % LOOKS, 0.0, 1

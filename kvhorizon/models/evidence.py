@@ -13,10 +13,10 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from kvhorizon.models.bins import BINS, EDGES, tabulate
+from kvhorizon.models.compiled import counting
 from kvhorizon.models.product_limit import log_normal_tail, product_limit
 
 FloatArray = NDArray[np.float64]
@@ -76,7 +76,7 @@ def no_evidence(nodes: int, levels: int, memory: float) -> Evidence:
     )
 
 
-@njit(cache=True)
+@counting
 def clear_node(evidence, node):  # type: ignore[no-untyped-def]
     """Forget all of a node."""
     for counts in (evidence.ended, evidence.capped, evidence.running):
@@ -88,7 +88,7 @@ def clear_node(evidence, node):  # type: ignore[no-untyped-def]
     evidence.row[node] = -1
 
 
-@njit(cache=True)
+@counting
 def _score(evidence, node, b):  # type: ignore[no-untyped-def]
     """Add the log predictive mass of the half octave around bin b, under each strength, to the level's scores."""
     parent, level = evidence.parent[node], evidence.level[node]
@@ -102,7 +102,7 @@ def _score(evidence, node, b):  # type: ignore[no-untyped-def]
         evidence.scores[level, s] = SCORE_FADE * evidence.scores[level, s] + math.log(mass)
 
 
-@njit(cache=True)
+@counting
 def count(evidence, path, b, capped):  # type: ignore[no-untyped-def]
     """Take in one finished request of bin b at the nodes of `path`, root first (-1: no node)."""
     for node in path:
@@ -124,20 +124,20 @@ def count(evidence, path, b, capped):  # type: ignore[no-untyped-def]
             evidence.weight[node] = 1.0
 
 
-@njit(cache=True)
+@counting
 def due(evidence, node):  # type: ignore[no-untyped-def]
     """Whether a node's curve is older than what it saw since."""
     new = evidence.seen[node] - evidence.built[node]
     return new >= min(max(1.0, REBUILD_SHARE * evidence.built[node]), REBUILD_MOST)
 
 
-@njit(cache=True)
+@counting
 def strength_of(evidence, node):  # type: ignore[no-untyped-def]
     """K, the requests that its parent weighs as."""
     return STRENGTHS[np.argmax(evidence.scores[evidence.level[node]])]
 
 
-@njit(cache=True)
+@counting
 def _moments(ended, prior):  # type: ignore[no-untyped-def]
     """Posterior mean of log length and its deviation, from counts per bin (`lognormal.fit_lognormal`)."""
     n, first, second, mean = 0.0, 0.0, 0.0, math.log(prior.median_tokens)
@@ -154,7 +154,7 @@ def _moments(ended, prior):  # type: ignore[no-untyped-def]
     return mean + n / total * (seen - mean), math.sqrt(squares / total)
 
 
-@njit(cache=True)
+@counting
 def build(evidence, node, prior):  # type: ignore[no-untyped-def]
     """Renew a node's curve from its counts and its parent's curve."""
     ended = evidence.ended[node] / evidence.weight[node]
@@ -170,7 +170,7 @@ def build(evidence, node, prior):  # type: ignore[no-untyped-def]
     evidence.built[node] = evidence.seen[node]
 
 
-@njit(cache=True)
+@counting
 def build_and_tabulate(evidence, node, prior, survival, residual):  # type: ignore[no-untyped-def]
     """As `build`, and write the node's rows of the tables (rows, G), if it has any."""
     build(evidence, node, prior)
@@ -179,7 +179,7 @@ def build_and_tabulate(evidence, node, prior, survival, residual):  # type: igno
         tabulate(evidence.alive[node], survival[row], residual[row])
 
 
-@njit(cache=True)
+@counting
 def count_all(evidence, paths, lengths, capped, prior, survival, residual):  # type: ignore[no-untyped-def]
     """Take in n requests with their paths (n, levels), and renew the curves that are due; how many were."""
     for i in range(len(lengths)):
@@ -194,7 +194,7 @@ def count_all(evidence, paths, lengths, capped, prior, survival, residual):  # t
     return renewed
 
 
-@njit(cache=True)
+@counting
 def watch_all(evidence, paths, bins):  # type: ignore[no-untyped-def]
     """Count n running requests with their paths (n, levels), in place of those counted before."""
     evidence.running[:] = 0.0
@@ -204,7 +204,7 @@ def watch_all(evidence, paths, bins):  # type: ignore[no-untyped-def]
                 evidence.running[node, bins[i]] += 1.0
 
 
-@njit(cache=True)
+@counting
 def most_special(evidence, paths, rows):  # type: ignore[no-untyped-def]
     """Write to `rows` (n,) the table row of the last node that has one in each of n paths (n, levels)."""
     for i in range(paths.shape[0]):

@@ -13,10 +13,10 @@ A hint that is a class ("title", "report") is a key of the history instead.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from kvhorizon.models.bins import UNIT_TOKENS
+from kvhorizon.models.compiled import counting
 from kvhorizon.models.history import LengthHistory
 from kvhorizon.models.lognormal import LogNormalPrior
 from kvhorizon.models.scoring import survival_at
@@ -45,7 +45,7 @@ def hint_chain(source: IntArray, low: FloatArray, high: FloatArray) -> IntArray:
     return np.stack([-1 - source, 32 * source + width], axis=1)
 
 
-@njit(cache=True)
+@counting
 def half_octave_score(survival, rows, scales, lengths, out):  # type: ignore[no-untyped-def]
     """Write to `out` (n,) the log of the mass that curves give the half octave around each length."""
     for i in range(len(rows)):

@@ -16,14 +16,13 @@ from __future__ import annotations
 
 import math
 
-from numba import njit
-
 from kvhorizon.models.bins import BINS, EDGES
+from kvhorizon.models.compiled import counting
 
 LEAST = 1e-300
 
 
-@njit(cache=True)
+@counting
 def product_limit(ended, running, prior, strength, alive):  # type: ignore[no-untyped-def]
     """Write S_b to `alive` (B,) from D, C and S⁰ (B,) and K > 0."""
     at_risk = 0.0
@@ -41,7 +40,7 @@ def product_limit(ended, running, prior, strength, alive):  # type: ignore[no-un
         before = prior[b]
 
 
-@njit(cache=True)
+@counting
 def log_normal_tail(ended, running, mean, log_sigma, prior_rate, prior_weight, alive):  # type: ignore[no-untyped-def]
     """Write to `alive` (B,) a log-normal whose last part is a Pareto tail of the rate seen:
 

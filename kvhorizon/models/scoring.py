@@ -13,20 +13,20 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
+from kvhorizon.models.compiled import counting
 from kvhorizon.models.survival import GRID_OCTAVES_BELOW_ONE, GRID_PER_OCTAVE, GRID_POINTS
 
 TAUS = np.arange(1, 20) / 20.0  # quantiles of the pinball loss
 LEAST_MASS = 1e-9
 
 
-@njit(cache=True)
+@counting
 def _x(i):  # type: ignore[no-untyped-def]
     return 2.0 ** (i / GRID_PER_OCTAVE - GRID_OCTAVES_BELOW_ONE)
 
 
-@njit(cache=True)
+@counting
 def survival_at(table, x):  # type: ignore[no-untyped-def]
     """The curve `table` (G,) at x = length / scale, 1 at 0."""
     if x <= 0.0:
@@ -41,7 +41,7 @@ def survival_at(table, x):  # type: ignore[no-untyped-def]
     return table[i] * (1.0 - share) + table[i + 1] * share
 
 
-@njit(cache=True)
+@counting
 def quantile(table, scale, share):  # type: ignore[no-untyped-def]
     """Length below which `share` of the requests end [tokens]."""
     low, high = 0, GRID_POINTS - 1
@@ -58,7 +58,7 @@ def quantile(table, scale, share):  # type: ignore[no-untyped-def]
     return scale * (_x(low) + min(max(along, 0.0), 1.0) * (_x(high) - _x(low)))
 
 
-@njit(cache=True)
+@counting
 def score_length(table, scale, length, spread, taus):  # type: ignore[no-untyped-def]
     """Pinball loss, PIT and log score of a length [tokens]; `spread` in [0, 1) is the PIT's uniform draw."""
     loss = 0.0

@@ -15,10 +15,9 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from kvhorizon.models.compiled import compiled
+from kvhorizon.models.compiled import compiled, counting
 
 GRID_POINTS = 512
 GRID_PER_OCTAVE = 16.0
@@ -57,7 +56,7 @@ def residual_of(survival: FloatArray) -> FloatArray:
     return residual
 
 
-@njit(cache=True)
+@counting
 def _lognormal(x, log_sigma, median):  # type: ignore[no-untyped-def]
     curve = np.empty(x.size)
     for i in range(x.size):

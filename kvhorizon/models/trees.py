@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from kvhorizon.errors import InputError
+from kvhorizon.models.compiled import counting
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -29,7 +29,7 @@ class Trees(NamedTuple):
     right: IntArray  # (V,)
 
 
-@njit(cache=True)
+@counting
 def predict(trees, features, out):  # type: ignore[no-untyped-def]
     """Add to `out` (n, Q) the sums of the trees at `features` (n, F)."""
     for t in range(len(trees.root)):  # outside, so that a tree stays in the processor's cache

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from kvhorizon.models.compiled import counting
 from kvhorizon.models.step_time import step_seconds
 from kvhorizon.sim.setup import Setup
 
 FloatArray = NDArray[np.float64]
 
 
-@njit(cache=True)
+@counting
 def _alone(prompt, output, most, cost, prefill_s, service_s):  # type: ignore[no-untyped-def]
     base = step_seconds(cost, 0, 0.0, 1, 0.0, 1)
     per_kv = (step_seconds(cost, 0, 0.0, 1, 1e6, 1) - base) / 1e6

@@ -10,10 +10,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from kvhorizon.models.compiled import unlocked
+from kvhorizon.models.compiled import counting_unlocked, unlocked
 from kvhorizon.models.survival import Curves
 from kvhorizon.solver.horizon import Grid, Traits, hold_from
 
@@ -145,7 +144,7 @@ def bucket_of(table, handles, handle):  # type: ignore[no-untyped-def]
     return place
 
 
-@njit(cache=True, nogil=True)
+@counting_unlocked
 def assign(slots, reserved, handle, traits, table, slot, stale):  # type: ignore[no-untyped-def]
     """Fill `slot` and `stale` (w,); frees slots of requests not named; returns the end of the slots in use."""
     size = len(slots.taken)

@@ -15,9 +15,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from kvhorizon.models.compiled import counting_unlocked
 from kvhorizon.solver.prices import Prices
 from kvhorizon.solver.problem import Problem, Tables
 
@@ -47,7 +47,7 @@ class Bound:
         return self.by_option.T
 
 
-@njit(cache=True, nogil=True)
+@counting_unlocked
 def reduced_costs(tables, turned, prices, out):  # type: ignore[no-untyped-def]
     """Fill `out` (A + 1, N); `prices` are (λ, ν, μ, η) in one array (2K + A + 1,).
 
@@ -77,7 +77,7 @@ def reduced_costs(tables, turned, prices, out):  # type: ignore[no-untyped-def]
                     row[n] += price * uses[n]
 
 
-@njit(cache=True, nogil=True)
+@counting_unlocked
 def two_least(by_option, best, least, second):  # type: ignore[no-untyped-def]
     """Fill the cheapest option, its cost and of the second-cheapest, (N,) each; of equals never, or the first."""
     options, size = by_option.shape
@@ -91,7 +91,7 @@ def two_least(by_option, best, least, second):  # type: ignore[no-untyped-def]
             best[n] = a if better else best[n]
 
 
-@njit(cache=True, nogil=True)
+@counting_unlocked
 def use(tables, n, a, sign, out):  # type: ignore[no-untyped-def]
     """Add `sign` times what option a of request n uses to `out` (2K + A + 1,)."""
     points, buckets = tables.blocks.shape[1:]
@@ -105,7 +105,7 @@ def use(tables, n, a, sign, out):  # type: ignore[no-untyped-def]
         out[2 * buckets + points] += sign * tables.held_blocks[n]
 
 
-@njit(cache=True, nogil=True)
+@counting_unlocked
 def climb(tables, turned, ceiling, limit, scale, upper, rounds, ascent):  # type: ignore[no-untyped-def]
     """`rounds` evaluations and steps of `ascent` (`Ascent.parts`)."""
     prices, best_prices, velocity, slope, used, state, picked, by_option, best, least, second = ascent
@@ -159,7 +159,7 @@ def scale_of(problem: Problem) -> FloatArray:
     return np.asarray(np.maximum(squares, 1e-3))
 
 
-@njit(cache=True, nogil=True)
+@counting_unlocked
 def root_square_sums(uses, size, bucket):  # type: ignore[no-untyped-def]
     """(K,) Root of Σ_n Σ_a uses² of `uses` (A, K, >= `size`), 0 for k < k_a = `bucket`[a]."""
     points, buckets, _ = uses.shape

@@ -25,9 +25,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from kvhorizon.models.compiled import counting
 from kvhorizon.solver.fluid_work import Pieces, Shares, pieces_of
 from kvhorizon.state import EngineFacts
 
@@ -47,7 +47,7 @@ class FluidBound(NamedTuple):
     shares: Shares  # the division of work that gave `total_s`
 
 
-@njit(cache=True)
+@counting
 def shortest_remaining_first(release_s, work_s):  # type: ignore[no-untyped-def]
     """Completion times (N,), ascending, of one machine under preemptive SRPT; `release_s` ascending."""
     total = len(release_s)
@@ -72,7 +72,7 @@ def shortest_remaining_first(release_s, work_s):  # type: ignore[no-untyped-def]
     return done
 
 
-@njit(cache=True)
+@counting
 def weighted_busy_time(release_s, work_s, size_s):  # type: ignore[no-untyped-def]
     """min Σ_pieces ∫ t dw / size: one machine, the piece of the least size first; `release_s` ascending."""
     total = len(release_s)

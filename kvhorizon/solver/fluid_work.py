@@ -26,9 +26,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from kvhorizon.models.compiled import counting
 from kvhorizon.models.step_time import smooth_maximum, step_seconds
 from kvhorizon.state import EngineFacts, StepCost
 
@@ -89,7 +89,7 @@ def charges(facts: EngineFacts, shares: Shares) -> Charges:
     )
 
 
-@njit(cache=True)
+@counting
 def decode_work(charge, context, block_size):  # type: ignore[no-untyped-def]
     """Least work of a further output at `context` tokens: a decode, or the end of a recomputation."""
     again = (context - 1) * charge.token + charge.pair * 0.5 * context * (context + 1.0)
@@ -97,7 +97,7 @@ def decode_work(charge, context, block_size):  # type: ignore[no-untyped-def]
     return charge.step_per_block * held + charge.sequence + charge.token + min(charge.kv_token * context, again)
 
 
-@njit(cache=True)
+@counting
 def prefill_work(charge, prompt, block_size, most):  # type: ignore[no-untyped-def]
     """Least work of the first output."""
     steps = (prompt + most - 1) // most
@@ -108,7 +108,7 @@ def prefill_work(charge, prompt, block_size, most):  # type: ignore[no-untyped-d
     return charge.step_per_block * held + charge.sequence * steps + charge.token * prompt + charge.pair * pairs
 
 
-@njit(cache=True)
+@counting
 def decode_seconds(cost, alone_s, context):  # type: ignore[no-untyped-def]
     """Least duration of a step with a further output at `context` tokens: the request alone.
 
@@ -119,7 +119,7 @@ def decode_seconds(cost, alone_s, context):  # type: ignore[no-untyped-def]
     return alone_s + min(cost.kv_read_s_per_token * context, again)
 
 
-@njit(cache=True)
+@counting
 def prefill_seconds(cost, prompt, most):  # type: ignore[no-untyped-def]
     """Least time from the begin of the prefill to the first output.
 
@@ -133,7 +133,7 @@ def prefill_seconds(cost, prompt, most):  # type: ignore[no-untyped-def]
     return steps * (cost.fixed_s + cost.sequence_s) + (1.0 - CUT_OFF) * linear_s + pairs_s
 
 
-@njit(cache=True)
+@counting
 def fill_pieces(prompt, output, most, block_size, cost, charge, first, work_s, offset_s, to_end_s, service_s):  # type: ignore[no-untyped-def]
     """Write the pieces of all requests: the prefill, then the further outputs in groups of equal size."""
     alone_s = step_seconds(cost, 0, 0.0, 1, 0.0, 1)

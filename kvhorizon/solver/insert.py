@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from kvhorizon.models.compiled import unlocked
+from kvhorizon.models.compiled import counting_unlocked, unlocked
 from kvhorizon.solver.problem import NEVER, NOBODY, Problem
 
 FloatArray = NDArray[np.float64]
@@ -71,7 +70,7 @@ def take(tables, used, n, a):  # type: ignore[no-untyped-def]
         used.held_blocks[0] += tables.held_blocks[n]
 
 
-@njit(cache=True, nogil=True)
+@counting_unlocked
 def nothing_used(tables):  # type: ignore[no-untyped-def]
     """An empty pool."""
     _, points, buckets = tables.blocks.shape
@@ -90,7 +89,7 @@ def take_earliest(tables, used, n):  # type: ignore[no-untyped-def]
     return NEVER
 
 
-@njit(cache=True, nogil=True)
+@counting_unlocked
 def insert_earliest(tables, num_running, order):  # type: ignore[no-untyped-def]
     """Keep what runs; then each request in `order` at its earliest option without overflow."""
     used = nothing_used(tables)
@@ -104,7 +103,7 @@ def insert_earliest(tables, num_running, order):  # type: ignore[no-untyped-def]
     return choice
 
 
-@njit(cache=True, nogil=True)
+@counting_unlocked
 def insert_cheapest(tables, value, order):  # type: ignore[no-untyped-def]
     """Each request in `order` at the option of least `value` (A + 1, N; last row: never) plus overflow.
 
@@ -132,7 +131,7 @@ def insert_cheapest(tables, value, order):  # type: ignore[no-untyped-def]
     return choice
 
 
-@njit(cache=True, nogil=True)
+@counting_unlocked
 def insert_planned(tables, planned, order, others):  # type: ignore[no-untyped-def]
     """Each request in `order` at its `planned` (N,) option or, where that does not fit any more, at the next that does.
 
@@ -152,7 +151,7 @@ def insert_planned(tables, planned, order, others):  # type: ignore[no-untyped-d
     return choice
 
 
-@njit(cache=True, nogil=True)
+@counting_unlocked
 def feasible(tables, choice, tolerance):  # type: ignore[no-untyped-def]
     """Whether a choice (N,) of existing options keeps the hard constraints to a `tolerance`."""
     used = nothing_used(tables)
@@ -169,7 +168,7 @@ def feasible(tables, choice, tolerance):  # type: ignore[no-untyped-def]
     )
 
 
-@njit(cache=True, nogil=True)
+@counting_unlocked
 def total_cost(tables, choice):  # type: ignore[no-untyped-def]
     """Weighted seconds of delay of a choice (N,), overflow included."""
     used = np.zeros(tables.blocks.shape[2])

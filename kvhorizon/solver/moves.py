@@ -7,10 +7,9 @@ Two at a time, the first gets the room that the second leaves: that is what sing
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from kvhorizon.models.compiled import unlocked
+from kvhorizon.models.compiled import counting_unlocked, unlocked
 from kvhorizon.solver.insert import fits, nothing_used, overflow_growth, take
 from kvhorizon.solver.problem import NEVER, Problem
 
@@ -104,7 +103,7 @@ def move_pairs(tables, used, choice, seconds, near):  # type: ignore[no-untyped-
             put(tables, used, choice, second, before[1])
 
 
-@njit(cache=True, nogil=True)
+@counting_unlocked
 def used_by(tables, choice):  # type: ignore[no-untyped-def]
     """What a choice (N,) takes."""
     used = nothing_used(tables)

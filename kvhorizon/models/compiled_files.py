@@ -1,0 +1,99 @@
+"""Compiled code on disk, under names that say of which sources it was made, and by which numba.
+
+numba itself goes by the time and size of the one file that holds a function. That keeps code whose callees in other
+files have changed, as an upgrade may leave it; and two processes of which one is newer may read halves of each other's.
+With the sources' digest in the names nothing is ever stale, and what belongs to other sources is not touched.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import numba
+from numba.core.caching import CompileResultCacheImpl
+
+PACKAGE = Path(__file__).resolve().parents[1]
+_IMPORTS = re.compile(r"^(?:from|import) (kvhorizon(?:\.\w+)+)", re.MULTILINE)
+_COMPILES = f"{__package__}.compiled "  # as a file of compiled functions imports it
+_DIGITS = 10
+KEPT_S = 86400.0  # code of other sources, which another process or environment may use
+LOCATORS: list[Any] = getattr(CompileResultCacheImpl, "_locator_classes", [])  # numba's, in its order of preference
+
+
+@functools.cache
+def made_of(file: Path) -> str:
+    """Digest of what a file's compiled functions are made of: its text, that of its imports, and so on from those of
+    them that hold compiled functions themselves."""
+    found = hashlib.sha256(numba.__version__.encode())
+    for source in sorted(_sources(file)):
+        found.update(source.read_bytes())
+    return found.hexdigest()[:_DIGITS]
+
+
+def _sources(file: Path) -> set[Path]:
+    found, open_files = {file}, [file]
+    while open_files:
+        for imported in _imported(open_files.pop()) - found:
+            found.add(imported)
+            if _COMPILES in imported.read_text():
+                open_files.append(imported)
+    return found
+
+
+@functools.cache
+def _imported(file: Path) -> frozenset[Path]:
+    """Modules of this package that it imports, whole or in part."""
+    modules = _IMPORTS.findall(file.read_text())
+    paths = {PACKAGE.parent.joinpath(*module.split(".")).with_suffix(".py") for module in modules}
+    return frozenset(path for path in paths if path.is_file())
+
+
+class Locator:
+    """numba's interface of a place where a function's code is kept; the folder is the one that numba would choose."""
+
+    def __init__(self, numbas: Any, function: Any, file: Path) -> None:
+        self._numbas, self._made_of = numbas, made_of(file)
+        self._files = f"{file.stem}.{function.__qualname__}-*.nb?"  # of all versions
+        self._py_file = str(file)  # for numba's warnings
+
+    @classmethod
+    def from_function(cls, function: Any, file: str) -> Locator | None:
+        """For the functions of this package; None leaves all others to numba."""
+        path = Path(file).resolve()
+        if PACKAGE not in path.parents or not path.is_file():
+            return None
+        others = (one for one in LOCATORS if one is not cls)
+        chosen = next((found for one in others if (found := one.from_function(function, file)) is not None), None)
+        return None if chosen is None else cls(chosen, function, path)
+
+    def ensure_cache_path(self) -> None:
+        """Make the folder, before something is kept there; what has long been made of other sources goes.
+
+        Raises OSError where nobody may write."""
+        self._numbas.ensure_cache_path()
+        for other in Path(self.get_cache_path()).glob(self._files):
+            if self._made_of not in other.name and time.time() - other.stat().st_mtime > KEPT_S:
+                other.unlink(missing_ok=True)
+
+    def get_cache_path(self) -> str:
+        """The folder."""
+        return str(self._numbas.get_cache_path())
+
+    def get_source_stamp(self) -> str:
+        """What an index of code has to be made of to be of use."""
+        return self._made_of
+
+    def get_disambiguator(self) -> str:
+        """Part of all file names of the function: its line and its sources."""
+        return f"{self._numbas.get_disambiguator()}.{self._made_of}"
+
+
+def install() -> None:
+    """Keep the code of this package's functions so from now on; where numba has another way, it goes its own."""
+    if LOCATORS and Locator not in LOCATORS:
+        LOCATORS.insert(0, Locator)
