@@ -29,7 +29,7 @@ from kvhorizon.sim.policies import parse_policy
 from kvhorizon.sim.replay import start
 from kvhorizon.sim.setup import Setup
 from kvhorizon.sim.trace import Trace
-from kvhorizon.solver.select import new_desk
+from kvhorizon.solver.desk import new_desk
 from kvhorizon.state import EngineFacts, StepCost
 
 FloatArray = NDArray[np.float64]

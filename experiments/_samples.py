@@ -17,7 +17,8 @@ from kvhorizon.sim.policies import Policy
 from kvhorizon.sim.replay import LEARN_EVERY, start
 from kvhorizon.sim.rivals.peak import future_peak
 from kvhorizon.sim.setup import Setup
-from kvhorizon.solver.select import Desk, new_desk, refresh_remaining
+from kvhorizon.solver.desk import Desk, new_desk
+from kvhorizon.solver.select import refresh_remaining
 
 SAMPLE_SHARE = 1 / 200  # of the time until the last arrival or of ten minutes, whichever is longer
 Look = Callable[[Engine], tuple[float, ...]]

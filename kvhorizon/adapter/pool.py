@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from kvhorizon.models.compiled import inside
 from kvhorizon.models.survival import Curves
 from kvhorizon.solver.columns import Columns
+from kvhorizon.solver.desk import Desk
 from kvhorizon.solver.greedy import HORIZONS
-from kvhorizon.solver.select import Desk
 
 Reals = NDArray[np.float64]
 Wholes = NDArray[np.int32]

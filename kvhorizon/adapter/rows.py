@@ -17,7 +17,7 @@ from kvhorizon.adapter.pool import Pool, columns_of, curves_of, desk_of, grown, 
 from kvhorizon.models.compiled import compiled
 from kvhorizon.models.survival import Curves
 from kvhorizon.solver.columns import Columns
-from kvhorizon.solver.select import Desk
+from kvhorizon.solver.desk import Desk
 
 Slots = NDArray[np.int32]
 

@@ -11,9 +11,9 @@ from kvhorizon.sim.arrays import ARRIVED, DONE, FREE, NOW, PREEMPTED, RUNNING, W
 from kvhorizon.sim.setup import Setup, Solver
 from kvhorizon.sim.snapshot import take_snapshot
 from kvhorizon.sim.step import preempt
+from kvhorizon.solver.desk import Desk
 from kvhorizon.solver.evictions import Asked, Gates, Pool, carried_out
 from kvhorizon.solver.greedy import Greedy
-from kvhorizon.solver.select import Desk
 from kvhorizon.state import Habits, Plan, Source
 
 IntArray = NDArray[np.int64]

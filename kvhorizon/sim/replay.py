@@ -47,7 +47,8 @@ from kvhorizon.sim.recorded import recorded
 from kvhorizon.sim.setup import Setup, Solver
 from kvhorizon.sim.steer import Guest
 from kvhorizon.sim.weights import weights_for
-from kvhorizon.solver.select import Desk, new_desk, refresh_remaining
+from kvhorizon.solver.desk import Desk, new_desk
+from kvhorizon.solver.select import refresh_remaining
 from kvhorizon.state import Habits
 
 LEARN_EVERY = 32  # finished requests between two lessons of the forecast

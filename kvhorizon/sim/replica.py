@@ -17,7 +17,7 @@ from kvhorizon.sim.replay import LEARN_EVERY, learn, priced, start
 from kvhorizon.sim.setup import Setup
 from kvhorizon.sim.step import abort
 from kvhorizon.sim.weights import weights_for
-from kvhorizon.solver.select import Desk, new_desk
+from kvhorizon.solver.desk import Desk, new_desk
 
 
 class Replica:

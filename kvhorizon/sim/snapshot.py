@@ -8,7 +8,7 @@ from kvhorizon.models.forecast import Forecast
 from kvhorizon.models.survival import EXACT
 from kvhorizon.sim.arrays import FREE, NOW, RUNNING, STEP, Engine
 from kvhorizon.sim.look import collect_waiting
-from kvhorizon.solver.select import Desk
+from kvhorizon.solver.desk import Desk
 from kvhorizon.state import EngineFacts, ForecastKind, Habits, Requests, Snapshot
 
 

@@ -9,7 +9,7 @@ from kvhorizon.models.urgency import NO_TARGET_S
 from kvhorizon.sim.arrays import NOW, RUNNING, Engine
 from kvhorizon.sim.look import collect_waiting
 from kvhorizon.sim.setup import Setup
-from kvhorizon.solver.select import Desk
+from kvhorizon.solver.desk import Desk
 from kvhorizon.solver.weights import renew
 
 

@@ -9,8 +9,9 @@ from kvhorizon.models.compiled import compiled
 from kvhorizon.models.step_time import undoing
 from kvhorizon.models.survival import Curves
 from kvhorizon.solver.columns import Columns, Room
+from kvhorizon.solver.desk import new_desk
 from kvhorizon.solver.greedy import Greedy, at_pace
-from kvhorizon.solver.select import choose_admissions, new_desk, refresh_remaining, victim_row
+from kvhorizon.solver.select import choose_admissions, refresh_remaining, victim_row
 from kvhorizon.state import Snapshot
 
 IntArray = NDArray[np.int64]

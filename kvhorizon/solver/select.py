@@ -4,58 +4,12 @@ Used by the simulator each step, by the service on a snapshot, and beside a live
 """
 
 import math
-from typing import NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
 
 from kvhorizon.models.compiled import compiled
 from kvhorizon.models.survival import mean_remaining, survive_each
-from kvhorizon.solver.greedy import (
-    HORIZONS,
-    aging,
-    growth_reserve,
-    kv_time,
-    own_horizon_excess,
-    reserve_cap,
-    urgency,
-    victim_score,
-)
+from kvhorizon.solver.greedy import HORIZONS, growth_reserve, own_horizon_excess, reserve_cap, victim_score
+from kvhorizon.solver.ranking import LATE_FIRST, TRIED, best_place, oldest_place, rank_waiting
 from kvhorizon.solver.reordering import context_of, overtaking_tokens, owed_after, whose_turn
-
-TRIED = np.inf
-PLANNED_FIRST, LATE_FIRST = 0.0, -1.0  # below these lie the keys of planned requests, and of late ones
-LATE_SCALE = 1e12
-
-
-class Desk(NamedTuple):
-    """Scratch and result of `choose_admissions`; `waiting[:W]` is the input."""
-
-    waiting: NDArray[np.int32]  # (N,) in: request indices
-    keys: NDArray[np.float64]  # (N,) order keys, TRIED once tried
-    chosen: NDArray[np.int32]  # (max_num_seqs,) out: in order of admission
-    overtakes: NDArray[np.uint8]  # (max_num_seqs,) out: 1 where it goes before an older request
-    mean: NDArray[np.float64]  # (H,) expected tokens of the batch at each horizon
-    variance: NDArray[np.float64]  # (H,)
-    survival: NDArray[np.float64]  # (H,)
-    rank: NDArray[np.int32]  # (N,) place in the present plan from 1; 0 if it names the request not
-    owed: NDArray[np.float64]  # (1,) tokens let in by overtakers beyond their share, kept from step to step
-
-
-def new_desk(requests: int, seats: int) -> Desk:
-    """Empty scratch for `requests` requests and at most `seats` admissions a step."""
-    horizons = len(HORIZONS)
-    return Desk(
-        waiting=np.zeros(requests, np.int32),
-        keys=np.zeros(requests),
-        chosen=np.zeros(seats, np.int32),
-        overtakes=np.zeros(seats, np.uint8),
-        mean=np.zeros(horizons),
-        variance=np.zeros(horizons),
-        survival=np.zeros(horizons),
-        rank=np.zeros(requests, np.int32),
-        owed=np.zeros(1),
-    )
 
 
 @compiled
@@ -81,68 +35,6 @@ def build_profile(columns, curves, running, num_running, chosen, half_block, des
         add_to_profile(columns, curves, running[i], half_block, desk)
     for i in range(chosen):
         add_to_profile(columns, curves, desk.chosen[i], half_block, desk)
-
-
-@compiled
-def is_late(columns, rule, room, n):  # type: ignore[no-untyped-def]
-    """Whether waiting request n goes by the late lane; a budget of reordering has none."""
-    if rule.budgeted or room.late_after_s == np.inf:
-        return False
-    return room.now_s - columns.arrival_s[n] > room.late_after_s + room.late_per_token_s * columns.remaining[n]
-
-
-@compiled
-def rank_waiting(columns, rule, room, desk, num_waiting):  # type: ignore[no-untyped-def]
-    """Fill the order keys; returns (mean R, mean v) of the queue."""
-    total_remaining = 0.0
-    total_work = 0.0
-    for i in range(num_waiting):
-        n = desk.waiting[i]
-        remaining = columns.remaining[n]
-        work = kv_time(context_of(columns, n), remaining) / columns.weight[n]
-        total_remaining += remaining
-        total_work += work
-        if rule.budgeted:
-            desk.keys[i] = work
-        else:
-            desk.keys[i] = work / aging(room.now_s - columns.arrival_s[n], remaining + columns.generated[n], rule)
-    mean_work = total_work / max(num_waiting, 1)
-    for i in range(num_waiting):
-        n = desk.waiting[i]
-        if is_late(columns, rule, room, n):
-            work = kv_time(context_of(columns, n), columns.remaining[n]) / columns.weight[n]
-            age_s = room.now_s - columns.arrival_s[n]
-            desk.keys[i] = LATE_FIRST - LATE_SCALE * urgency(work, age_s, columns.preemptions[n], rule)
-        elif desk.rank[n] > 0:
-            desk.keys[i] = PLANNED_FIRST - 1.0 / desk.rank[n]
-        elif rule.budgeted and desk.keys[i] > mean_work:
-            desk.keys[i] = TRIED  # too large to overtake; still admitted when it is the oldest
-    return total_remaining / max(num_waiting, 1)
-
-
-@compiled
-def best_place(desk, num_waiting):  # type: ignore[no-untyped-def]
-    """Place of the least key, or -1."""
-    best = -1
-    least = TRIED
-    for i in range(num_waiting):
-        if desk.keys[i] < least:
-            least = desk.keys[i]
-            best = i
-    return best
-
-
-@compiled
-def oldest_place(columns, desk, num_waiting):  # type: ignore[no-untyped-def]
-    """Place of the oldest waiting request that is not chosen yet, or -1."""
-    best = -1
-    earliest = np.inf
-    for i in range(num_waiting):
-        n = desk.waiting[i]
-        if n >= 0 and columns.arrival_s[n] < earliest:
-            earliest = columns.arrival_s[n]
-            best = i
-    return best
 
 
 @compiled

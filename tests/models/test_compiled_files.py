@@ -11,7 +11,7 @@ import pytest
 
 from kvhorizon.models import compiled_files
 from kvhorizon.models.compiled_files import KEPT_S, PACKAGE, Locator, made_of
-from kvhorizon.solver.select import best_place
+from kvhorizon.solver.ranking import best_place
 
 CALLEE = "from kvhorizon.models.compiled import compiled\n\n@compiled\ndef one():\n    return {value}\n"
 CALLER = "from kvhorizon.models.{name} import one\nfrom kvhorizon.models.compiled import compiled\n\n"
@@ -79,7 +79,7 @@ def test_all_functions_of_this_package_are_kept_so_and_no_others() -> None:
     assert mine is not None
     assert mine.get_disambiguator() == f"7.{made_of(PACKAGE / 'solver' / 'select.py')}"
     assert Locator.from_function(function, __file__) is None
-    assert made_of(PACKAGE / "solver" / "select.py") in best_place._cache._cache_file._index_name
+    assert made_of(PACKAGE / "solver" / "ranking.py") in best_place._cache._cache_file._index_name
 
 
 def test_what_has_long_been_made_of_other_sources_goes(tmp_path: Path) -> None:

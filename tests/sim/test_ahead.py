@@ -13,7 +13,7 @@ from kvhorizon.sim.arrays import FREE, RUNNING, WAITING
 from kvhorizon.sim.policies import parse_policy
 from kvhorizon.sim.replay import replay, start
 from kvhorizon.sim.setup import Setup
-from kvhorizon.solver.select import new_desk
+from kvhorizon.solver.desk import new_desk
 
 FCFS = parse_policy("fcfs")
 

@@ -24,7 +24,7 @@ from kvhorizon.sim.replay import replay, start
 from kvhorizon.sim.replica import Replica
 from kvhorizon.sim.setup import Setup
 from kvhorizon.sim.workloads import synthesize
-from kvhorizon.solver.select import new_desk
+from kvhorizon.solver.desk import new_desk
 
 LOAD = random_trace(7, 200, 60 * 16, 3.0)
 TIGHT = Setup(LOAD, facts(60), forecast="noisy:0.6")

@@ -15,7 +15,7 @@ from kvhorizon.sim.policies import parse_policy
 from kvhorizon.sim.replay import replay, start
 from kvhorizon.sim.setup import Setup
 from kvhorizon.sim.workloads import synthesize
-from kvhorizon.solver.select import new_desk
+from kvhorizon.solver.desk import new_desk
 
 POLICIES = ["fcfs", "watermark:0.05", "fcfs:free-recompute", "kvhorizon:greedy/means", "kvhorizon:greedy", "kvhorizon"]
 RIVALS = [

@@ -8,9 +8,11 @@ import pytest
 from problems import random_snapshot
 
 from kvhorizon.models.resolve import resolve_curves
+from kvhorizon.solver.desk import new_desk
 from kvhorizon.solver.greedy import GREEDY, Greedy, Knob, kv_time
+from kvhorizon.solver.ranking import is_late, rank_waiting
 from kvhorizon.solver.rule_plan import admissions, columns_of, room_of
-from kvhorizon.solver.select import is_late, new_desk, rank_waiting, refresh_remaining
+from kvhorizon.solver.select import refresh_remaining
 from kvhorizon.state import Snapshot
 
 RUNNING, WAITING = 8, 40

@@ -10,8 +10,9 @@ from kvhorizon.models.resolve import resolve_curves
 from kvhorizon.models.survival import EXACT, Curves
 from kvhorizon.solver.columns import Columns, Room
 from kvhorizon.solver.costs import outlook_of
+from kvhorizon.solver.desk import new_desk
 from kvhorizon.solver.greedy import GREEDY, PLANNED, Knob
-from kvhorizon.solver.select import choose_admissions, new_desk
+from kvhorizon.solver.select import choose_admissions
 from kvhorizon.solver.settings import Settings, settings_of
 from kvhorizon.state import Snapshot
 

@@ -20,9 +20,10 @@ from kvhorizon.models.survival import (
     survive_each,
 )
 from kvhorizon.solver.columns import Columns, Room
+from kvhorizon.solver.desk import new_desk
 from kvhorizon.solver.greedy import GREEDY, HORIZONS, KNOBS, PLANNED, Greedy, Knob, aging, kv_time, reserve_cap
 from kvhorizon.solver.reordering import MOST_SAVED
-from kvhorizon.solver.select import choose_admissions, new_desk, refresh_remaining
+from kvhorizon.solver.select import choose_admissions, refresh_remaining
 
 TOTAL = 2000
 RUNNING = 60

@@ -8,8 +8,9 @@ from test_select import RULES, RUNNING, TOTAL, state
 
 from kvhorizon.models.survival import Curves, mean_remaining
 from kvhorizon.solver.columns import Columns, Room
+from kvhorizon.solver.desk import new_desk
 from kvhorizon.solver.greedy import GREEDY, KNOBS, PLANNED, Greedy, Knob, victim_score
-from kvhorizon.solver.select import choose_admissions, new_desk
+from kvhorizon.solver.select import choose_admissions
 from kvhorizon.state import StepCost
 
 NAMES = [*KNOBS, *(f"planned {knob}" for knob in KNOBS)]

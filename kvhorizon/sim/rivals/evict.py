@@ -15,7 +15,7 @@ from kvhorizon.sim.rivals.codes import SHORTEST_TOTAL
 from kvhorizon.sim.rivals.notes import note_wait
 from kvhorizon.sim.rivals.order import HIDDEN, predicted_total, rank_queue
 from kvhorizon.sim.step import blocks_wanted, known_tokens, next_chunk, preempt
-from kvhorizon.solver.select import best_place
+from kvhorizon.solver.ranking import best_place
 
 
 @inside

@@ -7,7 +7,7 @@ from kvhorizon.sim.rivals.codes import NEW_TOKEN_RATIO, SHORTEST_TOTAL
 from kvhorizon.sim.rivals.notes import AVERAGE, LAST_PREEMPTED, LAST_STEP, PASS_TOKENS, READY, note_wait
 from kvhorizon.sim.rivals.order import rank_queue
 from kvhorizon.sim.step import admit, fits_now
-from kvhorizon.solver.select import TRIED, best_place
+from kvhorizon.solver.ranking import TRIED, best_place
 
 
 @inside

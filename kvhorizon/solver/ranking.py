@@ -1,0 +1,73 @@
+"""The order in which waiting requests are tried, as keys in the desk: the least first."""
+
+import numpy as np
+
+from kvhorizon.models.compiled import compiled
+from kvhorizon.solver.greedy import aging, kv_time, urgency
+from kvhorizon.solver.reordering import context_of
+
+TRIED = np.inf
+PLANNED_FIRST, LATE_FIRST = 0.0, -1.0  # below these lie the keys of planned requests, and of late ones
+LATE_SCALE = 1e12
+
+
+@compiled
+def is_late(columns, rule, room, n):  # type: ignore[no-untyped-def]
+    """Whether waiting request n goes by the late lane; a budget of reordering has none."""
+    if rule.budgeted or room.late_after_s == np.inf:
+        return False
+    return room.now_s - columns.arrival_s[n] > room.late_after_s + room.late_per_token_s * columns.remaining[n]
+
+
+@compiled
+def rank_waiting(columns, rule, room, desk, num_waiting):  # type: ignore[no-untyped-def]
+    """Fill the order keys; returns (mean R, mean v) of the queue."""
+    total_remaining = 0.0
+    total_work = 0.0
+    for i in range(num_waiting):
+        n = desk.waiting[i]
+        remaining = columns.remaining[n]
+        work = kv_time(context_of(columns, n), remaining) / columns.weight[n]
+        total_remaining += remaining
+        total_work += work
+        if rule.budgeted:
+            desk.keys[i] = work
+        else:
+            desk.keys[i] = work / aging(room.now_s - columns.arrival_s[n], remaining + columns.generated[n], rule)
+    mean_work = total_work / max(num_waiting, 1)
+    for i in range(num_waiting):
+        n = desk.waiting[i]
+        if is_late(columns, rule, room, n):
+            work = kv_time(context_of(columns, n), columns.remaining[n]) / columns.weight[n]
+            age_s = room.now_s - columns.arrival_s[n]
+            desk.keys[i] = LATE_FIRST - LATE_SCALE * urgency(work, age_s, columns.preemptions[n], rule)
+        elif desk.rank[n] > 0:
+            desk.keys[i] = PLANNED_FIRST - 1.0 / desk.rank[n]
+        elif rule.budgeted and desk.keys[i] > mean_work:
+            desk.keys[i] = TRIED  # too large to overtake; still admitted when it is the oldest
+    return total_remaining / max(num_waiting, 1)
+
+
+@compiled
+def best_place(desk, num_waiting):  # type: ignore[no-untyped-def]
+    """Place of the least key, or -1."""
+    best = -1
+    least = TRIED
+    for i in range(num_waiting):
+        if desk.keys[i] < least:
+            least = desk.keys[i]
+            best = i
+    return best
+
+
+@compiled
+def oldest_place(columns, desk, num_waiting):  # type: ignore[no-untyped-def]
+    """Place of the oldest waiting request that is not chosen yet, or -1."""
+    best = -1
+    earliest = np.inf
+    for i in range(num_waiting):
+        n = desk.waiting[i]
+        if n >= 0 and columns.arrival_s[n] < earliest:
+            earliest = columns.arrival_s[n]
+            best = i
+    return best
