@@ -9,15 +9,15 @@ import numpy as np
 from kvhorizon.adapter import compat
 from kvhorizon.adapter.batch import Batch
 from kvhorizon.adapter.coming import with_coming
-from kvhorizon.adapter.decisions import Decision, DecisionLog
+from kvhorizon.adapter.decisions import DecisionLog
 from kvhorizon.adapter.demand import Demand
 from kvhorizon.adapter.engine import Engine, ready
 from kvhorizon.adapter.plans import PlanFollower
+from kvhorizon.adapter.reasons import Reasons
 from kvhorizon.adapter.rows import Rows, Slots
 from kvhorizon.adapter.rule import NOBODY, Choice, Rule, enough_victims, put_last
 from kvhorizon.adapter.stage import HeapStage, ListStage, Stage
 from kvhorizon.solver.evictions import Asked, Gates, Pool, carried_out
-from kvhorizon.state import Source
 
 
 class Control:
@@ -27,7 +27,7 @@ class Control:
         self, engine: Engine, rows: Rows, rule: Rule, plans: PlanFollower, log: DecisionLog, level: compat.Level
     ) -> None:
         self.engine, self.rows, self.rule, self.plans, self.log, self.level = engine, rows, rule, plans, log, level
-        self.batch = Batch(engine, rows)
+        self.batch, self.reasons = Batch(engine, rows), Reasons(engine, rows, plans, log)
         self.stage: Stage = HeapStage() if engine.by_priority else ListStage()
         self.choice = NOBODY
         self.busy = False  # this step called for a look at everybody
@@ -37,14 +37,6 @@ class Control:
         self.step = 0
         self._calm_until = 0  # step before which the running requests cannot lack blocks
         self._evictions_done = 0  # serial of the plan whose evictions are done
-
-    @property
-    def source(self) -> str:
-        """Who decides at the moment."""
-        plan = self.plans.plan
-        if plan is None:
-            return "local"
-        return "program" if plan.source == Source.PROGRAM else "greedy"
 
     def joined(self) -> None:
         """The engine has admitted somebody."""
@@ -111,7 +103,7 @@ class Control:
             demand = with_coming(demand, self.rows, self.engine)
         choice = self._by_class(candidates, demand, now_s)
         if choice is NOBODY:
-            self._note_held(candidates, now_s)
+            self.reasons.held(self.step, candidates, now_s)
         return choice
 
     def _candidates(self, evicted: list[int]) -> Slots:
@@ -189,7 +181,7 @@ class Control:
             put_last(running, places)
             self.batch.reordered(places)
         for slot in chosen:
-            self._note_victim(slot, spared, demand, now_s)
+            self.reasons.victim(self.step, slot, spared, demand, now_s)
         return demand
 
     def _evict(self, now_s: float) -> list[int]:
@@ -202,50 +194,8 @@ class Control:
         for slot in carried_out(asked, pool, self.rule.greedy, self.gates).tolist():
             request = rows.request[slot]
             if request.status.name == "RUNNING" and engine.gives_back(request, 1, later=True) > 0:
-                self._note_evicted(slot, now_s - float(rows.extra.admitted_s[slot]), now_s)
+                self.reasons.evicted(self.step, slot, now_s)
                 compat.evict(engine.scheduler, request, now_s)
                 done.append(slot)
         self.evicted += len(done)
         return done
-
-    def _note_held(self, candidates: Slots, now_s: float) -> None:
-        rows, engine = self.rows, self.engine
-        slot = int(candidates[np.argmin(rows.columns.arrival_s[candidates])])
-        tokens = rows.tokens(slot)
-        why = (
-            f"to admit it would take {-(-tokens // engine.block_size)} blocks{self._price()} of {engine.free_blocks} "
-            f"free, for which the {len(engine.scheduler.running)} running requests will grow; it came first of "
-            f"{len(candidates)} that wait, and none of them was let in"
-        )
-        self._note(slot, now_s, "held", why)
-
-    def _note_victim(self, slot: int, spared: int | None, demand: Demand, now_s: float) -> None:
-        """`spared` would have been the next."""
-        why = (
-            f"the step wants {demand.total_blocks} blocks{self._price()} of {self.engine.free_blocks} free; of "
-            f"{len(demand.slots)} running it has most output to come for the work lost: it {self._holds(slot)}"
-        )
-        if spared is not None:
-            why += f"; next would have been {self.rows.request[spared].request_id}, which {self._holds(spared)}"
-        self._note(slot, now_s, "victim", why)
-
-    def _note_evicted(self, slot: int, resident_s: float, now_s: float) -> None:
-        why = (
-            f"the plan would rather have it wait: it ran for {resident_s:.1f} s and {self._holds(slot)}{self._price()}"
-        )
-        self._note(slot, now_s, "evicted", why)
-
-    def _holds(self, slot: int) -> str:
-        cells = self.rows.cells
-        return f"holds {cells.blocks[slot]} blocks, of {cells.computed[slot]} tokens"
-
-    def _price(self) -> str:
-        """Of memory now, where a plan has one."""
-        plan = self.plans.plan
-        if plan is None or not len(plan.block_prices):
-            return ""
-        return f" (at {plan.block_prices[0]:.3g} s of delay each)"
-
-    def _note(self, slot: int, now_s: float, what: str, why: str) -> None:
-        name = self.rows.request[slot].request_id
-        self.log.note(Decision(now_s, self.step, name, what, self.source, why))

@@ -39,6 +39,13 @@ class PlanFollower:
         """Whether the plan in force names evictions."""
         return self.plan is not None and len(self.plan.evictions) > 0
 
+    @property
+    def source(self) -> str:
+        """Who decides at the moment."""
+        if self.plan is None:
+            return "local"
+        return "program" if self.plan.source == Source.PROGRAM else "greedy"
+
     def prepare(self, plan: Plan, rows: Rows) -> None:
         """Find out whom a plan names, beside the step that is going to take it up."""
         self._prepared = plan, *named_of(_now(plan), rows)

@@ -76,7 +76,7 @@ def _who(guest: Guest) -> str:
     if guest.mode is not Mode.CONTROL or guest.guard.retired:
         return f"vLLM decides alone (mode {guest.mode})"
     who = {"program": "the program's plan", "greedy": "the service's greedy plan"}
-    return f"{who.get(guest.control.source, 'the rule beside the engine')} decides"
+    return f"{who.get(guest.plans.source, 'the rule beside the engine')} decides"
 
 
 def _price(guest: Guest, blocks: int) -> str:

@@ -114,7 +114,7 @@ class Observer:
             requests = guest.engine.scheduler.requests
             for new in output.scheduled_new_reqs:
                 self._awaited[new.req_id] = requests[new.req_id]
-            by = "vllm" if guest.alone or guest.mode is not Mode.CONTROL else guest.control.source
+            by = "vllm" if guest.alone or guest.mode is not Mode.CONTROL else guest.plans.source
             self.admissions[by] += len(output.scheduled_new_reqs)
         self.watching = bool(self._awaited) or self._share > 0.0 or self._windows is not None
 
