@@ -2,7 +2,8 @@
 
 numba itself goes by the time and size of the one file that holds a function. That keeps code whose callees in other
 files have changed, as an upgrade may leave it; and two processes of which one is newer may read halves of each other's.
-With the sources' digest in the names nothing is ever stale, and what belongs to other sources is not touched.
+With the sources' digest in the names nothing is ever stale, and what belongs to other sources is not touched. Code also
+tells of the tuples that it takes by where their classes are, and cannot be read once one of them has moved.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from numba.core.caching import CompileResultCacheImpl
 
 PACKAGE = Path(__file__).resolve().parents[1]
 _IMPORTS = re.compile(r"^(?:from|import) (kvhorizon(?:\.\w+)+)", re.MULTILINE)
+_TUPLES = re.compile(r"^class (\w+)\(NamedTuple\)", re.MULTILINE)
 _COMPILES = f"{__package__}.compiled "  # as a file of compiled functions imports it
 _DIGITS = 10
 KEPT_S = 86400.0  # code of other sources, which another process or environment may use
@@ -29,7 +31,7 @@ LOCATORS: list[Any] = getattr(CompileResultCacheImpl, "_locator_classes", [])  #
 def made_of(file: Path) -> str:
     """Digest of what a file's compiled functions are made of: its text, that of its imports, and so on from those of
     them that hold compiled functions themselves."""
-    found = hashlib.sha256(numba.__version__.encode())
+    found = hashlib.sha256(f"{numba.__version__} {_classes()}".encode())
     for source in sorted(_sources(file)):
         found.update(source.read_bytes())
     return found.hexdigest()[:_DIGITS]
@@ -43,6 +45,13 @@ def _sources(file: Path) -> set[Path]:
             if _COMPILES in imported.read_text():
                 open_files.append(imported)
     return found
+
+
+@functools.cache
+def _classes() -> str:
+    """Where this package's named tuples are."""
+    named = {path: _TUPLES.findall(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
+    return str([(str(path.relative_to(PACKAGE)), *names) for path, names in named.items() if names])
 
 
 @functools.cache

@@ -16,6 +16,7 @@ from kvhorizon.solver.ranking import best_place
 CALLEE = "from kvhorizon.models.compiled import compiled\n\n@compiled\ndef one():\n    return {value}\n"
 CALLER = "from kvhorizon.models.{name} import one\nfrom kvhorizon.models.compiled import compiled\n\n"
 CALLER += "@compiled\ndef {name}_caller():\n    return 10 + one()\n"
+REMEMBERED = made_of, compiled_files._imported, compiled_files._classes
 
 
 def copied(folder: Path) -> Path:
@@ -57,8 +58,8 @@ def test_only_what_a_function_is_made_of_counts(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(compiled_files, "PACKAGE", tmp_path / "kvhorizon")
 
     def digests() -> list[str]:
-        made_of.cache_clear()
-        compiled_files._imported.cache_clear()
+        for remembered in REMEMBERED:
+            remembered.cache_clear()
         return [made_of(models / f"{name}.py") for name in ("callee", "caller", "far")]
 
     first = digests()
@@ -69,8 +70,11 @@ def test_only_what_a_function_is_made_of_counts(tmp_path: Path, monkeypatch: pyt
     assert [one == two for one, two in zip(first, second, strict=True)] == [True, False, False]
     (models / "callee.py").write_text(CALLEE.format(value=3))
     assert all(one != two for one, two in zip(second, digests(), strict=True))
-    made_of.cache_clear()
-    compiled_files._imported.cache_clear()
+    third = digests()
+    (models / "other.py").write_text("class Moved(NamedTuple):\n    field: int\n")
+    assert all(one != two for one, two in zip(third, digests(), strict=True))
+    for remembered in REMEMBERED:
+        remembered.cache_clear()
 
 
 def test_all_functions_of_this_package_are_kept_so_and_no_others() -> None:
