@@ -20,9 +20,11 @@ class Admitted:
     def take(self, running: list[Any], now_s: float, mode: Mode) -> list[int]:
         """Slots of the newly admitted, in the engine's order: it appends them. Their rows run from now on."""
         control, rows = self._control, self._control.rows
-        taken = []
+        known, taken = rows.slot_of, []
         for request in reversed(running):
-            slot = self._intake.slot(request.request_id)
+            slot = known.get(request.request_id)
+            if slot is None:
+                slot = self._intake.slot(request.request_id)
             if not rows.cells.waits[slot]:
                 if rows.streaming:
                     continue
@@ -35,8 +37,8 @@ class Admitted:
         control.joined()
         choice = control.choice
         overtakes = dict(zip(choice.slots, choice.overtakes, strict=True)) if mode is Mode.CONTROL else {}
+        control.rule.left(int((rows.columns.prompt[taken] + rows.columns.generated[taken]).min()))
         for slot in taken:
-            control.rule.left(rows.tokens(slot))
             rows.take(slot, now_s)
             rows.cells.overtaker[slot] = overtakes.get(slot, False)
         return taken[::-1]

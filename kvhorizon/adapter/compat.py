@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import inspect
 import re
+from collections import deque
 from typing import Any, NamedTuple
 
 FULL = ((0, 26), *((0, minor) for minor in range(28, 34)))
@@ -73,7 +74,9 @@ def _takes(scheduler: Any, name: str, wanted: tuple[str, ...]) -> bool:
 
 
 def _unfit(scheduler: Any) -> str:
-    """Why no text-generating rule applies to this model, or nothing."""
+    """Why no text-generating rule applies to this model, or this queue cannot be shown in part; or nothing."""
+    if str(scheduler.policy.value) != "priority" and not isinstance(scheduler.waiting, deque):
+        return "waiting requests are in a queue of an unknown kind"
     model = scheduler.vllm_config.model_config
     if getattr(model, "is_diffusion", False):
         return "a diffusion model does not generate token by token"

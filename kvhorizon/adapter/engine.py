@@ -148,6 +148,6 @@ def steerable(request: Any) -> bool:
 
 def ready(request: Any) -> bool:
     """Whether vLLM would look at this waiting request: not blocked, holding no blocks, with no output in flight."""
-    if request.status.name not in ("WAITING", "PREEMPTED") or request.num_computed_tokens > 0:
+    if request.status._name_ not in ("WAITING", "PREEMPTED") or request.num_computed_tokens > 0:
         return False
     return not getattr(request, "num_stale_output_tokens", 0) or bool(getattr(request, "drop_stale_output", False))

@@ -74,7 +74,7 @@ class Rule:
             self._smallest_tokens = min(self._smallest_tokens, tokens)
 
     def left(self, tokens: int) -> None:
-        """A request of so many tokens waits no longer."""
+        """A request of so many tokens waits no longer, and perhaps larger ones."""
         if self._smallest_tokens is not None and tokens <= self._smallest_tokens:
             self._smallest_tokens = None
 

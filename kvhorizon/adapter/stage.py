@@ -10,10 +10,12 @@ from __future__ import annotations
 import heapq
 import operator
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 _ARRIVAL = operator.attrgetter("arrival_time")
+_length = deque.__len__  # to ask vLLM's deque itself takes two calls more, and bisection asks often
 _FEW = 16  # removals from the long queue that are done one by one
 
 
@@ -35,7 +37,7 @@ class Stage(Protocol):
 
 
 class ListStage:
-    """A queue in order of arrival (vLLM's is a deque)."""
+    """A queue in order of arrival: a deque, as `compat` makes sure."""
 
     def __init__(self) -> None:
         self._scheduler: Any = None
@@ -63,17 +65,19 @@ class ListStage:
         if queue is None:
             return
         self._scheduler.waiting = queue
-        if not self._short and len(self._shown) <= _FEW:  # most often everybody shown was admitted
-            for request in self._shown:
+        short, shown, self._shown = self._short, self._shown, ()
+        if not _length(short) and len(shown) <= _FEW:  # most often everybody shown was admitted
+            for request in shown:
                 _remove(queue, request)
-            self._shown = ()
+        elif not shown:  # those in it were evicted
+            queue.extendleft(reversed(short))
+            short.clear()
         else:
-            left = list(self._short)
-            self._short.clear()
-            _take_out(queue, self._shown, {id(request) for request in left})
-            before = {id(request) for request in self._shown}
+            left = list(short)
+            short.clear()
+            _take_out(queue, shown, {id(request) for request in left})
+            before = {id(request) for request in shown}
             queue.extendleft(request for request in reversed(left) if id(request) not in before)
-            self._shown = ()
 
 
 def _take_out(queue: Any, shown: Sequence[Any], left: set[int]) -> None:
@@ -91,8 +95,9 @@ def _take_out(queue: Any, shown: Sequence[Any], left: set[int]) -> None:
 
 def _remove(queue: Any, request: Any) -> None:
     """Where it should be by its arrival, or else where it is: a search would touch all that came before."""
-    place = bisect_left(queue, request.arrival_time, key=_ARRIVAL)
-    if place < len(queue) and queue[place] is request:
+    size = _length(queue)
+    place = bisect_left(queue, request.arrival_time, 0, size, key=_ARRIVAL)
+    if place < size and queue[place] is request:
         del queue[place]
     else:
         queue.remove(request)

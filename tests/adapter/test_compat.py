@@ -57,6 +57,14 @@ def test_models_that_generate_otherwise(model: dict[str, Any]) -> None:
     assert check(whole(**model), "0.32.0").level is Level.NONE
 
 
+def test_a_queue_of_another_kind_is_left_alone() -> None:
+    other = whole()
+    other.waiting = []
+    assert check(other, "0.32.0").level is Level.NONE
+    other.policy = SimpleNamespace(value="priority")
+    assert check(other, "0.32.0").level is Level.FULL
+
+
 def test_versions() -> None:
     assert parse_version("0.32.1.dev3+g12") == (0, 32)
     assert parse_version("nonsense") == (0, 0)
