@@ -16,10 +16,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numba import njit
 from numpy.typing import NDArray
 
 from experiments._harness import data
+from kvhorizon.models.compiled import counting
 from kvhorizon.models.gpu import preset
 from kvhorizon.models.pool import pool_blocks
 from kvhorizon.models.shape import ModelShape, builtin
@@ -98,7 +98,7 @@ def load(name: str) -> MeasuredRun:
     )
 
 
-@njit(cache=True)
+@counting
 def _walk(engine, curves, guest, cost, desk, until_s, rows):  # type: ignore[no-untyped-def]
     """Step by step to `until_s`, or the end; a row of time, prompt tokens and output tokens per step, how many rows."""
     columns, count, clock = engine.columns, engine.counters, engine.clock

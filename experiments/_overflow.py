@@ -11,9 +11,9 @@ import heapq
 from collections import deque
 
 import numpy as np
-from numba import njit
 
 from kvhorizon.models.chains import length_chain
+from kvhorizon.models.compiled import counting
 from kvhorizon.models.growth import block_profile, sample_steps, survival_profile
 from kvhorizon.models.history import UNIT_TOKENS, LengthHistory
 from kvhorizon.models.overflow import PeakScores, peak_at, score_of
@@ -37,7 +37,7 @@ def occupy(output_tokens: np.ndarray, slots: int) -> tuple[np.ndarray, np.ndarra
     return begin, begin + output_tokens
 
 
-@njit(cache=True)
+@counting
 def peak_of(held, remaining, horizon):  # type: ignore[no-untyped-def]
     """Largest sum of blocks over steps 0 … horizon, of requests with (n,) tokens held and steps remaining."""
     peak = 0.0

@@ -14,12 +14,12 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from numba import njit
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from experiments._harness import data
 from kvhorizon.models.calibration import Coefficients
+from kvhorizon.models.compiled import counting
 from kvhorizon.models.gpu import Gpu, preset
 from kvhorizon.models.shape import ModelShape, builtin
 from kvhorizon.models.step_time import EngineOverhead, step_cost, step_seconds
@@ -64,7 +64,7 @@ def _samples(shape: ModelShape, gpu: Gpu, tp: int, rows: pd.DataFrame) -> Sample
     return Samples(shape, gpu, tp, work, rows.ms.to_numpy(dtype=float) / 1e3, grid)
 
 
-@njit(cache=True)
+@counting
 def _each_step(cost, work):  # type: ignore[no-untyped-def]
     seconds = np.empty(len(work))
     for i in range(len(work)):

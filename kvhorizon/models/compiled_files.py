@@ -8,6 +8,7 @@ tells of the tuples that it takes by where their classes are, and cannot be read
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import re
@@ -42,22 +43,27 @@ def _sources(file: Path) -> set[Path]:
     while open_files:
         for imported in _imported(open_files.pop()) - found:
             found.add(imported)
-            if _COMPILES in imported.read_text():
+            if _compiles(imported):
                 open_files.append(imported)
     return found
 
 
 @functools.cache
+def _compiles(file: Path) -> bool:
+    return _COMPILES in file.read_text(encoding="utf-8", errors="ignore")
+
+
+@functools.cache
 def _classes() -> str:
     """Where this package's named tuples are."""
-    named = {path: _TUPLES.findall(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
+    named = {path: _TUPLES.findall(path.read_text(encoding="utf-8")) for path in sorted(PACKAGE.rglob("*.py"))}
     return str([(str(path.relative_to(PACKAGE)), *names) for path, names in named.items() if names])
 
 
 @functools.cache
 def _imported(file: Path) -> frozenset[Path]:
     """Modules of this package that it imports, whole or in part."""
-    modules = _IMPORTS.findall(file.read_text())
+    modules = _IMPORTS.findall(file.read_text(encoding="utf-8"))
     paths = {PACKAGE.parent.joinpath(*module.split(".")).with_suffix(".py") for module in modules}
     return frozenset(path for path in paths if path.is_file())
 
@@ -72,9 +78,9 @@ class Locator:
 
     @classmethod
     def from_function(cls, function: Any, file: str) -> Locator | None:
-        """For the functions of this package; None leaves all others to numba."""
+        """For what is compiled as here; None leaves all else to numba."""
         path = Path(file).resolve()
-        if PACKAGE not in path.parents or not path.is_file():
+        if not path.is_file() or not _compiles(path):
             return None
         others = (one for one in LOCATORS if one is not cls)
         chosen = next((found for one in others if (found := one.from_function(function, file)) is not None), None)
@@ -86,8 +92,9 @@ class Locator:
         Raises OSError where nobody may write."""
         self._numbas.ensure_cache_path()
         for other in Path(self.get_cache_path()).glob(self._files):
-            if self._made_of not in other.name and time.time() - other.stat().st_mtime > KEPT_S:
-                other.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # another process may be before us
+                if self._made_of not in other.name and time.time() - other.stat().st_mtime > KEPT_S:
+                    other.unlink()
 
     def get_cache_path(self) -> str:
         """The folder."""

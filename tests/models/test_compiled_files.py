@@ -1,5 +1,6 @@
 """Compiled code is found again only by what it was made of."""
 
+import json
 import os
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from kvhorizon.solver.ranking import best_place
 CALLEE = "from kvhorizon.models.compiled import compiled\n\n@compiled\ndef one():\n    return {value}\n"
 CALLER = "from kvhorizon.models.{name} import one\nfrom kvhorizon.models.compiled import compiled\n\n"
 CALLER += "@compiled\ndef {name}_caller():\n    return 10 + one()\n"
-REMEMBERED = made_of, compiled_files._imported, compiled_files._classes
+REMEMBERED = made_of, compiled_files._imported, compiled_files._compiles, compiled_files._classes
 
 
 def copied(folder: Path) -> Path:
@@ -77,12 +78,12 @@ def test_only_what_a_function_is_made_of_counts(tmp_path: Path, monkeypatch: pyt
         remembered.cache_clear()
 
 
-def test_all_functions_of_this_package_are_kept_so_and_no_others() -> None:
+def test_what_is_compiled_here_is_kept_so_and_nothing_else() -> None:
     function: Any = SimpleNamespace(__qualname__="f", __code__=SimpleNamespace(co_firstlineno=7))
     mine = Locator.from_function(function, str(PACKAGE / "solver" / "select.py"))
     assert mine is not None
     assert mine.get_disambiguator() == f"7.{made_of(PACKAGE / 'solver' / 'select.py')}"
-    assert Locator.from_function(function, __file__) is None
+    assert Locator.from_function(function, json.__file__) is None
     assert made_of(PACKAGE / "solver" / "ranking.py") in best_place._cache._cache_file._index_name
 
 
