@@ -39,7 +39,7 @@ def test_a_change_in_a_callee_of_the_same_size_and_time_is_seen(tmp_path: Path) 
     program = "from kvhorizon.models.caller import callee_caller as f; print(f(), sum(f.stats.cache_hits.values()))"
 
     def called() -> list[str]:
-        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
         command = [sys.executable, "-c", program]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
