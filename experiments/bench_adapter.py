@@ -7,8 +7,7 @@ methods outside vLLM's. Whole steps are compared in advise mode: the guest decid
 engine does the same as vLLM's own, so that the steps compare; what presenting the queue costs shows in the hooks only.
 As in vLLM's engine core, what exists once the engines do is frozen for the garbage collector. Two engines of one
 process differ by some percent by themselves, and by which was there first: the turns are those of STARTS such twos, of
-which each is the first in every second.
-Needs vLLM (0.32).
+which each is the first in every second. Needs vLLM (0.32).
 """
 
 from __future__ import annotations

@@ -148,6 +148,7 @@ def steerable(request: Any) -> bool:
 
 def ready(request: Any) -> bool:
     """Whether vLLM would look at this waiting request: not blocked, holding no blocks, with no output in flight."""
+    # `_name_` is the plain attribute; `name`, a property, takes two calls for each of those admitted
     if request.status._name_ not in ("WAITING", "PREEMPTED") or request.num_computed_tokens > 0:
         return False
     return not getattr(request, "num_stale_output_tokens", 0) or bool(getattr(request, "drop_stale_output", False))

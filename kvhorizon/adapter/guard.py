@@ -39,14 +39,14 @@ P = ParamSpec("P")
 def fail_open(hook: Callable[Concatenate[G, P], None]) -> Callable[Concatenate[G, P], None]:
     """The hook, an error in which goes to `failed`; whatever it is, requests go on being served."""
 
-    def guarded(self: G, /, *args: P.args, **kwargs: P.kwargs) -> None:
+    def without_harm(self: G, /, *args: P.args, **kwargs: P.kwargs) -> None:
         try:
             hook(self, *args, **kwargs)
         except Exception as error:
             self.failed(hook.__name__, error)
 
-    functools.update_wrapper(guarded, hook)
-    return guarded
+    functools.update_wrapper(without_harm, hook)
+    return without_harm
 
 
 def guarded(hook: Callable[Concatenate[H, P], None]) -> Callable[Concatenate[H, P], None]:

@@ -14,7 +14,7 @@ import hashlib
 import re
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 from numba.core.caching import CompileResultCacheImpl
@@ -28,44 +28,49 @@ KEPT_S = 86400.0  # code of other sources, which another process or environment 
 LOCATORS: list[Any] = getattr(CompileResultCacheImpl, "_locator_classes", [])  # numba's, in its order of preference
 
 
+class _Source(NamedTuple):
+    """What is wanted of one file."""
+
+    digest: bytes
+    imports: frozenset[Path]  # modules of this package, whole or in part
+    compiles: bool
+    tuples: list[str]  # classes of named tuples in it
+
+
+@functools.cache
+def _source(file: Path) -> _Source:
+    content = file.read_bytes()
+    text = content.decode("utf-8", errors="ignore")
+    paths = (PACKAGE.parent.joinpath(*module.split(".")).with_suffix(".py") for module in _IMPORTS.findall(text))
+    imports = frozenset(path for path in paths if path.is_file())
+    return _Source(hashlib.sha256(content).digest(), imports, _COMPILES in text, _TUPLES.findall(text))
+
+
 @functools.cache
 def made_of(file: Path) -> str:
     """Digest of what a file's compiled functions are made of: its text, that of its imports, and so on from those of
     them that hold compiled functions themselves."""
     found = hashlib.sha256(f"{numba.__version__} {_classes()}".encode())
     for source in sorted(_sources(file)):
-        found.update(source.read_bytes())
+        found.update(_source(source).digest)
     return found.hexdigest()[:_DIGITS]
 
 
 def _sources(file: Path) -> set[Path]:
     found, open_files = {file}, [file]
     while open_files:
-        for imported in _imported(open_files.pop()) - found:
+        for imported in _source(open_files.pop()).imports - found:
             found.add(imported)
-            if _compiles(imported):
+            if _source(imported).compiles:
                 open_files.append(imported)
     return found
 
 
 @functools.cache
-def _compiles(file: Path) -> bool:
-    return _COMPILES in file.read_text(encoding="utf-8", errors="ignore")
-
-
-@functools.cache
 def _classes() -> str:
     """Where this package's named tuples are."""
-    named = {path: _TUPLES.findall(path.read_text(encoding="utf-8")) for path in sorted(PACKAGE.rglob("*.py"))}
+    named = {path: _source(path).tuples for path in sorted(PACKAGE.rglob("*.py"))}
     return str([(str(path.relative_to(PACKAGE)), *names) for path, names in named.items() if names])
-
-
-@functools.cache
-def _imported(file: Path) -> frozenset[Path]:
-    """Modules of this package that it imports, whole or in part."""
-    modules = _IMPORTS.findall(file.read_text(encoding="utf-8"))
-    paths = {PACKAGE.parent.joinpath(*module.split(".")).with_suffix(".py") for module in modules}
-    return frozenset(path for path in paths if path.is_file())
 
 
 class Locator:
@@ -80,7 +85,7 @@ class Locator:
     def from_function(cls, function: Any, file: str) -> Locator | None:
         """For what is compiled as here; None leaves all else to numba."""
         path = Path(file).resolve()
-        if not path.is_file() or not _compiles(path):
+        if not path.is_file() or not _source(path).compiles:
             return None
         others = (one for one in LOCATORS if one is not cls)
         chosen = next((found for one in others if (found := one.from_function(function, file)) is not None), None)

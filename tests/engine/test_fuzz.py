@@ -7,10 +7,8 @@ pytest.importorskip("vllm", reason="vLLM is not installed: `make engine` sets it
 from experiments.fuzz_engine import Count, fuzz
 from kvhorizon.adapter.accounting import Accounting
 
-SEEDS = (
-    *range(6),
-    9,
-)  # synchronous and not, cached and not, drafting and not, by both policies, each kind of decision
+# synchronous and not, cached and not, drafting and not, by both policies, each kind of decision
+SEEDS = (*range(6), 9)
 
 
 def test_random_plans_and_faults_harm_nobody() -> None:

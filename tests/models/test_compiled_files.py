@@ -17,7 +17,7 @@ from kvhorizon.solver.ranking import best_place
 CALLEE = "from kvhorizon.models.compiled import compiled\n\n@compiled\ndef one():\n    return {value}\n"
 CALLER = "from kvhorizon.models.{name} import one\nfrom kvhorizon.models.compiled import compiled\n\n"
 CALLER += "@compiled\ndef {name}_caller():\n    return 10 + one()\n"
-REMEMBERED = made_of, compiled_files._imported, compiled_files._compiles, compiled_files._classes
+REMEMBERED = made_of, compiled_files._source, compiled_files._classes
 
 
 def copied(folder: Path) -> Path:
