@@ -152,12 +152,21 @@ def test_a_request_of_the_server_is_explained_by_its_id(serving: Serving) -> Non
         assert any(one["what"] == "evicted" and one["why"] for one in found["decisions"])
 
 
+def free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of the past may linger
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
 def test_a_killed_engine_leaves_no_address(serving: Serving) -> None:
-    """The last test: it kills the server, children and all."""
+    """The last test: it kills the server, children and all. Its engine may outlive it a little."""
     before = set(local_addresses())
+    assert not free(int(serving.own.rpartition(":")[2]))
     os.killpg(serving.process.pid, signal.SIGKILL)
     serving.process.wait()
     wait_for(lambda: len(set(local_addresses()) & before) < len(before), limit_s=10.0)
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of the past may linger
-        probe.bind(("127.0.0.1", int(serving.own.rpartition(":")[2])))
+    wait_for(lambda: free(int(serving.own.rpartition(":")[2])), limit_s=10.0)
