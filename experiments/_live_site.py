@@ -27,7 +27,8 @@ class Site(NamedTuple):
     served: Served
     kind: Kind  # of the requests
     requests: int  # in a round
-    rounds: int  # judged on seeds from 0 on; what was tried while building used seeds from 100 on
+    starts: int  # of all servers
+    rounds: int  # with each start; judged on seeds from 0 on, what was tried while building used seeds from 100 on
     pools: tuple[int, ...]  # blocks; the first is judged by the plain names of the targets
 
     def write(self) -> Path:
@@ -35,7 +36,7 @@ class Site(NamedTuple):
         return write_model() if self.real_weights else write_shape(self.config)
 
 
-CPU = Site("", CONFIG, True, Served(960, 256), Kind(), 600, 4, (960, 240))
+CPU = Site("", CONFIG, True, Served(960, 256), Kind(), 600, 2, 4, (960, 240))
 GPU = Site(
     "_gpu",
     LLAMA_8B,
@@ -56,6 +57,7 @@ GPU = Site(
     ),
     Kind(prompt_tokens=(32, 512), output_median=200.0, output_tokens=(8, 2000), max_tokens=2500),
     1000,
+    1,
     1,
     (4096,),
 )  # fmt: skip

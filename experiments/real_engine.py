@@ -7,11 +7,12 @@ in which nobody is ever evicted, says which tokens are right. Counts and busy ti
 (`_live_probe`), times from the clients. The same arrivals then go through the simulator, on an engine whose step time
 is fitted to plain vLLM's steps of the same run.
 
-Other work on the machine disturbs times, not counts: ratios of times are medians over the seeds. `engine_s` is the time
-of all steps as the engine's thread saw it, without waits for a processor; `cpu_s` the processor time of server, engine
-and solver; `work_s` the time that its steps would take by their tokens, sequences and KV read alone, priced as plain
-vLLM's steps took it: nothing but scheduling moves that. What is served is settled by the machine (`_live_site`). Needs
-`make engine`, or vLLM on a GPU.
+Other work on the machine disturbs times, not counts, and two processes of one program differ by some percent: ratios of
+times are medians over the seeds, and the servers are started anew among them. `engine_s` is the time of all steps as
+the engine's thread saw it, without waits for a processor; `cpu_s` the processor time of server, engine and solver;
+`work_s` the time that its steps would take by their tokens, sequences and KV read alone, priced as plain vLLM's steps
+took it: nothing but scheduling moves that. What is served is settled by the machine (`_live_site`). Needs `make
+engine`, or vLLM on a GPU.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from experiments._harness import Options, main, target
 from experiments._live_load import SIGMA, Ask, Kind, Told, asks, send
@@ -34,7 +35,7 @@ from experiments._live_site import Site, site
 from experiments._live_tokens import mismatches
 from experiments._scratch import scratch
 
-QUICK_ROUNDS, QUICK_REQUESTS = 1, 400
+QUICK: dict[str, Any] = {"requests": 400, "starts": 1, "rounds": 1}
 LOAD = 2.0
 REFERENCE_AT_ONCE = 32  # together they always fit
 WARM_REQUESTS, SHORT = 20, Kind(output_median=16.0, output_tokens=(8, 32))
@@ -93,14 +94,15 @@ class Contender:
 
 def measure(options: Options, here: Site) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """Pool by pool; targets of all pools but the first have its blocks in their names."""
+    if options.quick:
+        here = here._replace(**QUICK, pools=here.pools[:1])
     model = here.write()
     figures: dict[str, Any] = {"sigma": SIGMA, "cores": os.cpu_count()}
     targets: dict[str, Any] = {}
-    for blocks in here.pools[:1] if options.quick else here.pools:
-        with ExitStack() as stack:
-            started = _started(stack, replace(here.served, blocks=blocks), model)
-            figures[f"{blocks}_blocks"] = found = _evaluate(started, here, options)
-            found["load_average"] = os.getloadavg()[0]
+    for blocks in here.pools:
+        served = replace(here.served, blocks=blocks)
+        figures[f"{blocks}_blocks"] = found = _evaluate(_run(served, model, here), served, here)
+        found["load_average"] = os.getloadavg()[0]
         after = "" if blocks == here.pools[0] else f"_{blocks}"
         targets |= {name + after: value for name, value in _targets(found).items()}
     return figures, targets
@@ -120,25 +122,50 @@ def _started(stack: ExitStack, served: Served, model: Path) -> dict[str, Contend
     return started
 
 
-def _evaluate(started: dict[str, Contender], here: Site, options: Options) -> dict[str, Any]:
-    count, seeds = (QUICK_REQUESTS, QUICK_ROUNDS) if options.quick else (here.requests, here.rounds)
-    together = [ask._replace(arrival_s=0.0) for ask in asks(count, 100, 1.0, here.kind)]
-    rate = LOAD * count / started["plain"].serve(together)[0]["makespan_s"]
-    loads = [asks(count, seed, rate, here.kind) for seed in range(seeds)]
-    rounds = [_round(started, load, seed, here.real_weights) for seed, load in enumerate(loads)]
-    cost = fit_cost(started["plain"].before["steps"], here.config)
-    for row in (one[name] for one in rounds for name in started):
+class Run(NamedTuple):
+    """All rounds on a pool: the loads, what each contender made of each, and plain vLLM's steps."""
+
+    arrivals_per_s: float
+    loads: list[list[Ask]]
+    rounds: list[dict[str, Any]]
+    plain_steps: list[list[float]]
+
+
+def _run(served: Served, model: Path, here: Site) -> Run:
+    rate, loads, rounds, steps = 0.0, [], [], []
+    for _ in range(here.starts):
+        with ExitStack() as stack:
+            started = _started(stack, served, model)
+            rate = rate or LOAD * _most_per_s(started["plain"], here)
+            for seed in range(len(rounds), len(rounds) + here.rounds):
+                loads.append(asks(here.requests, seed, rate, here.kind))
+                rounds.append(_round(started, loads[seed], seed, here.real_weights))
+            steps += started["plain"].before["steps"]
+    return Run(rate, loads, rounds, steps)
+
+
+def _most_per_s(plain: Contender, here: Site) -> float:
+    """How many requests plain vLLM serves in a second when all come at once."""
+    together = [ask._replace(arrival_s=0.0) for ask in asks(here.requests, 100, 1.0, here.kind)]
+    return here.requests / float(plain.serve(together)[0]["makespan_s"])
+
+
+def _evaluate(run: Run, served: Served, here: Site) -> dict[str, Any]:
+    rounds, servers = run.rounds, contenders(served)
+    cost = fit_cost(run.plain_steps, here.config)
+    for row in (one[name] for one in rounds for name in SIMULATED):
         row["work_s"] = work_s(row.pop("work"), cost)
     beside = [
-        {name: simulated(load, started[name].server.served, cost, SIMULATED[name], seed) for name in SIMULATED}
-        for seed, load in enumerate(loads)
+        {name: simulated(load, servers[name], cost, policy, seed) for name, policy in SIMULATED.items()}
+        for seed, load in enumerate(run.loads)
     ]
-    tokens = {name: _sum([one["tokens"][name] for one in rounds]) for name in started} if here.real_weights else None
+    tokens = {name: _sum([one["tokens"][name] for one in rounds]) for name in SIMULATED} if here.real_weights else None
     return {
-        "requests_per_round": count,
-        "rounds": seeds,
-        "arrivals_per_s": rate,
-        "engine": {name: _together([one[name] for one in rounds]) for name in started},
+        "requests_per_round": here.requests,
+        "rounds": len(rounds),
+        "starts": here.starts,
+        "arrivals_per_s": run.arrivals_per_s,
+        "engine": {name: _together([one[name] for one in rounds]) for name in SIMULATED},
         "simulated": {name: _together([one[name] for one in beside]) for name in SIMULATED},
         "program_to_plain": _ratios(rounds, "program"),
         "greedy_to_plain": _ratios(rounds, "greedy"),
