@@ -1,4 +1,4 @@
-"""vLLM's own scheduler with or without a guest, driven without a model and on a clock of its own.
+"""vLLM's own scheduler, with or without a guest (`_guest_engine`), driven without a model and on a clock of its own.
 
 A step runs as an engine core would run it: schedule, execute, update; asynchronous scheduling is one step ahead. Every
 request whose prefill is complete gives one token, and as many of its drafts as chance accepts, and ends at its
@@ -18,105 +18,13 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import torch
-from vllm.config import (
-    CacheConfig,
-    DeviceConfig,
-    ModelConfig,
-    ParallelConfig,
-    SchedulerConfig,
-    SpeculativeConfig,
-    VllmConfig,
-)
 from vllm.sampling_params import SamplingParams
 from vllm.utils.hashing import get_hash_fn_by_name
 from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
-from vllm.v1.core.sched.async_scheduler import AsyncScheduler
-from vllm.v1.core.sched.scheduler import Scheduler
-from vllm.v1.core.single_type_kv_cache_manager import register_all_kvcache_specs
-from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
 from vllm.v1.outputs import DraftTokenIds, ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
-from vllm.v1.structured_output import StructuredOutputManager
 
-from experiments._scratch import model_folder
-from kvhorizon.adapter import make_scheduler
-
-BLOCK = 16
-
-
-@dataclass(frozen=True)
-class Setup:
-    """Of one engine."""
-
-    blocks: int = 160
-    seats: int = 24
-    batched: int = 512
-    max_len: int = 8192
-    asynchronous: bool = False
-    caching: bool = False
-    policy: str = "fcfs"
-    watermark: float = 0.0
-    data_parallel: int = 1
-    drafts: int = 0  # a step, of a draft model, which wants room for as many tokens beyond
-    guest: bool = True
-    step_s: float | None = 0.02  # on the guest's clock; None: real time
-    settings: dict[str, Any] = field(default_factory=lambda: {"local_only": True})
-
-
-def make(setup: Setup) -> Scheduler:
-    """vLLM's scheduler, ours if `setup.guest`."""
-    model = ModelConfig(
-        model=model_folder(), dtype="float16", seed=0, skip_tokenizer_init=True, max_model_len=setup.max_len
-    )
-    parallel = ParallelConfig(data_parallel_size=setup.data_parallel, data_parallel_size_local=setup.data_parallel)
-    config = VllmConfig(
-        model_config=model,
-        scheduler_config=SchedulerConfig(
-            max_num_seqs=setup.seats,
-            max_num_batched_tokens=setup.batched,
-            max_model_len=setup.max_len,
-            enable_chunked_prefill=True,
-            async_scheduling=setup.asynchronous,
-            is_encoder_decoder=False,
-            policy=setup.policy,
-            watermark=setup.watermark,
-        ),
-        cache_config=CacheConfig(block_size=BLOCK, enable_prefix_caching=setup.caching),
-        parallel_config=parallel,
-        speculative_config=_speculation(setup, model, parallel),
-        device_config=DeviceConfig("cpu"),
-        additional_config={"kvhorizon": setup.settings} if setup.guest else {},
-    )
-    config.scheduler_config.async_scheduling = setup.asynchronous  # the CPU platform turns it off
-    config.cache_config.block_size = BLOCK
-    config.cache_config.num_gpu_blocks = setup.blocks
-    register_all_kvcache_specs(config)
-    spec = FullAttentionSpec(block_size=BLOCK, num_kv_heads=2, head_size=16, dtype=torch.float16)
-    own = AsyncScheduler if setup.asynchronous else Scheduler
-    return (make_scheduler if setup.guest else own)(
-        vllm_config=config,
-        kv_cache_config=KVCacheConfig(
-            num_blocks=setup.blocks, kv_cache_tensors=[], kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)]
-        ),
-        block_size=BLOCK,
-        hash_block_size=BLOCK,
-        log_stats=True,
-        structured_output_manager=StructuredOutputManager(config),
-    )
-
-
-def _speculation(setup: Setup, model: Any, parallel: Any) -> Any:
-    """The model drafts for itself."""
-    if not setup.drafts:
-        return None
-    return SpeculativeConfig(
-        method="draft_model",
-        model=model_folder(),
-        num_speculative_tokens=setup.drafts,
-        target_model_config=model,
-        target_parallel_config=parallel,
-    )
+from experiments._guest_engine import BLOCK, Setup, make
 
 
 def workload(

@@ -7,7 +7,8 @@ from typing import Any
 
 import vllm
 
-from experiments._guest_driver import Setup, check_whole, drive, workload
+from experiments._guest_driver import check_whole, drive, workload
+from experiments._guest_engine import Setup
 
 REQUESTS = 40
 

@@ -23,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 from vllm.utils.gc_utils import freeze_gc_heap
 
-from experiments._guest_driver import Drive, Setup, drive, workload
+from experiments._guest_driver import Drive, drive, workload
+from experiments._guest_engine import Setup
 from experiments._harness import Options, main, target
 
 Reals = NDArray[np.float64]

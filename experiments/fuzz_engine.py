@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from experiments._auditor import Auditor
-from experiments._guest_driver import Drive, Setup, drive, workload
+from experiments._guest_driver import Drive, drive, workload
+from experiments._guest_engine import Setup
 from experiments._harness import Options, main, target
 from kvhorizon.adapter.rule import Choice
 from kvhorizon.solver.evictions import Gates

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from kvhorizon.adapter.accounting import Accounting
 from kvhorizon.adapter.control import Control
-from kvhorizon.adapter.guard import Guard
+from kvhorizon.adapter.guard import Guard, guarded
 
 
 class Observing(Protocol):
@@ -39,19 +40,43 @@ class Telling(Protocol):
         ...
 
 
+class Counting:
+    """The exact accounting, an error in which harms nobody."""
+
+    def __init__(self, accounting: Accounting) -> None:
+        self.guard = Guard("accounting")
+        self._accounting = accounting
+
+    @guarded
+    def preempting(self, request: Any) -> None:
+        """Before the engine resets an evicted request."""
+        self._accounting.preempting(request)
+
+    @guarded
+    def scheduled(self, num_tokens: Mapping[str, int], requests: Mapping[str, Any], joined: list[str] | None) -> None:
+        """Before the engine moves scheduled requests on; only those in `joined` may have come back, if it is known."""
+        self._accounting.scheduled(num_tokens, requests, joined)
+
+    @guarded
+    def release(self, request: Any) -> None:
+        """Before the engine forgets a request."""
+        self._accounting.release(request)
+
+
 class Accounts:
     """Of one guest, which is one of these."""
 
     def __init__(self, control: Control, accounting: Accounting) -> None:
         self.control, self.accounting, self.engine = control, accounting, control.engine
-        self.account_guard = Guard("accounting")
+        self._counting = Counting(accounting)
+        self.account_guard = self._counting.guard
         self.telemetry: Telling | None = None
 
     def account_preempting(self, request: Any) -> None:
         """Before the engine resets an evicted request."""
         if self.telemetry is not None:
             self.telemetry.observer.preempting(request)
-        self._account("preempting", request)
+        self._counting.preempting(request)
 
     def account_scheduled(self, output: Any) -> None:
         """Before the engine moves scheduled requests on. Most steps have nothing to tell."""
@@ -59,7 +84,7 @@ class Accounts:
         behind = accounting.back if shown is not None and not shown else accounting.behind
         if behind:
             joined = None if shown is None else [request.request_id for request in shown]
-            self._account("scheduled", output.num_scheduled_tokens, self.engine.scheduler.requests, joined)
+            self._counting.scheduled(output.num_scheduled_tokens, self.engine.scheduler.requests, joined)
         if self.telemetry is not None:
             observer = self.telemetry.observer
             if behind or observer.watching or output.scheduled_new_reqs:
@@ -67,14 +92,4 @@ class Accounts:
 
     def account_release(self, request: Any) -> None:
         """Before the engine forgets a request."""
-        self._account("release", request)
-
-    def _account(self, method: str, *args: Any) -> None:
-        if self.account_guard.retired:
-            return
-        try:
-            getattr(self.accounting, method)(*args)
-            if self.account_guard.in_a_row:
-                self.account_guard.succeeded()
-        except Exception as error:
-            self.account_guard.failed(method, error)
+        self._counting.release(request)

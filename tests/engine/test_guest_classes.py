@@ -4,7 +4,8 @@ import pytest
 
 pytest.importorskip("vllm", reason="vLLM is not installed: `make engine` sets it up")
 
-from experiments._guest_driver import Drive, Setup, check_whole, drive, workload
+from experiments._guest_driver import Drive, check_whole, drive, workload
+from experiments._guest_engine import Setup
 from kvhorizon.adapter.guest import Guest
 
 CLASSES = {"interactive": {"weight": 8.0, "ttft_s": 1.0}, "batch": {"weight": 0.25}}

@@ -22,7 +22,8 @@ LIMIT_S = 600.0  # two engines and two children start one after another, on a bu
 
 ENGINE = """
 import json, os, sys, time
-from experiments._guest_driver import Setup, drive, workload
+from experiments._guest_driver import drive, workload
+from experiments._guest_engine import Setup
 rank = int(sys.argv[1])
 engine = drive(Setup(blocks=400, seats=24, step_s=None, data_parallel=2, settings={"mode": "control"}))
 for request in workload(300, seed=rank, output=(2000, 4000)):

@@ -6,7 +6,8 @@ import pytest
 
 pytest.importorskip("vllm", reason="vLLM is not installed: `make engine` sets it up")
 
-from experiments._guest_driver import Setup, check_whole, drive, workload
+from experiments._guest_driver import check_whole, drive, workload
+from experiments._guest_engine import Setup
 
 DRAFTS, BLOCKS = 3, 160
 

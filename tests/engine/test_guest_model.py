@@ -9,7 +9,8 @@ import pytest
 
 pytest.importorskip("vllm", reason="vLLM is not installed: `make engine` sets it up")
 
-from experiments._guest_driver import BLOCK, Drive, Setup, check_whole, drive, workload
+from experiments._guest_driver import Drive, check_whole, drive, workload
+from experiments._guest_engine import BLOCK, Setup
 from kvhorizon.models.features import FEATURES, Inputs
 from kvhorizon.models.learned import LearnedModel, save_model
 from kvhorizon.models.scoring import quantile

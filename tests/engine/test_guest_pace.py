@@ -7,7 +7,8 @@ import pytest
 pytest.importorskip("vllm", reason="vLLM is not installed: `make engine` sets it up")
 
 from experiments import _guest_driver as driver
-from experiments._guest_driver import Setup, drive, workload
+from experiments._guest_driver import drive, workload
+from experiments._guest_engine import Setup
 from kvhorizon.adapter.learner import running_now
 
 

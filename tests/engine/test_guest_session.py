@@ -11,7 +11,8 @@ import pytest
 
 pytest.importorskip("vllm", reason="vLLM is not installed: `make engine` sets it up")
 
-from experiments._guest_driver import Drive, Setup, check_whole, drive, workload
+from experiments._guest_driver import Drive, check_whole, drive, workload
+from experiments._guest_engine import Setup
 from kvhorizon.adapter.guest import Guest
 
 SETUP = Setup(blocks=400, seats=24, step_s=None, settings={"mode": "control"})
@@ -63,7 +64,8 @@ def test_plans_come_and_a_killed_solver_is_replaced() -> None:
 
 ENGINE = """
 import time
-from experiments._guest_driver import Setup, drive, workload
+from experiments._guest_driver import drive, workload
+from experiments._guest_engine import Setup
 engine = drive(Setup(step_s=None, settings={}))
 for request in workload(100, seed=4, output=(2000, 4000)):
     engine.scheduler.add_request(request)

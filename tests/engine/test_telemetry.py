@@ -21,7 +21,8 @@ pytest.importorskip("vllm", reason="vLLM is not installed: `make engine` sets it
 
 from test_guest_session import run_until
 
-from experiments._guest_driver import Drive, Setup, check_whole, drive, workload
+from experiments._guest_driver import Drive, check_whole, drive, workload
+from experiments._guest_engine import Setup
 from kvhorizon.adapter.telemetry import recorder
 from kvhorizon.adapter.telemetry.canary import LINE_EVERY
 from kvhorizon.adapter.telemetry.observer import Observer
