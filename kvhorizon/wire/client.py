@@ -7,6 +7,7 @@ with Client("localhost:50051") as client:
         plan = session.plan(snapshot)
 """
 
+import threading
 from types import TracebackType
 from typing import Any
 
@@ -23,6 +24,8 @@ from kvhorizon.wire.tls import Tls
 from kvhorizon.wire.v1 import scheduler_pb2 as pb
 from kvhorizon.wire.v1 import scheduler_pb2_grpc as stubs
 from kvhorizon.wire.validate import check_plan_for
+
+CLOSE_S = 1.0  # that closing may take
 
 
 class Client:
@@ -71,8 +74,14 @@ class Client:
         return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
 
     def close(self) -> None:
-        """End the connection and all its sessions."""
-        self._channel.close()
+        """End the connection and all its sessions.
+
+        gRPC waits until what is under way is over, which is never where the peer has stopped reading (grpc/grpc#20026):
+        from such a one we part in the background, and are rid of it once its end of the connection is gone.
+        """
+        closing = threading.Thread(target=self._channel.close, name="kvhorizon-closing", daemon=True)
+        closing.start()
+        closing.join(CLOSE_S)
 
     def __enter__(self) -> "Client":
         return self

@@ -72,9 +72,10 @@ class ResilientSolver:
         with self._lock:
             self._stopped = True
             child, self.child = self.child, None
-        self._disconnect()
+        self._close_session()
         if child is not None:
             child.stop()
+        self._disconnect()
 
     def __enter__(self) -> "ResilientSolver":
         self.start()
@@ -101,13 +102,13 @@ class ResilientSolver:
             self.counts["garbage"] += 1
         else:
             self.counts["hung" if isinstance(error, SolverLate) else "crashed"] += 1
-        self._disconnect()
         self.child = None
         threading.Thread(target=self._replace, args=(child,), name="kvhorizon-restart", daemon=True).start()
 
     def _replace(self, broken: SolverChild) -> None:
         """Until a child serves or `stop` is called; runs on a thread of its own."""
         broken.kill()
+        self._disconnect()
         while not self._stopped:
             self._sleep(self._pause_s)
             self._pause_s = min(2.0 * self._pause_s, _LONGEST_PAUSE_S)
@@ -135,7 +136,7 @@ class ResilientSolver:
             session.close()
 
     def _disconnect(self) -> None:
-        self._close_session()
+        """Once there is no child any more: it may have stopped reading what closing waits for."""
         client, self._client = self._client, None
         if client is not None:
             client.close()

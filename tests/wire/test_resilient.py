@@ -2,15 +2,18 @@
 
 import os
 import signal
+import threading
 import time
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, replace
 
+import numpy as np
 import pytest
 
 from kvhorizon.service.warm_up import sample_snapshot
 from kvhorizon.wire.child import SolverChild
-from kvhorizon.wire.failures import SolverUnavailable
+from kvhorizon.wire.client import Client
+from kvhorizon.wire.failures import SolverLate, SolverUnavailable
 from kvhorizon.wire.resilient import ResilientSolver
 
 HANG_S, GARBAGE_S = 666.0, 667.0  # moods of the stub planner
@@ -33,6 +36,15 @@ def plan_again(solver, limit_s=30.0):
     raise AssertionError(f"no plan within {limit_s} s: {solver.counts}")
 
 
+def long_queue(revision, count=50_000):
+    """So many wait that no socket takes the snapshot at once."""
+    few = sample_snapshot(revision)
+    of = np.append(np.arange(few.num_running), np.full(count, few.num_running))
+    rows = {field.name: getattr(few.requests, field.name)[of] for field in fields(few.requests)}
+    rows["handle"] = np.arange(1, len(of) + 1, dtype=np.uint64)
+    return replace(few, requests=replace(few.requests, **rows))
+
+
 def count_of(solver, name, act):
     before = Counter(solver.counts)
     assert act() is None
@@ -53,6 +65,30 @@ def test_a_hang_costs_its_deadline_and_is_repaired(solver):
     assert count_of(solver, "hung", lambda: solver.plan(hanging)) == 1
     assert count_of(solver, "absent", lambda: solver.plan(sample_snapshot(3))) == 1
     assert plan_again(solver).block_prices.tolist() == [1.0]
+
+
+def test_a_child_that_stops_reading_is_replaced(solver):
+    """gRPC waits for what is under way, and what does not fit into the socket any more is that for ever."""
+    plan_again(solver)
+    os.kill(solver.child.pid, signal.SIGSTOP)
+    assert count_of(solver, "hung", lambda: solver.plan(long_queue(2))) == 1
+    plan_again(solver)
+
+
+def test_a_client_parts_from_a_service_that_stops_reading(stub_module):
+    with SolverChild(module=stub_module) as child:
+        client = Client(child.address)
+        session = client.session()
+        session.plan(sample_snapshot(1))
+        os.kill(child.pid, signal.SIGSTOP)
+        with pytest.raises(SolverLate):
+            session.plan(long_queue(2), timeout_s=0.5)
+        session.close()
+        parting = threading.Thread(target=client.close, daemon=True)
+        parting.start()
+        parting.join(30.0)
+        assert not parting.is_alive()
+        child.kill()
 
 
 def test_garbage_is_no_plan(solver):
