@@ -22,6 +22,8 @@ from kvhorizon.wire.tls import Tls, server_credentials
 MAX_SESSIONS = 16
 _OTHER_CALLS = 8  # threads beyond those of the sessions
 
+PARTING_S = 1.0  # that calls may take to end once they are cut off
+
 
 @dataclass(slots=True)
 class Server:
@@ -41,11 +43,14 @@ class Server:
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
     def stop(self, grace_s: float = 5.0) -> None:
-        """Take no more calls, finish those under way within `grace_s`, and give the addresses back."""
+        """Take no more calls, finish those under way within `grace_s`, and give the addresses back.
+
+        A call is never over for gRPC where its client has stopped reading: we do not wait for those.
+        """
         self._health.enter_graceful_shutdown()
         stopped = self._server.stop(grace_s)
         self._service.stop()
-        stopped.wait()
+        stopped.wait(grace_s + PARTING_S)
         if self._http is not None:
             self._http.shutdown()
             self._http.server_close()

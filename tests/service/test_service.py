@@ -1,5 +1,8 @@
 """The service over real sockets answers what the planner answers, and survives what is wrong."""
 
+import signal
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -10,6 +13,7 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from queues import long_queue
 from stub_planner import BROKEN_S, REFUSE_S, StubPlanner, admit_all
 
 from kvhorizon.errors import InputError
@@ -35,6 +39,14 @@ def server():
 def client(server):
     with Client(server.address) as connected:
         yield connected
+
+
+ASKING = f"""
+import sys
+from pathlib import Path
+from kvhorizon.wire.channel import connect
+connect(sys.argv[1]).unary_unary("/{SERVICE}/Explain")(Path(sys.argv[2]).read_bytes())
+"""
 
 
 class Gate(StubPlanner):
@@ -313,3 +325,19 @@ def test_stopping_finishes_the_plan_under_way_and_ends_sessions():
             session.wait(5)
         stopping.join(5)
         assert not client.ready(timeout_s=1)
+
+
+def test_stopping_waits_for_no_client_that_stops_reading(tmp_path):
+    """What does not fit into the socket any more is under way for ever."""
+    gate, request = Gate(), tmp_path / "request"
+    server = serve(f"unix:{tmp_path}/solver.sock", lambda: gate, None)
+    request.write_bytes(pb.ExplainRequest(snapshot=encode_snapshot(long_queue(1))).SerializeToString())
+    with subprocess.Popen([sys.executable, "-c", ASKING, server.address, request]) as client:
+        assert gate.entered.wait(60)
+        client.send_signal(signal.SIGSTOP)
+        gate.opened.set()
+        stopping = threading.Thread(target=server.stop, args=[2.0], daemon=True)  # by then the answer is on its way
+        stopping.start()
+        stopping.join(30)
+        client.kill()
+        assert not stopping.is_alive()

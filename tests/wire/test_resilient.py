@@ -5,10 +5,10 @@ import signal
 import threading
 import time
 from collections import Counter
-from dataclasses import fields, replace
+from dataclasses import replace
 
-import numpy as np
 import pytest
+from queues import long_queue
 
 from kvhorizon.service.warm_up import sample_snapshot
 from kvhorizon.wire.child import SolverChild
@@ -34,15 +34,6 @@ def plan_again(solver, limit_s=30.0):
             return plan
         time.sleep(0.05)
     raise AssertionError(f"no plan within {limit_s} s: {solver.counts}")
-
-
-def long_queue(revision, count=50_000):
-    """So many wait that no socket takes the snapshot at once."""
-    few = sample_snapshot(revision)
-    of = np.append(np.arange(few.num_running), np.full(count, few.num_running))
-    rows = {field.name: getattr(few.requests, field.name)[of] for field in fields(few.requests)}
-    rows["handle"] = np.arange(1, len(of) + 1, dtype=np.uint64)
-    return replace(few, requests=replace(few.requests, **rows))
 
 
 def count_of(solver, name, act):
