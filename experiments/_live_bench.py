@@ -70,6 +70,11 @@ class Bench:
             stdout=subprocess.DEVNULL,
         )
 
+    def signal_service(self, number: int) -> None:
+        """To the service's process, which is there."""
+        assert self._service is not None
+        self._service.send_signal(number)
+
     def kill_service(self) -> None:
         """By force."""
         if self._service is not None:

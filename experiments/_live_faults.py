@@ -82,6 +82,25 @@ def restarted(bench: Bench) -> Lift:
     return bench.start_service
 
 
+def frozen(bench: Bench) -> Lift:
+    """The shared service hangs as a whole, until the guest has given it up; then it goes on."""
+    shared = bench.shared
+    assert shared is not None
+    part = shared.stop
+
+    def parted() -> None:
+        bench.met += 1
+        part()
+
+    def lift() -> None:
+        del shared.stop
+        bench.signal_service(signal.SIGCONT)
+
+    shared.stop = parted  # type: ignore[method-assign]
+    bench.signal_service(signal.SIGSTOP)
+    return lift
+
+
 def expired(bench: Bench) -> Lift:
     """The connection is lost, and the next one is refused: our certificate has expired. It is renewed in place."""
     bench.authority.write(bench.folder / "client", expired=True)
@@ -179,6 +198,7 @@ CHILD_FAULTS = (
 )
 SERVICE_FAULTS = (
     Fault("service restarted", restarted),
+    Fault("service stopped", frozen, counts=True),
     Fault("certificate expired", expired),
 )
 ENGINE_FAULTS = (

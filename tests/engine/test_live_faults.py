@@ -11,6 +11,7 @@ pytest.importorskip("vllm", reason="vLLM is not installed: `make engine` sets it
 
 CHOSEN = (
     "solver killed",
+    "solver stopped",
     "solver answers garbage",
     "our code raising: before_schedule",
     "disk full for the recorder",
