@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvhorizon.models.compiled import compiled
-from kvhorizon.models.survival import EXACT, survive, table_at
+from kvhorizon.models.survival import EXACT, conditional, survive, table_at
 
 FloatArray = NDArray[np.float64]
 
@@ -39,7 +39,7 @@ def survival_profile(curves, rows, generated, limit, steps, tokens_per_step, out
             elif generated[i] + tokens >= limit[i]:
                 out[i, k] = 0.0
             else:
-                out[i, k] = table_at(curves.survival[curve], (generated[i] + tokens) / scale) / now
+                out[i, k] = conditional(table_at(curves.survival[curve], (generated[i] + tokens) / scale), now)
 
 
 @compiled

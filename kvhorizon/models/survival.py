@@ -102,6 +102,12 @@ def table_at(table, x):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def conditional(later, now):  # type: ignore[no-untyped-def]
+    """S(later) / S(now) [-]; where a curve is flat, rounding may make the later value the larger one."""
+    return min(later / now, 1.0)
+
+
+@compiled
 def survive(curves, n, generated, h, limit):  # type: ignore[no-untyped-def]
     """S(h | generated) of request n [-]; `generated`, `h`, `limit` in tokens."""
     if generated + h >= limit:
@@ -114,7 +120,7 @@ def survive(curves, n, generated, h, limit):  # type: ignore[no-untyped-def]
     later = _interpolate(curves.survival[c], (generated + h) / scale)
     if now <= _SMALLEST:  # it outlived the curve: constant hazard of the last mean residual life
         return math.exp(-h / max(_interpolate(curves.residual[c], generated / scale) * scale, 1.0))
-    return later / now
+    return conditional(later, now)
 
 
 @compiled
@@ -140,7 +146,7 @@ def survive_each(curves, n, generated, horizons, limit, out):  # type: ignore[no
         if generated + horizons[h] >= limit:
             return
         later = (generated + horizons[h]) / scale
-        out[h] = math.exp(-horizons[h] / mean) if outlived else _interpolate(table, later) / now
+        out[h] = math.exp(-horizons[h] / mean) if outlived else conditional(_interpolate(table, later), now)
         if out[h] <= 0.0:
             return
 

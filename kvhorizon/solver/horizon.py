@@ -14,7 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvhorizon.models.compiled import unlocked
-from kvhorizon.models.survival import EXACT, GRID_OCTAVES_BELOW_ONE, GRID_PER_OCTAVE, GRID_POINTS, survive
+from kvhorizon.models.survival import (
+    EXACT,
+    GRID_OCTAVES_BELOW_ONE,
+    GRID_PER_OCTAVE,
+    GRID_POINTS,
+    conditional,
+    survive,
+)
 from kvhorizon.solver.settings import Settings
 
 FloatArray = NDArray[np.float64]
@@ -111,7 +118,7 @@ def hold_from(curves, traits, n, grid, a, block_size, mean, variance, sequences)
                 alive = 0.0
             elif tabled:
                 log_x = log_tokens[a, k, sample] if generated == 0.0 else math.log2(generated + h)
-                alive = table_at_log(tables, c, log_x - log_scale) / now
+                alive = conditional(table_at_log(tables, c, log_x - log_scale), now)
             else:
                 alive = survive(curves, n, generated, h, limit)
             held = math.ceil(min(context + h, grid.window) * per_block - ROUNDING)

@@ -12,6 +12,7 @@ from kvhorizon.state import Plan, Snapshot
 from kvhorizon.wire.convert import decode_plan, encode_snapshot
 from kvhorizon.wire.delta import can_follow, encode_delta
 from kvhorizon.wire.failures import GarbagePlan, SolverError, SolverLate, SolverUnavailable, failure
+from kvhorizon.wire.pruned import pruned
 from kvhorizon.wire.v1 import scheduler_pb2 as pb
 from kvhorizon.wire.validate import check_plan
 
@@ -19,7 +20,8 @@ from kvhorizon.wire.validate import check_plan
 class Session:
     """One stream. `send` never waits and never encodes: an engine's step may call it.
 
-    A snapshot not yet on its way is replaced by the next (counted in `replaced`). The service's wish for a resync is
+    A snapshot not yet on its way is replaced by the next (counted in `replaced`); of a very long queue a part goes out
+    (`pruned`). The service's wish for a resync is
     served here. After a failure, kept in `error`, the session is over: make another one.
     """
 
@@ -106,7 +108,9 @@ class Session:
                 self._changed.wait_for(lambda: self._pending is not None or self._closed)
                 if self._closed or self._pending is None:
                     return
-                snapshot, self._pending = self._pending, None
+                newest, self._pending = self._pending, None
+            snapshot = pruned(newest)
+            with self._changed:
                 base, self._sent = self._sent, snapshot
             yield _update(base, snapshot)
 

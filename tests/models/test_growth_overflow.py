@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from kvhorizon.models.growth import block_profile, sample_steps, survival_profile
 from kvhorizon.models.overflow import Z_LEAST, PeakScores, peak_at, score_of
 from kvhorizon.models.scoring import TAUS, quantile, score_length
-from kvhorizon.models.survival import EXACT, Curves, lognormal_curve, residual_of, survive
+from kvhorizon.models.survival import EXACT, GRID_POINTS, Curves, lognormal_curve, residual_of, survive
 
 
 def curves() -> Curves:
@@ -27,6 +27,17 @@ def test_the_profile_is_survival_at_each_step() -> None:
         [survive(curves(), n, g, 1.5 * t, 20_000_000) for t in steps] for n, g in zip(rows, generated, strict=True)
     ]
     assert out == pytest.approx(np.array(plain))
+
+
+def test_nobody_is_more_than_sure_to_go_on() -> None:
+    """Where a curve is flat, a value between grid points may come out above the one before, by rounding."""
+    table = np.full((1, GRID_POINTS), 0.9)
+    flat = Curves(table, residual_of(table[0])[None], np.zeros(1, np.int32), np.array([100.0]))
+    found = [survive(flat, 0, generated, h, 1 << 30) for generated in range(0, 200, 7) for h in range(1, 40)]
+    out, rows = np.zeros((29, 12)), np.zeros(29, np.int64)
+    survival_profile(flat, rows, np.arange(0, 200, 7), np.full(29, 1 << 30), sample_steps(64, 12), 1.0, out)
+    assert max(found) == out.max() == 1.0
+    assert min(found) > 1.0 - 1e-12
 
 
 def test_no_request_outlives_its_limit() -> None:

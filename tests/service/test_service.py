@@ -24,6 +24,7 @@ from kvhorizon.wire.channel import SERVICE, connect
 from kvhorizon.wire.client import Client
 from kvhorizon.wire.convert import COLUMNS, encode_snapshot
 from kvhorizon.wire.failures import SolverRefused, SolverUnavailable
+from kvhorizon.wire.pruned import MOST_WAITING
 from kvhorizon.wire.v1 import scheduler_pb2 as pb
 from kvhorizon.wire.v1 import scheduler_pb2_grpc as stubs
 
@@ -325,6 +326,12 @@ def test_stopping_finishes_the_plan_under_way_and_ends_sessions():
             session.wait(5)
         stopping.join(5)
         assert not client.ready(timeout_s=1)
+
+
+def test_a_queue_of_any_length_is_planned_for(client):
+    with client.session() as session:
+        first, second = (session.plan(long_queue(revision, 100_000), 60.0) for revision in (1, 2))
+        assert len(first.admissions) == len(second.admissions) == MOST_WAITING
 
 
 def test_stopping_waits_for_no_client_that_stops_reading(tmp_path):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kvhorizon.models.survival import (
@@ -189,6 +189,7 @@ RULES = [*GREEDY.values(), *PLANNED.values()]
     planned=st.integers(0, 12),
     owed=st.sampled_from([0.0, -1000.0, 1500.0]),
 )
+@example(seed=8616, free=167, running=0, block_size=16, planned=2, owed=0.0)  # a flat part of a curve
 def test_the_choice_is_the_rule_read_plainly(
     rule: Greedy, seed: int, free: int, running: int, block_size: int, planned: int, owed: float
 ) -> None:
