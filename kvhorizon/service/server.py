@@ -16,13 +16,11 @@ from grpc_reflection.v1alpha import reflection
 from kvhorizon.errors import InputError
 from kvhorizon.service.calls import PlannerLike, PlannerService, handlers
 from kvhorizon.service.metrics import ServiceMetrics
-from kvhorizon.wire.channel import SERVICE, server_options, unix_path
+from kvhorizon.wire.channel import PARTING_S, SERVICE, server_options, unix_path
 from kvhorizon.wire.tls import Tls, server_credentials
 
 MAX_SESSIONS = 16
 _OTHER_CALLS = 8  # threads beyond those of the sessions
-
-PARTING_S = 1.0  # that calls may take to end once they are cut off
 
 
 @dataclass(slots=True)

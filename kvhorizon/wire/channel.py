@@ -10,6 +10,7 @@ from kvhorizon.wire.tls import Tls, channel_credentials
 from kvhorizon.wire.validate import MAX_MESSAGE_BYTES
 
 SERVICE = "kvhorizon.v1.Planner"
+PARTING_S = 1.0  # that ending may take beyond its grace: for gRPC nothing is over that a peer has stopped reading
 _MAX_UNIX_PATH = 107  # bytes; the size of sockaddr_un on Linux
 _KEEPALIVE_MS = 10_000
 _SIZES = (

@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from kvhorizon.errors import InputError
 from kvhorizon.state import Plan, Snapshot
-from kvhorizon.wire.channel import SERVICE, connect
+from kvhorizon.wire.channel import PARTING_S, SERVICE, connect
 from kvhorizon.wire.convert import decode_plan, encode_snapshot
 from kvhorizon.wire.failures import GarbagePlan, failure
 from kvhorizon.wire.session import Session
@@ -24,8 +24,6 @@ from kvhorizon.wire.tls import Tls
 from kvhorizon.wire.v1 import scheduler_pb2 as pb
 from kvhorizon.wire.v1 import scheduler_pb2_grpc as stubs
 from kvhorizon.wire.validate import check_plan_for
-
-CLOSE_S = 1.0  # that closing may take
 
 
 class Client:
@@ -81,7 +79,7 @@ class Client:
         """
         closing = threading.Thread(target=self._channel.close, name="kvhorizon-closing", daemon=True)
         closing.start()
-        closing.join(CLOSE_S)
+        closing.join(PARTING_S)
 
     def __enter__(self) -> "Client":
         return self

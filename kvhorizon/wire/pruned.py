@@ -4,12 +4,13 @@ A plan looks some seconds ahead and names whom to admit meanwhile; whom it does 
 engine, as ever. So a queue of a hundred thousand costs a plan no more than one of thousands, and fits into a message.
 """
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kvhorizon.state import FloatArray, Requests, Snapshot
+from kvhorizon.wire.convert import COLUMNS
 
 MOST_WAITING = 8_192
 _LEAST_WEIGHT = 1e-9
@@ -26,7 +27,7 @@ def pruned(snapshot: Snapshot, most: int = MOST_WAITING) -> Snapshot:
     kept[first:] = _least(requests.arrival_s[first:], most - most // 2)
     rest = first + np.flatnonzero(~kept[first:])
     kept[rest] = _least(_to_do(requests)[rest], most // 2)
-    return replace(snapshot, requests=_rows(requests, kept))
+    return replace(snapshot, requests=Requests(**{name: getattr(requests, name)[kept] for name, _, _ in COLUMNS}))
 
 
 def _to_do(requests: Requests) -> FloatArray:
@@ -41,7 +42,3 @@ def _least(values: FloatArray, count: int) -> Mask:
     chosen = np.zeros(len(values), dtype=bool)
     chosen[np.argsort(values, kind="stable")[:count]] = True
     return chosen
-
-
-def _rows(requests: Requests, kept: Mask) -> Requests:
-    return Requests(**{column.name: getattr(requests, column.name)[kept] for column in fields(requests)})

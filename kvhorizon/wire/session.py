@@ -21,8 +21,8 @@ class Session:
     """One stream. `send` never waits and never encodes: an engine's step may call it.
 
     A snapshot not yet on its way is replaced by the next (counted in `replaced`); of a very long queue a part goes out
-    (`pruned`). The service's wish for a resync is
-    served here. After a failure, kept in `error`, the session is over: make another one.
+    (`pruned`). The service's wish for a resync is served here. After a failure, kept in `error`, the session is over:
+    make another one.
     """
 
     def __init__(self, stream: Callable[[Iterator[pb.Update]], Any], address: str, timeout_s: float) -> None:

@@ -5,6 +5,7 @@ planner that was kept from a fresh one. Moments in time stand for moods: see `HA
 """
 
 import sys
+import threading
 import time
 from dataclasses import replace
 
@@ -35,6 +36,19 @@ class StubPlanner:
 
     def refine(self, seconds):
         pass
+
+
+class Gate(StubPlanner):
+    """A planner that waits in its first plan until the test opens it."""
+
+    def __init__(self):
+        super().__init__()
+        self.entered, self.opened = threading.Event(), threading.Event()
+
+    def plan(self, snapshot, budget):
+        self.entered.set()
+        assert self.opened.wait(10)
+        return super().plan(snapshot, budget)
 
 
 def admit_all(snapshot, price=1.0):

@@ -1,8 +1,5 @@
 """The service over real sockets answers what the planner answers, and survives what is wrong."""
 
-import signal
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import replace
@@ -14,7 +11,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from queues import long_queue
-from stub_planner import BROKEN_S, REFUSE_S, StubPlanner, admit_all
+from stub_planner import BROKEN_S, REFUSE_S, Gate, StubPlanner, admit_all
 
 from kvhorizon.errors import InputError
 from kvhorizon.service.server import serve
@@ -40,27 +37,6 @@ def server():
 def client(server):
     with Client(server.address) as connected:
         yield connected
-
-
-ASKING = f"""
-import sys
-from pathlib import Path
-from kvhorizon.wire.channel import connect
-connect(sys.argv[1]).unary_unary("/{SERVICE}/Explain")(Path(sys.argv[2]).read_bytes())
-"""
-
-
-class Gate(StubPlanner):
-    """A planner that waits in its first plan until the test opens it."""
-
-    def __init__(self):
-        super().__init__()
-        self.entered, self.opened = threading.Event(), threading.Event()
-
-    def plan(self, snapshot, budget):
-        self.entered.set()
-        assert self.opened.wait(10)
-        return super().plan(snapshot, budget)
 
 
 def eventually(holds, limit_s=5.0):
@@ -312,39 +288,7 @@ def test_an_address_of_no_form_is_refused(listen):
         serve(listen, StubPlanner, None)
 
 
-def test_stopping_finishes_the_plan_under_way_and_ends_sessions():
-    gate = Gate()
-    server = serve("127.0.0.1:0", lambda: gate, None)
-    with Client(server.address) as client, client.session() as session:
-        session.send(sample_snapshot(4))
-        assert gate.entered.wait(5)
-        stopping = threading.Thread(target=server.stop)
-        stopping.start()
-        gate.opened.set()
-        assert session.wait(4).based_on_revision == 4
-        with pytest.raises(SolverUnavailable, match="the service is stopping"):
-            session.wait(5)
-        stopping.join(5)
-        assert not client.ready(timeout_s=1)
-
-
 def test_a_queue_of_any_length_is_planned_for(client):
     with client.session() as session:
         first, second = (session.plan(long_queue(revision, 100_000), 60.0) for revision in (1, 2))
         assert len(first.admissions) == len(second.admissions) == MOST_WAITING
-
-
-def test_stopping_waits_for_no_client_that_stops_reading(tmp_path):
-    """What does not fit into the socket any more is under way for ever."""
-    gate, request = Gate(), tmp_path / "request"
-    server = serve(f"unix:{tmp_path}/solver.sock", lambda: gate, None)
-    request.write_bytes(pb.ExplainRequest(snapshot=encode_snapshot(long_queue(1))).SerializeToString())
-    with subprocess.Popen([sys.executable, "-c", ASKING, server.address, request]) as client:
-        assert gate.entered.wait(60)
-        client.send_signal(signal.SIGSTOP)
-        gate.opened.set()
-        stopping = threading.Thread(target=server.stop, args=[2.0], daemon=True)  # by then the answer is on its way
-        stopping.start()
-        stopping.join(30)
-        client.kill()
-        assert not stopping.is_alive()
