@@ -23,6 +23,14 @@ class InputError(ValueError):
         return InputError, (self.field, self.value, self.rule)  # so that it comes whole out of another process
 
 
+def in_a_line(error: BaseException) -> str:
+    """What an error says, and of which kind it is unless it is one of bad input: for a log that shows no traceback."""
+    said = _line(str(error))
+    return (
+        said if isinstance(error, InputError) else f"{type(error).__name__}: {said}" if said else type(error).__name__
+    )
+
+
 def _line(text: str) -> str:
     """The text as one line, cut where it is longer than anyone reads."""
     line = " ".join(text.splitlines())

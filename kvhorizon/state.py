@@ -96,7 +96,8 @@ class Requests:
     blocks_held: IntArray
     output_limit_tokens: IntArray  # output never exceeds it (max_tokens, context limit)
     preemptions: IntArray
-    cached_tokens: IntArray  # prefix that a prefill now would find in the cache
+    cached_tokens: IntArray  # waiting: prefix that a prefill now would find in the cache
+    shared_tokens: IntArray  # prefix in blocks that other requests hold; of those that wait, part of `cached_tokens`
     weight: FloatArray  # importance of its delay, 1 by default
     overtaker: ByteArray  # 1: admitted before an older waiting request
     forecast_kind: ByteArray

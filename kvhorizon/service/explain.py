@@ -40,7 +40,8 @@ def explain(snapshot: Snapshot, plan: Plan, handles: list[int]) -> list[Explanat
 
 
 def _running(snapshot: Snapshot, n: int, evicted: bool, rank: int | None, price: float) -> Explanation:
-    blocks = int(snapshot.requests.blocks_held[n])
+    size = snapshot.facts.block_size
+    blocks = max(int(snapshot.requests.blocks_held[n]) - int(snapshot.requests.shared_tokens[n]) // size, 0)
     order = "not among the victims" if rank is None else f"number {rank + 1} in the order of victims"
     text = f"{'evict: frees' if evicted else 'keep: holds'} {blocks} blocks at {price:.3g} s each; {order}"
     decision = pb.DECISION_EVICT if evicted else pb.DECISION_KEEP
@@ -50,8 +51,12 @@ def _running(snapshot: Snapshot, n: int, evicted: bool, rank: int | None, price:
 def _waiting(snapshot: Snapshot, n: int, admission: tuple[int, float] | None, price: float) -> Explanation:
     requests = snapshot.requests
     tokens = int(requests.prompt_tokens[n] + requests.generated_tokens[n])
-    blocks = int(np.ceil(tokens / snapshot.facts.block_size))
+    size = snapshot.facts.block_size
+    blocks = max(int(np.ceil(tokens / size)) - int(requests.shared_tokens[n]) // size, 0)
     needs = f"its {tokens} tokens need {blocks} blocks at {price:.3g} s each; {snapshot.free_blocks} are free"
+    cached = int(requests.cached_tokens[n])
+    if cached > 0:
+        needs += f"; {cached} of the tokens are cached, {int(requests.shared_tokens[n])} in blocks that others hold"
     handle = int(requests.handle[n])
     if admission is None:
         text = f"wait beyond the horizon: {needs}"

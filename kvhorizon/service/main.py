@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from kvhorizon.errors import InputError
+from kvhorizon.errors import InputError, in_a_line
 from kvhorizon.service.calls import PlannerLike
 from kvhorizon.service.server import MAX_SESSIONS, Server, serve
 from kvhorizon.service.warm_up import warm_up
@@ -127,7 +127,7 @@ def budget_of(arguments: argparse.Namespace) -> Budget:
 
 
 def main(argv: list[str], make_planner: Callable[[], PlannerLike] | None = None) -> int:
-    """Exit status 0 after a stop by signal, 2 for bad arguments."""
+    """Exit status 0 after a stop by signal, 2 for bad arguments, 1 for a fault of ours."""
     arguments = parse_arguments(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     os.nice(arguments.nice)
@@ -144,6 +144,10 @@ def main(argv: list[str], make_planner: Callable[[], PlannerLike] | None = None)
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
+    except Exception as error:  # the log that this goes to may be an engine's
+        logger.debug("where it failed", exc_info=True)
+        print(f"kvhorizon's solver ends: {in_a_line(error)}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -63,6 +63,7 @@ def _requests(count: int) -> Requests:
         output_limit_tokens=np.full(count, 512),
         preemptions=np.where(~runs & (generated > 0), 1, 0),
         cached_tokens=np.where(~runs & (n % 3 == 0), 32, 0),
+        shared_tokens=np.zeros(count, dtype=np.int64),
         weight=np.ones(count),
         overtaker=(n % 5 == 1).astype(np.uint8),
         forecast_kind=(n % len(ForecastKind)).astype(np.uint8),

@@ -58,7 +58,7 @@ class Builder:
         frame, pool = self.frame, foreseen_pool(snapshot, settings)
         arena, slot = frame.fit(snapshot, horizon_steps(snapshot, outlook, waiting, settings), queue)
         held = frame.held(arena, np.arange(running), foreseen)
-        held.mean[:, 0] = np.maximum(held.mean[:, 0], requests.blocks_held[:running])
+        held.mean[:, 0] = np.maximum(held.mean[:, 0], own_blocks_held(snapshot, np.arange(running)))
         frame.spread_for(arena, held, pool)
         loss = eviction_losses(snapshot, outlook, settings)
         may_leave = evictable(snapshot, outlook, settings)  # (R,)
@@ -87,7 +87,7 @@ class Builder:
             - running_blocks[staying].sum(axis=0),
             max_sequences=max(snapshot.facts.max_num_seqs, running) - held.sequences[staying].sum(axis=0),
             prefill_budget_tokens=budget,
-            present_blocks=np.array([snapshot.free_blocks + requests.blocks_held[leaving].sum()], np.float64),
+            present_blocks=np.array([snapshot.free_blocks + own_blocks_held(snapshot, leaving).sum()], np.float64),
             overflow_price=np.full(
                 settings.buckets,
                 settings.price_factor * overflow_price(snapshot, np.arange(running) if running else rows),
@@ -139,6 +139,7 @@ def depends_on(snapshot: Snapshot, rows: IntArray) -> FloatArray:
         requests.forecast_scale,
         requests.forecast_log_sigma,
         requests.forecast_curve,
+        requests.shared_tokens,
     )
     return np.column_stack([column[rows] for column in columns]).astype(np.float64)
 
@@ -166,19 +167,30 @@ def shared_blocks(snapshot: Snapshot) -> int:
 
 
 def _counted_twice(snapshot: Snapshot) -> int:
-    """What the running requests hold, one by one, less what is in use; below 0: others hold blocks, too."""
-    ours = int(snapshot.requests.blocks_held[: snapshot.num_running].sum())
+    """What the running requests hold, one by one, less what is in use.
+
+    Below 0 are blocks that others hold, and those shared among the running ones, as far as the snapshot says which.
+    """
+    ours = int(own_blocks_held(snapshot, np.arange(snapshot.num_running)).sum())
     return ours - (snapshot.facts.total_blocks - snapshot.free_blocks)
 
 
-def held_blocks(snapshot: Snapshot, rows: IntArray) -> FloatArray:
-    """(n,) Blocks that each request holds if it runs now: those it has, or those that its context needs."""
+def own_blocks_held(snapshot: Snapshot, rows: IntArray) -> IntArray:
+    """(n,) Blocks that each request holds and does not share."""
     requests = snapshot.requests
+    shared = requests.shared_tokens[rows] // snapshot.facts.block_size
+    return np.asarray(np.maximum(requests.blocks_held[rows] - shared, 0))
+
+
+def held_blocks(snapshot: Snapshot, rows: IntArray) -> FloatArray:
+    """(n,) Blocks of its own that each request holds if it runs now: those it has, or those that its context needs."""
+    requests, size = snapshot.requests, snapshot.facts.block_size
     context = requests.prompt_tokens[rows] + requests.generated_tokens[rows]
     if snapshot.facts.window_tokens:
         context = np.minimum(context, snapshot.facts.window_tokens)
     runs = rows < snapshot.num_running
-    return np.where(runs, requests.blocks_held[rows], -(-context // snapshot.facts.block_size)).astype(np.float64)
+    wanted = np.maximum(-(-context // size) - requests.shared_tokens[rows] // size, 0)
+    return np.where(runs, own_blocks_held(snapshot, rows), wanted).astype(np.float64)
 
 
 def prefill_needs(

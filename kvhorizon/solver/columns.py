@@ -22,6 +22,9 @@ class Columns(NamedTuple):
     overtaker: NDArray[np.uint8]  # 1: admitted before an older waiting request
     remaining: FloatArray  # predicted output to come, for waiting requests [tokens]
     weight: FloatArray  # importance of its delay, > 0, 1 by default
+    shared: Int32Array  # tokens of its prefix in blocks that other requests hold: they cost it no memory
+    idle: Int32Array  # tokens of its prefix that follow, cached in free blocks: they cost memory, but no prefill
+    turn: FloatArray  # tokens admitted by when it would be its turn in order of arrival; below 0: not known yet
 
 
 class Room(NamedTuple):
@@ -36,3 +39,6 @@ class Room(NamedTuple):
     now_s: float
     late_after_s: float  # a request is late once it has waited so long, inf: never
     late_per_token_s: float  # and so much longer per token of predicted output
+    used_blocks: int  # that are in use now
+    step_s: float  # how long a step takes at the moment
+    prefill_s_per_token: float  # by how much a token of prefill lengthens it

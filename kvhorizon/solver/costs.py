@@ -31,7 +31,7 @@ BoolArray = NDArray[np.bool_]
 class Outlook(NamedTuple):
     """What is foreseen of all requests of a snapshot, (N,) each."""
 
-    context: IntArray  # tokens
+    context: IntArray  # tokens of its own: without those in blocks that others hold
     remaining: FloatArray  # predicted output to come [tokens]
     weight: FloatArray  # of a second of delay, grown with age
     key: FloatArray  # KV·time^size_power / (weight · (order_age_s + age)), the step's own order, least first
@@ -50,7 +50,7 @@ class Options(NamedTuple):
 def outlook_of(snapshot: Snapshot, curves: Curves, settings: Settings) -> Outlook:
     """Predictions of all requests."""
     requests = snapshot.requests
-    context = requests.prompt_tokens + requests.generated_tokens
+    context = requests.prompt_tokens + requests.generated_tokens - requests.shared_tokens
     remaining, work = np.empty(len(context)), np.empty(len(context))
     _predict(curves, context, requests.generated_tokens, requests.output_limit_tokens, remaining, work)
     age_s = np.maximum(snapshot.now_s - requests.arrival_s, 0.0)

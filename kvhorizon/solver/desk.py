@@ -19,7 +19,7 @@ class Desk(NamedTuple):
     variance: NDArray[np.float64]  # (H,)
     survival: NDArray[np.float64]  # (H,)
     rank: NDArray[np.int32]  # (N,) place in the present plan from 1; 0 if it names the request not
-    owed: NDArray[np.float64]  # (1,) tokens let in by overtakers beyond their share, kept from step to step
+    owed: NDArray[np.float64]  # (3,) see `reordering`: kept from step to step
 
 
 def new_desk(requests: int, seats: int) -> Desk:
@@ -34,5 +34,5 @@ def new_desk(requests: int, seats: int) -> Desk:
         variance=np.zeros(horizons),
         survival=np.zeros(horizons),
         rank=np.zeros(requests, np.int32),
-        owed=np.zeros(1),
+        owed=np.zeros(3),
     )

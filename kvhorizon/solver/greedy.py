@@ -110,6 +110,9 @@ class Greedy(NamedTuple):
     late_virtual: bool = False  # and beyond the wait of virtual first-come-first-served
     late_again: float = 3.0  # χ: a request that was preempted is less urgent
     late_in_order: bool = False  # the late by arrival, and each waits for the one before it
+    overdue_share: float = math.inf  # budgeted: of a wait in order of arrival, by which the oldest may be late
+    overdue_warm: float = math.inf  # likewise, where a request goes before it whose prompt is cached
+    cached: bool = False  # the engine has a prefix cache: prefills are priced, reserves by what an eviction costs
 
 
 GREEDY: dict[Knob, Greedy] = {
@@ -145,6 +148,12 @@ PLANNED: dict[Knob, Greedy] = {
 def waiting_at_most(rule: Greedy, seconds: float) -> Greedy:
     """The rule with a late lane in order of arrival after so many seconds."""
     return rule._replace(late_after_s=seconds, late_in_order=True)
+
+
+def with_prefix_cache(rule: Greedy) -> Greedy:
+    """The rule of an engine that has a prefix cache: order of arrival, but for requests that would lose what is cached,
+    and while the queue is deep (`reordering`, decision 019). An unbudgeted rule keeps its own order."""
+    return rule._replace(cached=True, overdue_share=0.25, overdue_warm=0.5)
 
 
 @compiled

@@ -3,12 +3,13 @@
 import numpy as np
 
 from kvhorizon.models.compiled import compiled
+from kvhorizon.solver.footprint import is_warm, own_tokens, prefill_tokens
 from kvhorizon.solver.greedy import aging, kv_time, urgency
-from kvhorizon.solver.reordering import context_of
 
 TRIED = np.inf
 PLANNED_FIRST, LATE_FIRST = 0.0, -1.0  # below these lie the keys of planned requests, and of late ones
 LATE_SCALE = 1e12
+WARM_FIRST = 1e-9  # of the key of a request whose prompt is cached
 
 
 @compiled
@@ -20,28 +21,41 @@ def is_late(columns, rule, room, n):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def work_of(columns, rule, room, n):  # type: ignore[no-untyped-def]
+    """What waiting request n takes of the engine [token·steps]: its KV·time and, with a prefix cache, its prefill.
+
+    While a prefill lengthens a step by a share of it, all KV in use waits: it counts for that share of a step.
+    """
+    work = kv_time(own_tokens(columns, n), columns.remaining[n])
+    if rule.cached:
+        held = float(room.used_blocks * room.block_size)
+        work += held * prefill_tokens(columns, n) * room.prefill_s_per_token / room.step_s
+    return work
+
+
+@compiled
 def rank_waiting(columns, rule, room, desk, num_waiting):  # type: ignore[no-untyped-def]
-    """Fill the order keys; returns (mean R, mean v) of the queue."""
+    """Fill the order keys; returns the mean R of the queue."""
     total_remaining = 0.0
     total_work = 0.0
     for i in range(num_waiting):
         n = desk.waiting[i]
         remaining = columns.remaining[n]
-        work = kv_time(context_of(columns, n), remaining) / columns.weight[n]
+        work = work_of(columns, rule, room, n) / columns.weight[n]
         total_remaining += remaining
         total_work += work
         if rule.budgeted:
-            desk.keys[i] = work
+            desk.keys[i] = work * WARM_FIRST if rule.cached and is_warm(columns, n) else work
         else:
             desk.keys[i] = work / aging(room.now_s - columns.arrival_s[n], remaining + columns.generated[n], rule)
     mean_work = total_work / max(num_waiting, 1)
     for i in range(num_waiting):
         n = desk.waiting[i]
         if is_late(columns, rule, room, n):
-            work = kv_time(context_of(columns, n), columns.remaining[n]) / columns.weight[n]
+            work = work_of(columns, rule, room, n) / columns.weight[n]
             age_s = room.now_s - columns.arrival_s[n]
             desk.keys[i] = LATE_FIRST - LATE_SCALE * urgency(work, age_s, columns.preemptions[n], rule)
-        elif desk.rank[n] > 0:
+        elif desk.rank[n] > 0 and not (rule.cached and rule.budgeted):
             desk.keys[i] = PLANNED_FIRST - 1.0 / desk.rank[n]
         elif rule.budgeted and desk.keys[i] > mean_work:
             desk.keys[i] = TRIED  # too large to overtake; still admitted when it is the oldest

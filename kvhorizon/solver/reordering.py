@@ -8,48 +8,73 @@ account is kept of the tokens let in, and overtakers get a share of them at most
 from __future__ import annotations
 
 from kvhorizon.models.compiled import compiled
+from kvhorizon.solver.footprint import own_tokens
 
+# Places in `Desk.owed`: tokens admitted before older requests beyond their share; all tokens admitted; `caution`.
+OWED, ADMITTED, CARE = range(3)
+DEEP = 2.0  # times the memory in use that a queue must want before order within it is worth a request's wait
 MOST_SAVED = 2048.0  # tokens that overtakers may be ahead: a step's prompts
 
 
 @compiled
 def overtaking_tokens(columns, running, num_running, block_size):  # type: ignore[no-untyped-def]
-    """Tokens of room that running overtakers hold."""
-    blocks = 0
+    """Tokens of memory of their own that running requests hold which were admitted before older ones."""
+    tokens = 0
     for i in range(num_running):
-        if columns.overtaker[running[i]]:
-            blocks += columns.blocks[running[i]]
-    return blocks * block_size
-
-
-@compiled
-def context_of(columns, n):  # type: ignore[no-untyped-def]
-    """Tokens that waiting request n must prefill."""
-    return columns.prompt[n] + columns.generated[n]
+        n = running[i]
+        if columns.overtaker[n]:
+            tokens += max(columns.blocks[n] * block_size - columns.shared[n], 0)
+    return tokens
 
 
 @compiled
 def is_plenty(columns, rule, oldest, used, pool):  # type: ignore[no-untyped-def]
     """Whether request `oldest` does not wait for memory: it would leave much of the pool unused [tokens]."""
-    return used + context_of(columns, oldest) + rule.plenty_share * pool <= pool
+    return used + own_tokens(columns, oldest) + rule.plenty_share * pool <= pool
 
 
 @compiled
 def may_overtake(columns, rule, n, lent, share, used, owed, plenty):  # type: ignore[no-untyped-def]
     """Whether request n may go before an older one: `lent` tokens of those in use are, and `owed` of those let in."""
-    return lent + context_of(columns, n) <= share * used and (owed <= 0.0 or not plenty)
+    return lent + own_tokens(columns, n) <= share * used and (owed <= 0.0 or not plenty)
 
 
 @compiled
-def whose_turn(columns, rule, desk, best, oldest, oldest_waits, lent, used, pool):  # type: ignore[no-untyped-def]
+def note_places(columns, desk, num_waiting):  # type: ignore[no-untyped-def]
+    """Note of each newcomer how many tokens will have been admitted when its turn comes in order of arrival; returns
+    the tokens of memory that all waiting requests want."""
+    queued = 0.0
+    for i in range(num_waiting):
+        n = desk.waiting[i]
+        if columns.turn[n] < 0.0:
+            columns.turn[n] = desk.owed[ADMITTED] + queued
+        queued += own_tokens(columns, n)
+    return queued
+
+
+@compiled
+def is_overdue(columns, desk, n, share, queued):  # type: ignore[no-untyped-def]
+    """Whether a share of what is `queued`, or more, was admitted since it would have been request n's turn.
+
+    Order of arrival would make a newcomer wait while `queued` tokens are admitted: so in that share of such a wait.
+    Where nothing is `queued` beyond what is not counted (`DEEP`) it is order of arrival.
+    """
+    return max(desk.owed[ADMITTED] - columns.turn[n], 0.0) >= share * queued
+
+
+@compiled
+def whose_turn(columns, rule, desk, best, oldest, oldest_waits, overdue, lent, used, pool):  # type: ignore[no-untyped-def]
     """Place of the next candidate, whether it would overtake, and whether memory is plenty.
 
-    That is the `best` place where it may go before the `oldest` (-1: nobody's turn), else the oldest's.
+    That is the `best` place where it may go before the `oldest` (-1: nobody's turn), else the oldest's; an `overdue`
+    one is passed by none.
     """
+    if overdue:
+        return oldest, False, False
     plenty = oldest >= 0 and is_plenty(columns, rule, desk.waiting[oldest], used, pool)
     share = max(rule.overtake_share, rule.backfill_share) if oldest_waits else rule.overtake_share
     other = best >= 0 and best != oldest
-    if other and may_overtake(columns, rule, desk.waiting[best], lent, share, used, desk.owed[0], plenty):
+    if other and may_overtake(columns, rule, desk.waiting[best], lent, share, used, desk.owed[OWED], plenty):
         return best, True, plenty
     return oldest, False, plenty
 

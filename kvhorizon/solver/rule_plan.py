@@ -32,6 +32,9 @@ def columns_of(snapshot: Snapshot) -> Columns:
         overtaker=requests.overtaker,
         remaining=np.ones(len(requests)),
         weight=np.maximum(requests.weight, LEAST_WEIGHT),
+        shared=requests.shared_tokens.astype(np.int32),
+        idle=np.maximum(requests.cached_tokens - requests.shared_tokens, 0).astype(np.int32),
+        turn=np.full(len(requests), -1.0),
     )
 
 
@@ -52,6 +55,9 @@ def room_of(snapshot: Snapshot, rule: Greedy) -> Room:
         now_s=snapshot.now_s,
         late_after_s=rule.late_after_s,
         late_per_token_s=rule.late_steps * snapshot.step_s,
+        used_blocks=facts.total_blocks - snapshot.free_blocks,
+        step_s=snapshot.step_s,
+        prefill_s_per_token=facts.cost.linear_s_per_token,
     )
 
 

@@ -7,29 +7,44 @@ import math
 
 from kvhorizon.models.compiled import compiled
 from kvhorizon.models.survival import mean_remaining, survive_each
+from kvhorizon.solver.caution import caution
+from kvhorizon.solver.footprint import blocks_to_take, is_warm, own_tokens, prefill_tokens, shared_in_use
 from kvhorizon.solver.greedy import HORIZONS, growth_reserve, own_horizon_excess, reserve_cap, victim_score
 from kvhorizon.solver.ranking import LATE_FIRST, TRIED, best_place, oldest_place, rank_waiting
-from kvhorizon.solver.reordering import context_of, overtaking_tokens, owed_after, whose_turn
+from kvhorizon.solver.reordering import (
+    ADMITTED,
+    CARE,
+    DEEP,
+    OWED,
+    is_overdue,
+    note_places,
+    overtaking_tokens,
+    owed_after,
+    whose_turn,
+)
 
 
 @compiled
 def add_to_profile(columns, curves, n, half_block, desk):  # type: ignore[no-untyped-def]
     """Count request n into the batch's expected tokens and their variance."""
     survive_each(curves, n, columns.generated[n], HORIZONS, columns.limit[n], desk.survival)
-    context = context_of(columns, n)
+    own = own_tokens(columns, n)
     for h in range(len(HORIZONS)):
         s = desk.survival[h]
         if s <= 0.0:
             break
-        size = context + HORIZONS[h] + half_block
+        size = own + HORIZONS[h] + half_block
         desk.mean[h] += s * size
         desk.variance[h] += s * (1.0 - s) * size * size
 
 
 @compiled
-def build_profile(columns, curves, running, num_running, chosen, half_block, desk):  # type: ignore[no-untyped-def]
-    """Expected tokens of the running requests and of those just chosen, at each horizon."""
-    desk.mean[:] = 0.0
+def build_profile(columns, curves, running, num_running, chosen, half_block, shared, desk):  # type: ignore[no-untyped-def]
+    """Expected tokens of the running requests and of those just chosen, at each horizon.
+
+    The `shared` tokens that they hold together are there once, and taken to stay.
+    """
+    desk.mean[:] = shared
     desk.variance[:] = 0.0
     for i in range(num_running):
         add_to_profile(columns, curves, running[i], half_block, desk)
@@ -41,27 +56,28 @@ def build_profile(columns, curves, running, num_running, chosen, half_block, des
 def leaves_reserve(columns, curves, rule, desk, n, sure, oldest, occupied, pool, half_block, average, profile):  # type: ignore[no-untyped-def]
     """Whether request n fits besides the reserve; if `sure`, besides the least one and what the batch is to grow by.
 
-    `profile` holds (running, num_running, chosen, ready) for lazy building.
+    `profile` holds (running, num_running, chosen, shared, caution, ready): for lazy building, and the share of all
+    reserves that is kept.
 
     The forecast is only consulted between the least and the greatest reserve; outside it cannot matter.
     """
-    running, num_running, chosen, ready = profile
-    context = context_of(columns, n)
-    spare = pool - occupied - context
-    if spare < rule.reserve_min_share * pool:
+    running, num_running, chosen, shared, care, ready = profile
+    own = own_tokens(columns, n)
+    spare = pool - occupied - own
+    if spare < care * rule.reserve_min_share * pool:
         return False, ready
-    growth = growth_reserve(rule, num_running + chosen + 1, pool)
-    cap = 0.0 if sure else reserve_cap(rule, oldest, columns.remaining[n], average) * pool
+    growth = care * growth_reserve(rule, num_running + chosen + 1, pool)
+    cap = 0.0 if sure else care * reserve_cap(rule, oldest, columns.remaining[n], average) * pool
     if spare >= max(cap, growth):
         return True, ready
     if not ready:
-        build_profile(columns, curves, running, num_running, chosen, half_block, desk)
+        build_profile(columns, curves, running, num_running, chosen, half_block, shared, desk)
     if spare < growth and spare < rule.growth_spread * math.sqrt(desk.variance[0]):
         return False, True
     if spare >= cap:
         return True, True
     survive_each(curves, n, columns.generated[n], HORIZONS, columns.limit[n], desk.survival)
-    excess = own_horizon_excess(desk.survival, desk.mean, desk.variance, rule.z, context, half_block, occupied)
+    excess = own_horizon_excess(desk.survival, desk.mean, desk.variance, rule.z, own, half_block, occupied)
     return spare >= excess, True
 
 
@@ -74,8 +90,14 @@ def choose_admissions(columns, curves, rule, running, num_running, room, desk, n
     pool = float(room.total_blocks * room.block_size)
     half_block = 0.5 * room.block_size
     average = rank_waiting(columns, rule, room, desk, num_waiting)
+    queued = note_places(columns, desk, num_waiting)
+    care = caution(columns, rule, room, running, num_running, num_waiting)
+    desk.owed[CARE] = care
     free = room.free_blocks - room.owed_blocks
     budget = room.token_budget
+    used = float(room.used_blocks * room.block_size)
+    deep = max(queued - DEEP * used, 0.0)
+    shared = shared_in_use(columns, running, num_running, used, room.block_size)
     lent = float(overtaking_tokens(columns, running, num_running, room.block_size)) if rule.budgeted else 0.0
     chosen = 0
     failures = 0
@@ -90,25 +112,29 @@ def choose_admissions(columns, curves, rule, running, num_running, room, desk, n
             first = oldest_place(columns, desk, num_waiting)
         oldest = -1 if oldest_waits else first
         occupied = float((room.total_blocks - free) * room.block_size)
-        place, overtakes, plenty = best, False, False
+        place, overtakes, plenty, overdue = best, False, False, False
         if rule.budgeted:
-            place, overtakes, plenty = whose_turn(columns, rule, desk, best, oldest, oldest_waits, lent, occupied, pool)
+            warm = best >= 0 and rule.cached and is_warm(columns, desk.waiting[best])
+            share = rule.overdue_warm if warm else rule.overdue_share
+            overdue = oldest >= 0 and is_overdue(columns, desk, desk.waiting[oldest], share, queued if warm else deep)
+            place, overtakes, plenty = whose_turn(
+                columns, rule, desk, best, oldest, oldest_waits, overdue, lent, occupied, pool
+            )
         if place < 0:
             break
         n = desk.waiting[place]
-        context = context_of(columns, n)
-        wanted = (context + room.block_size - 1) // room.block_size
+        wanted = blocks_to_take(columns, n, room.block_size)
         fits = wanted <= free
         late = desk.keys[place] < LATE_FIRST
         if fits and num_running + chosen > 0:
-            profile = (running, num_running, chosen, ready)
+            profile = (running, num_running, chosen, shared, care, ready)
             sure = late or (desk.rank[n] > 0 and columns.remaining[n] <= rule.sure_outputs * average)
             fits, ready = leaves_reserve(
                 columns, curves, rule, desk, n, sure, place == oldest, occupied, pool, half_block, average, profile
             )
         desk.keys[place] = TRIED
         if not fits:
-            if late and rule.late_in_order:
+            if overdue or (late and rule.late_in_order):
                 break
             failures += 1
             oldest_waits = oldest_waits or place == oldest
@@ -118,11 +144,12 @@ def choose_admissions(columns, curves, rule, running, num_running, room, desk, n
         desk.overtakes[chosen] = 1 if overtakes else 0
         chosen += 1
         free -= wanted
-        budget -= min(context, budget)
+        desk.owed[ADMITTED] += own_tokens(columns, n)
+        budget -= min(prefill_tokens(columns, n), budget)
         if overtakes:
-            lent += context
+            lent += own_tokens(columns, n)
         if plenty:
-            desk.owed[0] = owed_after(rule, context, overtakes, desk.owed[0])
+            desk.owed[OWED] = owed_after(rule, prefill_tokens(columns, n), overtakes, desk.owed[OWED])
         if ready:
             add_to_profile(columns, curves, n, half_block, desk)
     return chosen
@@ -135,7 +162,7 @@ def victim_row(columns, curves, rule, cost, n, now_s, oldest_age_s):  # type: ig
     return victim_score(
         cost,
         rule,
-        columns.prompt[n] + generated,
+        own_tokens(columns, n),
         generated,
         mean_remaining(curves, n, generated, columns.limit[n]),
         max(now_s - columns.arrival_s[n], 0.0),

@@ -90,6 +90,7 @@ class RequestJson(_Strict):
     output_limit_tokens: Count | None = None  # default: what the model's length leaves
     preemptions: Count = 0
     cached_tokens: Count = 0
+    shared_tokens: Count = 0
     weight: Real = 1.0
     overtaker: bool = False
     forecast: ForecastJson | None = None
@@ -186,6 +187,7 @@ def _columns(read: SnapshotJson) -> Requests:
         output_limit_tokens=_given([r.output_limit_tokens for r in requests], limit),
         preemptions=np.array([r.preemptions for r in requests], np.int64),
         cached_tokens=np.array([r.cached_tokens for r in requests], np.int64),
+        shared_tokens=np.array([r.shared_tokens for r in requests], np.int64),
         weight=np.array([r.weight for r in requests], np.float64),
         overtaker=np.array([r.overtaker for r in requests], np.uint8),
         forecast_kind=kind.astype(np.uint8),

@@ -131,10 +131,11 @@ def _room(snapshot: Snapshot, plan: Plan) -> list[str]:
     requests, facts = snapshot.requests, snapshot.facts
     row = {handle: n for n, handle in enumerate(requests.handle.tolist())}
     now = [row[h] for h, at in zip(plan.admissions.tolist(), plan.admit_at_steps, strict=True) if at == 0.0]
-    wanted = sum(
-        math.ceil((int(requests.prompt_tokens[n]) + int(requests.generated_tokens[n])) / facts.block_size) for n in now
-    )
-    free = snapshot.free_blocks + sum(int(requests.blocks_held[row[h]]) for h in plan.evictions.tolist())
+    shared = [int(tokens) // facts.block_size for tokens in requests.shared_tokens]
+    contexts = {n: int(requests.prompt_tokens[n]) + int(requests.generated_tokens[n]) for n in now}
+    wanted = sum(max(math.ceil(tokens / facts.block_size) - shared[n], 0) for n, tokens in contexts.items())
+    leaving = [row[handle] for handle in plan.evictions.tolist()]
+    free = snapshot.free_blocks + sum(max(int(requests.blocks_held[n]) - shared[n], 0) for n in leaving)
     found = [f"admissions now take {wanted} blocks, must be <= {free}"] if wanted > free else []
     seats = facts.max_num_seqs - snapshot.num_running + len(plan.evictions)
     return found + ([f"{len(now)} admissions now, must be <= {seats} seats"] if now and len(now) > seats else [])

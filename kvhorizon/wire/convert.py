@@ -39,6 +39,7 @@ COLUMNS = (
     Column("forecast_scale", np.float64, 0),
     Column("forecast_log_sigma", np.float64, 0),
     Column("forecast_curve", np.int64, 0),
+    Column("shared_tokens", np.int64, 0),
 )
 _FACTS = (
     "total_blocks",

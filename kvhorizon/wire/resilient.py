@@ -115,7 +115,7 @@ class ResilientSolver:
             child = self._make_child()
             try:
                 child.start()
-            except (SolverError, OSError):
+            except Exception:  # whatever it is, there may be a child later
                 self.counts["failed_starts"] += 1
                 continue
             self.counts["restarts"] += 1

@@ -27,6 +27,7 @@ _COUNTS = (
     "output_limit_tokens",
     "preemptions",
     "cached_tokens",
+    "shared_tokens",
 )
 _REALS = ("arrival_s", "weight", "forecast_scale", "forecast_log_sigma")
 
@@ -110,6 +111,9 @@ def check_requests(requests: Requests, total_blocks: int, num_curves: int) -> No
     for name in _COUNTS:
         values = getattr(requests, name)
         _column(f"requests.{name}", values, (values >= 0) & (values <= MAX_COUNT), f"must be within 0 ... {MAX_COUNT}")
+    known = requests.prompt_tokens + requests.generated_tokens
+    shared = requests.shared_tokens
+    _column("requests.shared_tokens", shared, shared <= known, "must be <= prompt_tokens + generated_tokens")
     held = requests.blocks_held
     _column("requests.blocks_held", held, (held >= 0) & (held <= total_blocks), f"must be within 0 ... {total_blocks}")
     for name in _REALS:

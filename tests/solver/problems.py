@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from experiments._ticks import COST, CURVES
 from kvhorizon.solver.problem import Problem, Tables, turn
 from kvhorizon.state import EngineFacts, ForecastKind, Requests, Snapshot
+
+
+def shared_part(
+    cached: NDArray[np.int64], runs: NDArray[np.bool_], held: NDArray[np.int64], size: int
+) -> NDArray[np.int64]:
+    """Tokens in whole blocks: half of what a waiting request finds, a third of what every third running one holds."""
+    of_running = np.where(np.arange(len(held)) % 3 == 0, held // 3, 0)
+    return np.where(runs, of_running, cached // size // 2) * size
 
 
 def random_snapshot(
@@ -16,6 +25,7 @@ def random_snapshot(
     occupancy: float | None = None,
     block_size: int = 16,
     batch_tokens: int = 2048,
+    caching: bool = True,
 ) -> Snapshot:
     """An engine whose pool is `occupancy` (random if None) full, with every kind of forecast and mixed lengths."""
     rng = np.random.default_rng(seed)
@@ -42,7 +52,8 @@ def random_snapshot(
         blocks_held=held.astype(np.int64),
         output_limit_tokens=np.full(count, 8192),
         preemptions=preempted.astype(np.int64) + rng.integers(0, 2, count) * runs,
-        cached_tokens=np.where(rng.random(count) < 0.2, prompt // 2, 0) * ~runs,
+        cached_tokens=(cached := np.where(rng.random(count) < 0.2, prompt // 2, 0) * ~runs * caching),
+        shared_tokens=shared_part(cached, runs, held, block_size) * caching,
         weight=np.where(rng.random(count) < 0.2, 3.0, 1.0),
         overtaker=(rng.random(count) < 0.2).astype(np.uint8),
         forecast_kind=kind.astype(np.uint8),

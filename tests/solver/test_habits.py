@@ -63,8 +63,13 @@ def test_the_rules_in_the_child_price_victims_alike() -> None:
 
 
 def test_a_shared_prefix_counts_once() -> None:
-    """Ten blocks that each of 20 requests holds, 190 of them counted too often, are room for others."""
+    """Ten blocks that each of 20 requests holds, 190 of them counted too often, are room for others.
+
+    The snapshot does not say which blocks are shared, as that of an engine that knows nothing of it.
+    """
     alone = random_snapshot(11, 20, 20, occupancy=0.9)
+    unsaid = replace(alone.requests, shared_tokens=np.zeros(40, np.int64))
+    alone = replace(alone, requests=unsaid)
     assert shared_blocks(alone) == 0
     together = replace(alone, free_blocks=alone.free_blocks + 190)
     assert shared_blocks(together) == 190
@@ -73,6 +78,32 @@ def test_a_shared_prefix_counts_once() -> None:
     gained = after - before
     assert (np.diff(gained) <= 1e-9).all()
     assert gained[-1] < gained[0]  # as those who share end
+
+
+def test_shared_blocks_that_are_said_to_be_cost_others_nothing() -> None:
+    """A prefix of 320 tokens that 20 running requests hold together, and each of those that wait would find."""
+    alone = random_snapshot(11, 20, 20, occupancy=0.9, caching=False)
+    size, requests = alone.facts.block_size, alone.requests
+    known = requests.prompt_tokens + requests.generated_tokens
+    prefix = np.minimum(320, (known - 1) // size * size)
+    runs = np.arange(40) < 20
+    once = int(prefix[runs].max()) // size
+    held = int((prefix[runs] // size).sum()) - once
+    said = replace(
+        alone,
+        free_blocks=alone.free_blocks + held,
+        requests=replace(requests, shared_tokens=prefix, cached_tokens=np.where(runs, 0, prefix)),
+    )
+    expected = replace(SETTINGS, z=0.0)
+    before, after = (build(one, expected) for one in (alone, said))
+    assert shared_blocks(said) == 0
+    waiting = after.rows >= 20
+    cheaper = before.tables.held_blocks[waiting] - after.tables.held_blocks[waiting]
+    assert cheaper.tolist() == (prefix[after.rows[waiting]] // size).tolist()
+    assert after.tables.capacity_blocks[0] - before.tables.capacity_blocks[0] == pytest.approx(
+        held, rel=0.02
+    )  # blocks are rounded up
+    assert (after.tables.blocks[waiting] <= before.tables.blocks[waiting] + 1e-9).all()
 
 
 def test_a_window_bounds_what_a_request_holds() -> None:

@@ -32,7 +32,9 @@ def order_and_lateness(
     refresh_remaining(columns, curves, desk.waiting, WAITING)
     rank_waiting(columns, rule, room, desk, WAITING)
     late = np.array([is_late(columns, rule, room, n) for n in waiting])
-    work = kv_time.py_func(columns.prompt[waiting] + columns.generated[waiting], columns.remaining[waiting])
+    work = kv_time.py_func(
+        columns.prompt[waiting] + columns.generated[waiting] - columns.shared[waiting], columns.remaining[waiting]
+    )
     work = work / columns.weight[waiting]
     least_first = np.where(columns.preemptions[waiting] > 0, rule.late_again, 1.0) * np.maximum(work, 1.0) ** 0.75
     return np.argsort(desk.keys[:WAITING], kind="stable"), late, least_first

@@ -21,7 +21,18 @@ from kvhorizon.models.survival import (
 )
 from kvhorizon.solver.columns import Columns, Room
 from kvhorizon.solver.desk import new_desk
-from kvhorizon.solver.greedy import GREEDY, HORIZONS, KNOBS, PLANNED, Greedy, Knob, aging, kv_time, reserve_cap
+from kvhorizon.solver.greedy import (
+    GREEDY,
+    HORIZONS,
+    KNOBS,
+    PLANNED,
+    Greedy,
+    Knob,
+    aging,
+    kv_time,
+    reserve_cap,
+    with_prefix_cache,
+)
 from kvhorizon.solver.reordering import MOST_SAVED
 from kvhorizon.solver.select import choose_admissions, refresh_remaining
 
@@ -36,7 +47,8 @@ def curves_for(rng: np.random.Generator, size: int) -> Curves:
     return Curves(tables, np.stack([residual_of(table) for table in tables]), curve, scale)
 
 
-def state(seed: int, size: int = 160, plain: bool = False) -> tuple[Columns, Curves, Any]:
+def state(seed: int, size: int = 160, plain: bool = False, cached: int = 0) -> tuple[Columns, Curves, Any]:
+    """`cached`: the block size in which some of each context is cached and shared; 0: nothing is."""
     rng = np.random.default_rng(seed)
 
     def counts(low: int, high: int) -> Any:
@@ -53,7 +65,16 @@ def state(seed: int, size: int = 160, plain: bool = False) -> tuple[Columns, Cur
         (rng.random(size) < 0.2).astype(np.uint8),
         np.ones(size),
         np.ones(size) if plain else rng.choice([0.25, 1.0, 3.0], size),
+        np.zeros(size, np.int32),
+        np.zeros(size, np.int32),
+        np.full(size, -1.0),
     )
+    if cached:
+        blocks = (columns.prompt + columns.generated - 1) // cached
+        found = rng.integers(0, blocks + 1)
+        columns.shared[:] = cached * rng.integers(0, found + 1)
+        columns.idle[:] = cached * found - columns.shared
+        columns.blocks[:] = np.maximum(columns.blocks, columns.shared // cached)
     curves = curves_for(rng, size)
     refresh_remaining(columns, curves, np.arange(size, dtype=np.int32), size)
     return columns, curves, rng
@@ -77,10 +98,44 @@ class Plainly:
         self.half = room.block_size / 2.0
 
     def context(self, n: int) -> int:
-        return int(self.columns.prompt[n]) + int(self.columns.generated[n])
+        """Of its own."""
+        columns = self.columns
+        return int(columns.prompt[n]) + int(columns.generated[n]) - int(columns.shared[n])
+
+    def prefill(self, n: int) -> int:
+        return self.context(n) - int(self.columns.idle[n])
+
+    def own_held(self, n: int) -> int:
+        return int(self.columns.blocks[n]) * self.room.block_size - int(self.columns.shared[n])
+
+    def shared(self) -> float:
+        if not any(self.columns.shared[n] for n in self.running):
+            return 0.0
+        in_use = self.room.used_blocks * self.room.block_size
+        return float(max(in_use - sum(self.own_held(n) for n in self.running), 0))
+
+    def warm(self, n: int) -> bool:
+        idle = int(self.columns.idle[n])
+        return self.rule.cached and idle > 0 and 2 * idle >= self.context(n)
+
+    def work(self, n: int) -> float:
+        """KV·time and, with a prefix cache, the time of the prefill, of all memory in use."""
+        found = float(kv_time(self.context(n), float(self.columns.remaining[n])))
+        if self.rule.cached:
+            held = self.room.used_blocks * self.room.block_size
+            found += held * max(self.prefill(n), 1) * self.room.prefill_s_per_token / self.room.step_s
+        return found
+
+    def care(self, waiting: int) -> float:
+        """The share of all reserves that is kept."""
+        if not self.rule.cached or not self.running:
+            return 1.0
+        mean = sum(self.context(n) for n in self.running) / len(self.running)
+        loss = (len(self.running) + waiting) * mean * self.room.prefill_s_per_token / self.room.step_s + 3.0
+        return min(max(math.log(0.1 * loss) / math.log(80.0), 0.0), 1.0)
 
     def profile(self, batch: list[int]) -> tuple[Any, Any]:
-        mean, variance = np.zeros(len(HORIZONS)), np.zeros(len(HORIZONS))
+        mean, variance = np.full(len(HORIZONS), self.shared()), np.zeros(len(HORIZONS))
         for m in batch:
             for h, s in enumerate(survival(self.columns, self.curves, m)):
                 size = self.context(m) + HORIZONS[h] + self.half
@@ -104,15 +159,18 @@ class Plainly:
         """Order keys of those that may overtake, and the mean R."""
         columns, rule = self.columns, self.rule
         remaining = {n: float(columns.remaining[n]) for n in waiting}
-        work = {n: kv_time(self.context(n), remaining[n]) / columns.weight[n] for n in waiting}
+        work = {n: self.work(n) / columns.weight[n] for n in waiting}
         mean_work = sum(work.values()) / len(waiting)
         found = {}
         for n in waiting:
-            if rank[n] > 0:
+            if rank[n] > 0 and not (rule.cached and rule.budgeted):
                 found[n] = -1e30 + 1e20 * rank[n]
             elif not rule.budgeted:
                 age_s = self.room.now_s - columns.arrival_s[n]
                 found[n] = work[n] / aging(age_s, remaining[n] + columns.generated[n], rule)
+            elif self.warm(n):
+                if work[n] * 1e-9 <= mean_work:
+                    found[n] = work[n] * 1e-9
             elif work[n] <= mean_work:
                 found[n] = work[n]
         return found, sum(remaining.values()) / len(waiting)
@@ -121,9 +179,15 @@ class Plainly:
         """Whom, and whether as an overtaker; and what overtakers then owe, of `owed` tokens before."""
         columns, rule, room = self.columns, self.rule, self.room
         keys, average = self.keys(waiting, rank)
+        self.care_now = self.care(len(waiting))
+        queued, turn, admitted = 0.0, {}, 0.0
+        for n in waiting:
+            turn[n] = queued
+            queued += self.context(n)
         free, budget = room.free_blocks - room.owed_blocks, room.token_budget
-        lent = float(sum(int(columns.blocks[n]) for n in self.running if columns.overtaker[n]) * room.block_size)
+        lent = float(sum(max(self.own_held(n), 0) for n in self.running if columns.overtaker[n]))
         chosen: list[tuple[int, bool]] = []
+        overdue = False
         failures, oldest_waits, give = 0, False, rule.overtake_flow / (1.0 - rule.overtake_flow)
         while budget > 0 and len(chosen) < room.seats and failures <= rule.tries:
             taken = {n for n, _ in chosen}
@@ -137,24 +201,33 @@ class Plainly:
                 share = max(rule.overtake_share, rule.backfill_share) if oldest_waits else rule.overtake_share
                 if oldest is not None:
                     plenty = used + self.context(oldest) + rule.plenty_share * self.pool <= self.pool
-                if pick is not None and pick != oldest and not (plenty and owed > 0.0):
+                late = rule.overdue_share * max(queued - 2.0 * room.used_blocks * room.block_size, 0.0)
+                if pick is not None and self.warm(pick):
+                    late = rule.overdue_warm * queued
+                overdue = oldest is not None and max(admitted - turn[oldest], 0.0) >= late
+                if pick is not None and pick != oldest and not overdue and not (plenty and owed > 0.0):
                     overtakes = lent + self.context(pick) <= share * used
                 if not overtakes:
                     pick = oldest
+                plenty = plenty and not overdue
             if pick is None:
                 break
             keys.pop(pick, None)
-            wanted = -(-self.context(pick) // room.block_size)
+            whole = int(columns.prompt[pick]) + int(columns.generated[pick])
+            wanted = -(-whole // room.block_size) - int(columns.shared[pick]) // room.block_size
             if wanted > free or not self.leaves_reserve(pick, pick == oldest, rank, free, average, chosen):
+                if overdue:
+                    break
                 failures += 1
                 oldest_waits = oldest_waits or pick == oldest
                 continue
+            admitted += self.context(pick)
             chosen.append((pick, overtakes))
             free -= wanted
-            budget -= min(self.context(pick), budget)
+            budget -= min(self.prefill(pick), budget)
             lent += self.context(pick) if overtakes else 0
             if plenty:
-                owed = owed + self.context(pick) if overtakes else max(owed - give * self.context(pick), -MOST_SAVED)
+                owed = owed + self.prefill(pick) if overtakes else max(owed - give * self.prefill(pick), -MOST_SAVED)
         return chosen, owed
 
     def leaves_reserve(
@@ -164,22 +237,25 @@ class Plainly:
             return True
         occupied = float((self.room.total_blocks - free) * self.room.block_size)
         spare = self.pool - occupied - self.context(n)
-        if spare < self.rule.reserve_min_share * self.pool:
+        care = self.care_now
+        if spare < care * self.rule.reserve_min_share * self.pool:
             return False
         remaining, others = float(self.columns.remaining[n]), self.running + [one for one, _ in chosen]
-        growth = min(self.rule.growth_steps * (len(others) + 1), self.rule.growth_share * self.pool)
+        growth = care * min(self.rule.growth_steps * (len(others) + 1), self.rule.growth_share * self.pool)
         if spare < growth and spare < self.rule.growth_spread * math.sqrt(self.profile(others)[1][0]):
             return False
         sure = rank[n] > 0 and remaining <= self.rule.sure_outputs * average
-        if sure or spare >= reserve_cap(self.rule, oldest, remaining, average) * self.pool:
+        if sure or spare >= care * reserve_cap(self.rule, oldest, remaining, average) * self.pool:
             return True
         return spare >= self.excess(n, others, occupied)
 
 
 RULES = [*GREEDY.values(), *PLANNED.values()]
+CACHED = [with_prefix_cache(rule) for rule in RULES]
+NAMES = [*KNOBS, *(f"planned {knob}" for knob in KNOBS)]
 
 
-@pytest.mark.parametrize("rule", RULES, ids=[*KNOBS, *(f"planned {knob}" for knob in KNOBS)])
+@pytest.mark.parametrize("rule", RULES + CACHED, ids=NAMES + [f"{name} cached" for name in NAMES])
 @settings(deadline=None, max_examples=60)
 @given(
     seed=st.integers(0, 10_000),
@@ -188,13 +264,15 @@ RULES = [*GREEDY.values(), *PLANNED.values()]
     block_size=st.sampled_from([16, 32]),
     planned=st.integers(0, 12),
     owed=st.sampled_from([0.0, -1000.0, 1500.0]),
+    caching=st.booleans(),
 )
-@example(seed=8616, free=167, running=0, block_size=16, planned=2, owed=0.0)  # a flat part of a curve
+@example(seed=8616, free=167, running=0, block_size=16, planned=2, owed=0.0, caching=False)  # a flat part of a curve
 def test_the_choice_is_the_rule_read_plainly(
-    rule: Greedy, seed: int, free: int, running: int, block_size: int, planned: int, owed: float
+    rule: Greedy, seed: int, free: int, running: int, block_size: int, planned: int, owed: float, caching: bool
 ) -> None:
-    columns, curves, rng = state(seed)
-    room = Room(free, 3, TOTAL, block_size, int(rng.integers(1, 20)), int(rng.integers(1, 4000)), 110.0, np.inf, 0.0)
+    columns, curves, rng = state(seed, cached=block_size if caching else 0)
+    seats, tokens = int(rng.integers(1, 20)), int(rng.integers(1, 4000))
+    room = Room(free, 3, TOTAL, block_size, seats, tokens, 110.0, np.inf, 0.0, TOTAL - free, 0.02, 1e-5)
     waiting = (RUNNING + rng.permutation(100)[: rng.integers(1, 100)]).astype(np.int32)
     desk = new_desk(160, 32)
     desk.owed[0] = owed
@@ -230,7 +308,7 @@ def test_half_a_block_is_kept_per_request() -> None:
         desk.waiting[0] = RUNNING
         blocks = -(-tokens // block_size)
         own = -(-int(columns.prompt[RUNNING] + columns.generated[RUNNING]) // block_size)
-        room = Room(own + 40, 0, blocks + own + 40, block_size, 1, 4000, 110.0, np.inf, 0.0)
+        room = Room(own + 40, 0, blocks + own + 40, block_size, 1, 4000, 110.0, np.inf, 0.0, blocks, 0.02, 0.0)
         rule = GREEDY[Knob.MEANS]._replace(
             reserve_min_share=0.0, growth_steps=0.0, reserve_cap_share=1.0, size_scaled=False, z=0.0
         )

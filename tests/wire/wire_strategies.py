@@ -45,10 +45,11 @@ habits = st.builds(
 def columns(draw, handles, total_blocks, num_curves):
     n = len(handles)
     kind = draw(column(n, np.uint8, st.integers(0, 2 if num_curves else 1)))
+    prompt = draw(column(n, np.int64, counts))
     return Requests(
         handle=np.array(handles, dtype=np.uint64),
         arrival_s=draw(column(n, np.float64, reals)),
-        prompt_tokens=draw(column(n, np.int64, counts)),
+        prompt_tokens=prompt,
         generated_tokens=draw(column(n, np.int64, counts)),
         computed_tokens=draw(column(n, np.int64, counts)),
         blocks_held=draw(column(n, np.int64, st.integers(0, total_blocks))),
@@ -60,6 +61,7 @@ def columns(draw, handles, total_blocks, num_curves):
         forecast_kind=kind,
         forecast_scale=draw(column(n, np.float64, st.floats(1e-3, 1e9))),
         forecast_log_sigma=draw(column(n, np.float64, reals)),
+        shared_tokens=np.minimum(draw(column(n, np.int64, counts)), prompt),
         forecast_curve=np.where(kind == 2, draw(column(n, np.int64, st.integers(0, max(num_curves - 1, 0)))), -1),
     )
 
