@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +77,11 @@ def what_if(
     `question` takes the command's arguments: model, gpu, tp, kv_blocks, load, limit, seed, forecast, delay_s, replicas,
     router, patience_s, retries, prefix_caching, classes, max_output_tokens, fail_at_s, down_for_s, offload_gb_s, mix,
     mix_share.
+    `prefix_caching` None is as vLLM: on where the trace says what is shared. Where it does not, a Python warning says
+    so, and `data["warnings"]` keeps it.
     Raises InputError for bad values and TypeError for an argument that does not exist.
     """
     prepared = prepare(Question(trace=str(trace), policies=tuple(policies), **question))
+    for text in prepared.warnings:
+        warnings.warn(text, stacklevel=2)
     return Results(ask(prepared, {knob: InProcess(knob, work) for knob in prepared.planners}))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from problems import random_snapshot
 
+from kvhorizon import __version__
 from kvhorizon.cli import main
 from kvhorizon.solver.snapshot_json import snapshot_to_json
 
@@ -135,6 +136,59 @@ def test_no_traceback_reaches_a_user(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.fixture
+def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
+    """Runs a command in this process, in an empty folder; returns standard output and standard error."""
+
+    def command(*arguments: str) -> tuple[str, str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["kvhorizon", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert not end.value.code
+        return capfd.readouterr()
+
+    return command
+
+
+def test_prefix_caching_is_on_where_the_trace_says_what_is_shared(said) -> None:
+    few = ["what-if", "synthetic:shared-prompt", "--gpu", "h100-80gb", "--kv-blocks", "600", "--limit", "40"]
+    out, err = said(*few, "--policy", "fcfs", "--out", "on")
+    assert "prefix caching on, by prefix hashes of 64 tokens" in out
+    assert "cached" in out
+    assert "prefill" in out
+    assert "warning" not in err
+    assert json.loads(Path("on/results.json").read_text())["engine"]["prefix_caching"] is True
+    page = Path("on/report.html").read_text()
+    assert "<dt>prefix caching</dt><dd>on, by prefix hashes of 64 tokens</dd>" in page
+    assert "prefill tokens computed per request" in page
+    out, err = said(*few, "--policy", "fcfs", "--out", "off", "--no-prefix-caching")
+    assert "prefix caching off, as asked for" in out
+    assert "warning" not in err
+    off = json.loads(Path("off/results.json").read_text())["policies"][0]
+    assert off["prefill_tokens_per_request"] > 1000
+    assert "prefill tokens computed per request" not in Path("off/report.html").read_text()
+
+
+@pytest.mark.parametrize("flag", [None, "--prefix-caching"])
+def test_a_trace_that_cannot_say_what_is_shared_is_warned_of(said, tmp_path: Path, flag: str | None) -> None:
+    """Once in the terminal, in results.json and before the answer in the report."""
+    trace = tmp_path / "trace.csv"
+    trace.write_text(TRACE)
+    more = [] if flag is None else [flag]
+    _, err = said("what-if", "trace.csv", "--policy", "fcfs", "--out", "o", *more)
+    (warning,) = [line for line in err.splitlines() if line.startswith("kvhorizon: warning: ")]
+    text = warning.removeprefix("kvhorizon: warning: ")
+    assert ("it has no effect" if flag else "prefix caching is off here") in text
+    assert json.loads(Path("o/results.json").read_text())["warnings"] == [text]
+    page = Path("o/report.html").read_text()
+    assert page.index(f"{text}.</section>") < page.index('class="answer"')
+    if flag is None:
+        out, err = said("inspect", "trace.csv")
+        assert "off: the trace does not say what is shared" in out
+        assert text in err
+
+
 def test_one_snapshot_in_one_plan_out(tmp_path: Path) -> None:
     """Handles in the plan are those of the snapshot; every waiting or evicted request has its sentence."""
     snapshot = random_snapshot(1, 8, 12)
@@ -160,3 +214,12 @@ def test_the_documented_snapshot_can_be_planned() -> None:
 
 def test_the_version_is_printed() -> None:
     assert run("--version").stdout.startswith("kvhorizon ")
+
+
+def test_the_version_is_said_without_a_compiler() -> None:
+    """As fast as Python starts, and wherever numba is broken."""
+    program = (
+        "import sys; sys.modules['numba'] = None; sys.argv[1:] = ['--version']; import kvhorizon.cli as c; c.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.stdout, done.stderr, done.returncode) == (f"kvhorizon {__version__}\n", "", 0)

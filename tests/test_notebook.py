@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,21 @@ def test_frames_and_figures(results, tmp_path: Path) -> None:
     results.save(tmp_path / "new")
     assert "watermark:0.02" in (tmp_path / "new" / "report.html").read_text()
     assert results._repr_html_().count("<tr>") == 3
+
+
+def test_prefix_caching_is_as_vllm_has_it() -> None:
+    """A Python warning where the trace cannot say what is shared; none where it can, or where it was asked for."""
+    few = {"policies": ["fcfs"], "gpu": "h100-80gb", "kv_blocks": 700, "limit": 30}
+    with pytest.warns(UserWarning, match="prefix caching is off here") as found:
+        told = kvhorizon.what_if("synthetic:chat", **few).data
+    assert told["warnings"] == [str(found[0].message)]
+    assert found[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        on = kvhorizon.what_if("synthetic:shared-prompt", **few).data
+        off = kvhorizon.what_if("synthetic:shared-prompt", prefix_caching=False, **few).data
+    assert (on["engine"]["prefix_caching"], off["engine"]["prefix_caching"]) == (True, False)
+    assert on["policies"][0]["cached_share"] > 0.5 > off["policies"][0]["cached_share"]
 
 
 def test_the_package_alone_loads_no_simulator() -> None:

@@ -14,12 +14,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from kvhorizon.cli.warn import warn
 from kvhorizon.errors import InputError
 from kvhorizon.extras import require
 from kvhorizon.recording.read import Recording, is_recording, read_recording
 from kvhorizon.sim.asked_engine import asked_engine
 from kvhorizon.sim.asked_trace import load_trace
 from kvhorizon.sim.inspection import inspect as look_into
+from kvhorizon.sim.prefix_caching import recorded_setting, resolve
 from kvhorizon.sim.trace import Trace
 from kvhorizon.sim.trace import limit as first
 from kvhorizon.sim.traces import recorded_trace
@@ -50,7 +52,10 @@ def inspect(
     else:
         trace = load_trace(source, limit, 0)
     facts, engine = engine_of(recording, model, gpu, tp, kv_blocks)
-    found = {**look_into(trace, facts, recording), "engine": engine}
+    told = None if recording is None else recorded_setting(recording.facts)
+    caching = resolve(trace, None, facts.block_size, told)
+    found = {**look_into(trace, facts, recording), "engine": engine, "prefix_caching": caching._asdict()}
+    warn([] if caching.warning is None else [caching.warning])
     if plot is not None:
         draw(plot, found, trace, facts)
     if as_json:
@@ -109,6 +114,13 @@ def lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "tenants", f"{found['tenants']['count']}; share of tokens: {top}"
     if found["prefix_reuse"] is not None:
         yield "prefix reuse", f"{100 * found['prefix_reuse']:.0f} % of prompt tokens, with an endless cache"
+    if found["prefix_caching"]["on"]:
+        yield (
+            "prefix caching",
+            f"{found['prefix_caching']['says']}; what follows counts whole prompts, as if it were off",
+        )
+    else:
+        yield "prefix caching", found["prefix_caching"]["says"]
     yield (
         "memory",
         f"{pressure['pool_blocks']:,} blocks; a running request holds {pressure['held_tokens_per_request']:,.0f} "

@@ -12,6 +12,7 @@ from typing import Any
 from rich.table import Table
 
 from kvhorizon.cli.bars import bars
+from kvhorizon.cli.warn import warn
 from kvhorizon.sim.axes import Point, parse_axis, points
 from kvhorizon.sim.find import Found, Sought, search, sought
 from kvhorizon.sim.goals import Goal, figure, parse_goals
@@ -36,7 +37,7 @@ def sweep(question: Question, texts: Sequence[str], work: int, how: AnswerAll, f
     """Answer the question at every point, by `how`; writes sweep.json and report.html. Raises InputError."""
     axes = [parse_axis(text) for text in texts]
     asked = points(question, axes)
-    prepare(asked[0])
+    warn(prepare(asked[0]).warnings)
     with bars() as show:
         progress = functools.partial(show, f"{len(asked)} points")
         answers = how(asked, work, kept_in=folder / KEPT, progress=progress)
@@ -48,6 +49,7 @@ def sweep(question: Question, texts: Sequence[str], work: int, how: AnswerAll, f
         "schema": SCHEMA,
         "axes": [axis._asdict() for axis in axes],
         "points": [point._asdict() for point in found],
+        "warnings": list(dict.fromkeys(text for point in found for text in point.results["warnings"])),
     }
     from kvhorizon.report.sweep_page import render_sweep
 
@@ -80,7 +82,9 @@ def find(question: Question, goals_text: str, over: str, work: int, folder: Path
     """The best value of `over` under each policy; writes find.json. Raises InputError."""
     goals = parse_goals(goals_text)
     uncut = dataclasses.replace(question, max_output_tokens=None)  # a pool must hold requests as they came
-    what = sought(prepare(uncut).setup, over)
+    prepared = prepare(uncut)
+    warn(prepared.warnings)
+    what = sought(prepared.setup, over)
 
     def ask(one: Question) -> dict[str, Any]:
         return answer_all([one], work, kept_in=folder / KEPT)[0]
@@ -96,6 +100,9 @@ def find(question: Question, goals_text: str, over: str, work: int, folder: Path
         "goals": [goal._asdict() for goal in goals],
         "over": what.name,
         "found": [one._asdict() for one in found],
+        "prefix_caching": prepared.prefix_caching.on,
+        "prefix_caching_says": prepared.prefix_caching.says,
+        "warnings": list(prepared.warnings),
     }
     (folder / "find.json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
     return _find_table(found, goals, what)

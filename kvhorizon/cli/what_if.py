@@ -20,7 +20,8 @@ from kvhorizon.cli.budget import parse_budget
 from kvhorizon.cli.questions import AnswerAll
 from kvhorizon.cli.questions import find as find_best
 from kvhorizon.cli.questions import sweep as sweep_points
-from kvhorizon.cli.what_if_tables import classes_table, failure_table, policies_table
+from kvhorizon.cli.warn import warn
+from kvhorizon.cli.what_if_tables import classes_table, engine_line, failure_table, policies_table
 from kvhorizon.errors import InputError
 from kvhorizon.extras import require
 from kvhorizon.models.classes import read_classes
@@ -73,8 +74,12 @@ def what_if(
     ] = None,
     retries: Annotated[int, typer.Option(help="How often a client that gave up asks again.")] = 0,
     prefix_caching: Annotated[
-        bool, typer.Option(help="vLLM's prefix caching, for traces that say what is shared.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--prefix-caching/--no-prefix-caching",
+            help="vLLM's prefix caching (default: on where the trace says what is shared, else off with a warning).",
+        ),
+    ] = None,
     classes: Annotated[
         str, typer.Option(help="Classes of service, with weights and targets: JSON, or a .json or .toml file.")
     ] = "",
@@ -129,6 +134,7 @@ def what_if(
         _print(_many(question, sweep or [], find, over, effort, how, folder, command))
         return
     prepared = prepare(question)
+    warn(prepared.warnings)
     if prepared.self_check is not None:
         _tell(prepared.self_check)
     with _solvers(prepared.planners, effort) as solvers, bars() as show:
@@ -137,6 +143,7 @@ def what_if(
 
     (folder / "results.json").write_text(json.dumps(answer.results, indent=1) + "\n", encoding="utf-8")
     (folder / "report.html").write_text(render(answer, command), encoding="utf-8")
+    print(engine_line(answer.results))
     _print(policies_table(answer))
     if any(row["classes"] for row in answer.results["policies"]):
         _print(classes_table(answer))

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
+from kvhorizon.sim.asked_engine import AS_RECORDED
 from kvhorizon.sim.whatif import Answer
 
 TYPICAL = ("p50", "p99")
@@ -15,12 +16,27 @@ def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:,.{digits}f}"
 
 
+def engine_line(results: dict[str, Any]) -> str:
+    """What was simulated."""
+    engine, fleet = results["engine"], results["fleet"]
+    several = f"{fleet['replicas']} engines, each " if fleet["replicas"] > 1 else ""
+    place = ", as recorded" if engine["gpu"] == AS_RECORDED else f" on {engine['tp']} × {engine['gpu']}"
+    pool = f"{engine['kv_blocks']:,} KV blocks of {engine['block_size']} tokens"
+    return f"Simulated: {several}{engine['model']}{place}; {pool}; prefix caching {engine['prefix_caching_says']}"
+
+
 def policies_table(answer: Answer) -> Table:
-    """Policies as rows."""
+    """Policies as rows.
+
+    With prefix caching, under which no bound is proven, also the share of prompt tokens that each finds cached and the
+    prefill tokens that it computes per request.
+    """
+    caching = answer.results["engine"]["prefix_caching"]
     trace = answer.results["trace"]
     table = Table(title=f"{trace['name']}, {trace['requests']} requests; seconds unless said otherwise")
     table.add_column("policy", no_wrap=True)
-    for name in ("evictions", "recompute", "TTFT", "p99", "e2e", "/bound", "p99", "goodput", "tok/s", "planned"):
+    cached, bound = (("cached", "prefill"), ()) if caching else ((), ("/bound",))
+    for name in ("evictions", "recompute", *cached, "TTFT", "p99", "e2e", *bound, "p99", "goodput", "tok/s", "planned"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in answer.results["policies"]:
         plans = row["plans"]
@@ -28,16 +44,21 @@ def policies_table(answer: Answer) -> Table:
             row["policy"],
             _number(row["preemptions"], 0),
             _number(100 * row["recompute_fraction"], 1) + " %",
+            *(_cached(row) if caching else ()),
             _number(row["ttft_s"]["mean"], 2),
             _number(row["ttft_s"]["p99"], 1),
             _number(row["e2e_s"]["mean"], 1),
-            _number(row["over_bound"], 2),
+            *(() if caching else (_number(row["over_bound"], 2),)),
             _number(row["e2e_s"]["p99"], 1),
             _number(100 * row["goodput"], 1) + " %",
             _number(row["throughput_tok_s"], 0),
             f"{plans.get('program', 0)}/{sum(plans.values())}" if plans else "-",
         )
     return table
+
+
+def _cached(row: dict[str, Any]) -> tuple[str, str]:
+    return _number(100 * row["cached_share"], 1) + " %", _number(row["prefill_tokens_per_request"], 0)
 
 
 def failure_table(results: dict[str, Any]) -> Table:

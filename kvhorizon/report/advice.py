@@ -42,16 +42,16 @@ def advise(answer: Answer) -> Advice:
     base = next((row for row in rows if row["policy"] == "fcfs"), None)
     if base is None:
         return Advice(None, "Add the policy fcfs to compare against first-come-first-served.", None)
+    rest = [row for row in rows if row is not base and switch_of(row["policy"]) is not None]
     if base["preemption_frequency"] < FEW:
         told = f"Nothing to switch on: this load hardly evicts anyone ({base['preemptions']} evictions)."
         why = "Memory is not what limits this engine at this load, and there is little to win."
-        return Advice(None, told, None, (why,), sure=_basis(answer))
-    rest = [row for row in rows if row is not base and switch_of(row["policy"]) is not None]
+        return Advice(None, told, None, (why,), _harm(rest, base), _basis(answer))
     fair = [row for row in rest if row["e2e_s"]["p99"] <= TAIL * base["e2e_s"]["p99"]] or rest
     best = min(fair, key=lambda row: row["e2e_s"]["mean"], default=None)
     if best is None or _change(best, base, "e2e_s", "mean") > -SMALL:
         told = "Nothing to switch on: no policy that was asked for makes requests noticeably faster here."
-        return Advice(None, told, None, sure=_basis(answer))
+        return Advice(None, told, None, costs=_harm(rest, base), sure=_basis(answer))
     mean = _change(best, base, "e2e_s", "mean")
     interval = _interval(answer, best["policy"])
     told = f"{best['policy']} makes the mean request {-100.0 * mean:.0f} % faster than first-come-first-served."
@@ -62,6 +62,18 @@ def advise(answer: Answer) -> Advice:
     )
     buys, costs = _sides(best, base)
     return Advice(best["policy"], told, switch_of(best["policy"]), buys, costs, sure)
+
+
+def _harm(rows: list[Row], base: Row) -> tuple[str, ...]:
+    """Policies that would do worse than first-come-first-served, and by how much; said where nothing is advised."""
+    found = []
+    for row in rows:
+        latency = _change(row, base, "e2e_s", "mean")
+        throughput = _change(row, base, "throughput_tok_s")
+        if latency >= SMALL or throughput <= -SMALL:
+            told = f"mean latency {_percent(latency)}, tokens per second {_percent(throughput)}"
+            found.append(f"{row['policy']} would do harm here: {told}")
+    return tuple(found)
 
 
 def switch_of(policy: str) -> str | None:

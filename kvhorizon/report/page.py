@@ -71,6 +71,20 @@ def _check(results: dict[str, Any]) -> str:
     )
 
 
+def _warnings(results: dict[str, Any]) -> str:
+    """What whoever reads the figures must know first."""
+    return "".join(
+        f'<section class="check differs" role="note" aria-label="Warning"><strong>Note.</strong> '
+        f"{escape(text)}.</section>"
+        for text in results.get("warnings", ())
+    )
+
+
+def _simulated(engine: dict[str, Any]) -> str:
+    caching = engine.get("prefix_caching_says")
+    return f"{engine['model']} on {engine['gpu']}, simulated" + (f"; prefix caching {caching}" if caching else "")
+
+
 def section(picture: Picture) -> str:
     """One figure under its heading, with its words for those who do not see it."""
     figure = picture.figure.to_json(engine="json").replace("<", "\\u003c")  # so that no text ends its script element
@@ -116,12 +130,13 @@ def document(title: str, body: str) -> str:
 def render(answer: Answer, command: str) -> str:
     """The page (HTML). Every text that came from outside is escaped."""
     results = answer.results
+    caching = bool(results["engine"].get("prefix_caching"))
     sections = "".join(section(picture) for picture in [*pictures(answer), *calibration(answer)])
     return document(
         f"What if: {results['trace']['name']}",
-        f'<p class="soft">{escape(results["engine"]["model"])} on {escape(results["engine"]["gpu"])}, simulated</p>'
-        f"{_check(results)}{_advice(advise(answer))}"
+        f'<p class="soft">{escape(_simulated(results["engine"]))}</p>'
+        f"{_check(results)}{_warnings(results)}{_advice(advise(answer))}"
         '<section aria-labelledby="policies"><h2 id="policies">Policies side by side</h2>'
-        f"{comparison(results['policies'])}</section>{by_class(results['policies'])}{sections}{minute(answer)}"
+        f"{comparison(results['policies'], caching)}</section>{by_class(results['policies'])}{sections}{minute(answer)}"
         f"{replayed(results, command)}",
     )

@@ -39,6 +39,7 @@ def replayed(results: dict[str, Any], command: str) -> str:
         "engine": f"{engine['model']} on {engine['tp']} × {engine['gpu']}",
         "KV pool": f"{engine['kv_blocks']:,} blocks of {engine['block_size']} tokens",
         "limits": f"{engine['max_num_seqs']:,} sequences, {engine['max_num_batched_tokens']:,} tokens a step",
+        "prefix caching": engine.get("prefix_caching_says", "off"),
         **_fleet(results.get("fleet")),
         **_supposed(results),
         "load": "the trace's own arrivals" if results["load"] is None else f"{results['load']} × capacity",

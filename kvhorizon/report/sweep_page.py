@@ -51,9 +51,11 @@ def render_sweep(axes: Sequence[Axis], points: Sequence[Point], command: str) ->
     """The page (HTML). Every text that came from outside is escaped."""
     results = points[0].results
     varied = "; ".join(f"{axis.name}: {', '.join(str(value) for value in axis.values)}" for axis in axes)
+    texts = dict.fromkeys(text for point in points for text in point.results.get("warnings", ()))
+    warned = "".join(f'<p class="check differs"><strong>Note.</strong> {escape(text)}.</p>' for text in texts)
     sections = "".join(section(picture(axes, points, *shown)) for shown in SHOWN)
     return document(
         f"Sweep: {results['trace']['name']}",
-        f'<p class="soft">{len(points)} points, simulated</p><p class="answer">{escape(varied)}</p>{sections}'
+        f'<p class="soft">{len(points)} points, simulated</p><p class="answer">{escape(varied)}</p>{warned}{sections}'
         f"<section><h2>How it was made</h2><p><code>{escape(command)}</code></p></section>",
     )

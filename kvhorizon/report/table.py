@@ -27,6 +27,10 @@ CLASS_COLUMNS: tuple[tuple[str, tuple[str, ...], int, bool], ...] = (
     ("TPOT p99, s", ("tpot_s", "p99"), 3, True),
     ("in time", ("slo_attainment",), 3, False),
 )
+CACHED_COLUMNS: tuple[tuple[str, tuple[str, ...], int, bool], ...] = (
+    ("prompt tokens found cached", ("cached_share",), 3, False),
+    ("prefill tokens computed per request", ("prefill_tokens_per_request",), 0, True),
+)
 NOTICEABLE = 0.005  # relative change below which a ratio is neither better nor worse
 
 
@@ -53,11 +57,12 @@ def _cell(row: Row, base: Row | None, path: tuple[str, ...], digits: int, less_i
     return f'<td>{text} <small class="{kind}">×{ratio:.2f}</small></td>'
 
 
-def comparison(rows: list[Row]) -> str:
+def comparison(rows: list[Row], prefix_caching: bool = False) -> str:
+    """The table (HTML); with prefix caching, also what each policy finds cached and what it has to compute."""
     base = next((row for row in rows if row["policy"] == "fcfs"), None)
     head = "".join(f'<th scope="col">{escape(row["policy"])}</th>' for row in rows)
     body = ""
-    for title, path, digits, less in COLUMNS:
+    for title, path, digits, less in (*COLUMNS[:3], *(CACHED_COLUMNS if prefix_caching else ()), *COLUMNS[3:]):
         cells = "".join(_cell(row, base, path, digits, less) for row in rows)
         body += f'<tr><th scope="row">{title}</th>{cells}</tr>'
     decided = "".join(f"<td>{_decided(row['plans'])}</td>" for row in rows)

@@ -116,6 +116,9 @@ def new_columns(
         overtaker=np.zeros(n, np.uint8),
         remaining=np.ones(n),
         weight=np.ones(n) if weight is None else weight,
+        shared=np.zeros(n, np.int32),
+        idle=np.zeros(n, np.int32),
+        turn=np.full(n, -1.0),
     )
 
 

@@ -16,6 +16,7 @@ from kvhorizon.recording.read import Recording
 from kvhorizon.state import EngineFacts, StepCost
 
 MODEL, GPU = "llama-3.1-8b", "a100-40gb"  # where nobody says
+AS_RECORDED = "as recorded"  # in place of a GPU's name
 BLOCK_SIZE = 16
 RECORDED_TPOT_TARGET_S = 0.05  # of an engine whose GPU is not among the presets
 _SIZES = ("total_blocks", "block_size", "max_num_seqs", "max_num_batched_tokens", "max_model_len")
@@ -41,7 +42,7 @@ def asked_engine(
         if kv_blocks is not None:
             facts = dataclasses.replace(facts, total_blocks=_positive("kv-blocks", kv_blocks))
         name = str(recording.facts.get("model", "unknown"))
-        return AskedEngine(facts, name, "as recorded", RECORDED_TPOT_TARGET_S, True, _recorded_kv(recording.facts))
+        return AskedEngine(facts, name, AS_RECORDED, RECORDED_TPOT_TARGET_S, True, _recorded_kv(recording.facts))
     model, gpu = model or MODEL, gpu or GPU
     shape, device = load_model(model), preset(gpu)
     facts, target_s = engine_facts(shape, device, tp, kv_blocks), tpot_target_s(device, shape)

@@ -57,13 +57,14 @@ def check_fits(trace: Trace, facts: EngineFacts) -> None:
         )
 
 
-def at_load(trace: Trace, facts: EngineFacts, load: float | None) -> Trace:
+def at_load(trace: Trace, facts: EngineFacts, load: float | None, prefix_caching: bool = False) -> Trace:
     """Arrivals rescaled to `load` times what first-come-first-served completes when all requests arrive at once."""
     last = float(trace.arrival_s[-1])
     if load is None or last <= 0.0:
         return trace
     together = dataclasses.replace(trace, arrival_s=np.zeros(len(trace)))
-    span_s = replay(Setup(together, facts), parse_policy("fcfs")).makespan_s / load
+    whole = replay(Setup(together, facts, prefix_caching=prefix_caching), parse_policy("fcfs"))
+    span_s = whole.makespan_s / load
     return dataclasses.replace(trace, arrival_s=trace.arrival_s * (span_s / last))
 
 

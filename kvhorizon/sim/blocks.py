@@ -5,7 +5,18 @@
 
 from kvhorizon.models.compiled import inside
 from kvhorizon.sim.arrays import FREE
-from kvhorizon.sim.cache import FOUND, LOOKED_UP, found_blocks, grow, leave, own_blocks, register, seat
+from kvhorizon.sim.cache import (
+    FOUND,
+    LOOKED_UP,
+    NEW_FOUND,
+    NEW_LOOKED_UP,
+    found_blocks,
+    grow,
+    leave,
+    own_blocks,
+    register,
+    seat,
+)
 
 
 @inside
@@ -67,3 +78,6 @@ def join(engine, cache, n, found, idle, tokens):  # type: ignore[no-untyped-def]
         engine.columns.blocks[n] = found
         cache.marks[LOOKED_UP] += tokens
         cache.marks[FOUND] += found * engine.limits.block_size
+        if engine.live.high_water[n] == 0:  # nothing of it was computed before
+            cache.marks[NEW_LOOKED_UP] += tokens
+            cache.marks[NEW_FOUND] += found * engine.limits.block_size

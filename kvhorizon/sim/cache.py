@@ -22,7 +22,7 @@ Int64Array = NDArray[np.int64]
 
 NONE = -1
 # Places in `BlockCache.marks` (int64).
-OLDEST, NEWEST, PLAIN, SLOTS, LOOKED_UP, FOUND, MARKS = range(7)
+OLDEST, NEWEST, PLAIN, SLOTS, LOOKED_UP, FOUND, NEW_LOOKED_UP, NEW_FOUND, MARKS = range(9)
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2⁶⁴ / golden ratio: Fibonacci hashing (Knuth, vol. 3, 6.4)
 
 

@@ -17,9 +17,16 @@ from kvhorizon.sim.trace import Trace
 Int64Array = NDArray[np.int64]
 
 
-def says_what_is_shared(trace: Trace) -> bool:
-    """Whether requests of the trace are known to have prefixes in common."""
-    return trace.prefix_hashes is not None or trace.session is not None
+def has_hashes(trace: Trace) -> bool:
+    """Whether any request has a prefix hash."""
+    return trace.prefix_hashes is not None and any(len(hashes) for hashes in trace.prefix_hashes)
+
+
+def hashes_fit(trace: Trace, block_size: int) -> bool:
+    """Whether the trace's prefix hashes, if any, begin and end where blocks do."""
+    if not has_hashes(trace):
+        return True
+    return trace.prefix_tokens % block_size == 0 or block_size % max(trace.prefix_tokens, 1) == 0
 
 
 def contents_of(trace: Trace, block_size: int) -> tuple[Int64Array, Int64Array]:
@@ -27,7 +34,7 @@ def contents_of(trace: Trace, block_size: int) -> tuple[Int64Array, Int64Array]:
     blocks = (trace.prompt_tokens + trace.output_tokens) // block_size
     start = np.concatenate([[0], np.cumsum(blocks)]).astype(np.int64)
     contents = np.arange(start[-1], dtype=np.int64)  # each its own
-    if trace.prefix_hashes is not None:
+    if has_hashes(trace):
         _share_by_hash(trace, block_size, start, contents)
     elif trace.session is not None:
         _share_by_session(trace, block_size, start, contents)
@@ -35,11 +42,15 @@ def contents_of(trace: Trace, block_size: int) -> tuple[Int64Array, Int64Array]:
 
 
 def _share_by_hash(trace: Trace, block_size: int, start: Int64Array, contents: Int64Array) -> None:
-    """Number the blocks that whole hashes cover by hash and place; the numbers lie above all others."""
-    if trace.prefix_tokens % block_size:
-        raise InputError("prefix_tokens", trace.prefix_tokens, f"must be a multiple of the block size {block_size}")
-    per_hash = trace.prefix_tokens // block_size
-    hashes = trace.prefix_hashes or ()
+    """Number the blocks that whole hashes cover by hash and place; the numbers lie above all others.
+
+    Of hashes smaller than a block the last of each block names it, since a hash covers all tokens before it.
+    """
+    if not hashes_fit(trace, block_size):
+        rule = f"must be a multiple or a divisor of the block size {block_size}"
+        raise InputError("prefix_tokens", trace.prefix_tokens, rule)
+    per_hash, per_block = max(trace.prefix_tokens // block_size, 1), max(block_size // trace.prefix_tokens, 1)
+    hashes = tuple(mine[per_block - 1 :: per_block] for mine in trace.prefix_hashes or ())
     known, number = np.unique(np.concatenate([*hashes, np.zeros(0, np.int64)]), return_inverse=True)
     del known
     within = np.arange(per_hash, dtype=np.int64)

@@ -66,6 +66,9 @@ def merged(setup: Setup, outcomes: list[Outcome], tries: int) -> Outcome:
         preempted_at=events[np.argsort(events[:, 0], kind="stable")],
         near_end_preemptions=sum(one.near_end_preemptions for one in outcomes),
         cached_tokens=sum(one.cached_tokens for one in outcomes),
+        looked_up_tokens=sum(one.looked_up_tokens for one in outcomes),
+        cached_prompt_tokens=sum(one.cached_prompt_tokens for one in outcomes),
+        computed_tokens=sum(one.computed_tokens for one in outcomes),
         lost_requests=sum(one.lost_requests for one in outcomes),
         lost_tokens=sum(one.lost_tokens for one in outcomes),
     )

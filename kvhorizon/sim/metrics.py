@@ -7,6 +7,8 @@
 * SLO attainment: share of the requests of classes with targets that met every target of their class
 * longest decile: the tenth of the requests with the longest outputs
 * recompute_fraction: FLOPs of recomputation / all FLOPs
+* cached_share: prompt tokens found in the prefix cache / those looked up, when requests are admitted for the first time
+* prefill_tokens_per_request: tokens computed that were not the one new token of a decode, recomputation included
 """
 
 from __future__ import annotations
@@ -102,6 +104,7 @@ def summarize(
     good = (ttft <= TTFT_TARGET_S + PREFILL_ALLOWANCE * prefill_alone_s) & (~several | (tpot <= tpot_target_s))
     wasted = float(outcome.wasted_flops.sum())
     long = longest(trace.output_tokens)
+    decoded = int((trace.output_tokens[finished] - 1).sum())
     return {
         "requests": len(trace),
         "finished": int(finished.sum()),
@@ -111,6 +114,9 @@ def summarize(
         "wasted_flops": wasted,
         "recompute_fraction": wasted / outcome.flops if outcome.flops > 0.0 else 0.0,
         "recompute_gpu_s": outcome.recompute_s,
+        "cached_tokens": outcome.cached_tokens,
+        "cached_share": outcome.cached_prompt_tokens / outcome.looked_up_tokens if outcome.looked_up_tokens else 0.0,
+        "prefill_tokens_per_request": (outcome.computed_tokens - decoded) / len(trace),
         "gpu_utilization": outcome.busy_s / outcome.makespan_s,
         "throughput_tok_s": float(tokens.sum()) / outcome.makespan_s,
         "throughput_in_window_tok_s": float(in_window) / last_arrival if last_arrival > 0.0 else None,

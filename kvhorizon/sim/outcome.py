@@ -30,6 +30,9 @@ class Outcome:
     plans: dict[str, int] = field(default_factory=dict)  # who decided: program, greedy, local, native, stale
     near_end_preemptions: int = 0  # of requests that had given 80 % of their output
     cached_tokens: int = 0  # found in the prefix cache when requests were admitted
+    looked_up_tokens: int = 0  # of prompts, when requests were admitted for the first time
+    cached_prompt_tokens: int = 0  # found in the prefix cache of those
+    computed_tokens: int = 0  # prefilled or decoded, recomputation included
     lost_requests: int = 0  # that ran when an engine failed
     lost_tokens: int = 0  # computed tokens whose KV they held
     wall_s: float = 0.0  # on a wall clock; kept out of everything that must repeat

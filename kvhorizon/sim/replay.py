@@ -36,7 +36,7 @@ from kvhorizon.sim.arrays import (
     new_columns,
     new_engine,
 )
-from kvhorizon.sim.cache import FOUND, BlockCache, new_cache
+from kvhorizon.sim.cache import FOUND, NEW_FOUND, NEW_LOOKED_UP, BlockCache, new_cache
 from kvhorizon.sim.contents import contents_of
 from kvhorizon.sim.failure import Failure, Lost, shut_down, strike
 from kvhorizon.sim.look import collect_waiting
@@ -137,7 +137,7 @@ def replay(
     """
     engine, forecast = start(setup, policy)
     desk = new_desk(len(setup.trace), setup.facts.max_num_seqs)
-    guest = policy.guest.at_work(len(setup.trace), setup.facts.max_num_seqs, setup.facts.cost)
+    guest = policy.guest.at_work(len(setup.trace), setup.facts.max_num_seqs, setup.facts.cost, setup.prefix_caching)
     kept = Kept(setup.reload_s_per_token > 0.0)
     follower = PlanFollower(setup, engine, forecast, desk, solver, policy.guest.rule) if policy.planner else None
     weights = weights_for(setup, engine, desk) if policy.guest.steers else None
@@ -203,6 +203,9 @@ def outcome_of(setup: Setup, engine: Engine, plans: dict[str, int], lost: Lost |
         plans=plans,
         near_end_preemptions=int(count[NEAR_END]),
         cached_tokens=int(engine.cache.marks[FOUND]) if engine.cache else 0,
+        looked_up_tokens=int(engine.cache.marks[NEW_LOOKED_UP]) if engine.cache else 0,
+        cached_prompt_tokens=int(engine.cache.marks[NEW_FOUND]) if engine.cache else 0,
+        computed_tokens=int(clock[TOKENS]),
         lost_requests=0 if lost is None else len(lost.requests),
         lost_tokens=0 if lost is None else lost.tokens,
     )

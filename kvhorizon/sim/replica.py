@@ -30,7 +30,8 @@ class Replica:
         self.engine, self.forecast = start(setup, policy)
         self.engine.counters[ARRIVED] = size  # nobody comes by itself
         self._desk: Desk = new_desk(size, setup.facts.max_num_seqs)
-        self._guest = policy.guest.at_work(size, setup.facts.max_num_seqs, setup.facts.cost)
+        seats, cost = setup.facts.max_num_seqs, setup.facts.cost
+        self._guest = policy.guest.at_work(size, seats, cost, setup.prefix_caching)
         self._kept = Kept(setup.reload_s_per_token > 0.0)
         self._setup = setup
         self._weights = weights_for(setup, self.engine, self._desk) if self._guest.steers else None

@@ -85,7 +85,7 @@ def half_s(seen: Seen) -> float:
     return 0.5 * float(np.nanmax(seen.end_s))
 
 
-def clock_of(seen: Seen | None, trace: Trace, facts: EngineFacts) -> tuple[StepCost, str]:
+def clock_of(seen: Seen | None, trace: Trace, facts: EngineFacts, prefix_caching: bool = False) -> tuple[StepCost, str]:
     """The engine's step time as the recording's first half shows it; what is given where that says too little.
 
     `fit_clock` finds the shape; the level, to which queues are sensitive, is then set so that a replay of the first
@@ -102,7 +102,7 @@ def clock_of(seen: Seen | None, trace: Trace, facts: EngineFacts) -> tuple[StepC
     for _ in range(LEVEL_TRIALS):
         middle = 0.5 * (low + high)
         asked = dataclasses.replace(facts, cost=_at_level(fitted, math.exp(middle)))
-        outcome = replay(Setup(first_half, asked), FCFS)
+        outcome = replay(Setup(first_half, asked, prefix_caching=prefix_caching), FCFS)
         if _waited_s(outcome.first_token_s, outcome.finish_s, until_s) < wanted_s:
             low = middle
         else:

@@ -7,6 +7,7 @@ from kvhorizon.sim.arrays import FREE, NOW, RUNNING, STEP
 from kvhorizon.sim.blocks import blocks_for, would_free
 from kvhorizon.sim.lane import look_on
 from kvhorizon.sim.look import collect_waiting, owed_blocks
+from kvhorizon.sim.prefix import look_up
 from kvhorizon.sim.rivals.codes import LAST, OURS
 from kvhorizon.sim.rivals.evict import evict_for_better
 from kvhorizon.sim.rivals.loop import admit_by_rival, observe
@@ -14,7 +15,7 @@ from kvhorizon.sim.rivals.rules import Rules
 from kvhorizon.sim.rivals.victim import rival_score
 from kvhorizon.sim.step import admit, blocks_wanted, fits_now, next_chunk
 from kvhorizon.solver.columns import Room
-from kvhorizon.solver.greedy import GREEDY, Greedy, Knob
+from kvhorizon.solver.greedy import GREEDY, Greedy, Knob, with_prefix_cache
 from kvhorizon.solver.select import choose_admissions, victim_row
 from kvhorizon.state import StepCost
 
@@ -30,10 +31,10 @@ class Guest(NamedTuple):
     rival: Rules | None = None  # someone else's rules; None: ours
     losing: StepCost | None = None  # what undoing an eviction costs; given when at work
 
-    def at_work(self, requests: int, seats: int, cost: StepCost) -> "Guest":
-        """This guest with memory of its own, for one replay of so many requests."""
+    def at_work(self, requests: int, seats: int, cost: StepCost, cached: bool = False) -> "Guest":
+        """This guest with memory of its own, for one replay of so many requests; `cached`: with a prefix cache."""
         rival = None if self.rival is None else self.rival.with_notes(requests, seats)
-        return self._replace(rival=rival, losing=cost)
+        return self._replace(rival=rival, losing=cost, rule=with_prefix_cache(self.rule) if cached else self.rule)
 
 
 UNSTEERED = Guest(steers=False)
@@ -101,13 +102,14 @@ def put_victims_last(engine, curves, guest, cost, desk):  # type: ignore[no-unty
 
 
 @inside
-def admit_by_ours(engine, curves, rule, desk, budget):  # type: ignore[no-untyped-def]
+def admit_by_ours(engine, curves, rule, losing, desk, budget):  # type: ignore[no-untyped-def]
     """Choose admissions by our rule and let the engine take them by its own; returns how many it took."""
     limits = engine.limits
     seats = limits.max_seqs - engine.counters[RUNNING]
     if seats <= 0 or budget <= 0:
         return 0
     num_waiting = collect_waiting(engine, desk.waiting)[0]
+    look_up(engine, engine.cache, desk.waiting, num_waiting)
     room = Room(
         engine.counters[FREE],
         owed_blocks(engine),
@@ -118,6 +120,9 @@ def admit_by_ours(engine, curves, rule, desk, budget):  # type: ignore[no-untype
         engine.clock[NOW],
         rule.late_after_s + look_on(engine, curves, rule),
         rule.late_steps * engine.clock[STEP],
+        limits.total_blocks - engine.counters[FREE],
+        engine.clock[STEP],
+        losing.linear_s_per_token,
     )
     running, num_running = engine.lists.running, engine.counters[RUNNING]
     chosen = choose_admissions(engine.columns, curves, rule, running, num_running, room, desk, num_waiting)
@@ -132,14 +137,14 @@ def admit_by_ours(engine, curves, rule, desk, budget):  # type: ignore[no-untype
 
 
 @inside
-def admit_by(engine, curves, rule, rival, desk, budget):  # type: ignore[no-untyped-def]
+def admit_by(engine, curves, rule, losing, rival, desk, budget):  # type: ignore[no-untyped-def]
     """Admissions of whoever steers; returns how many."""
     if rival is None:
-        return admit_by_ours(engine, curves, rule, desk, budget)
+        return admit_by_ours(engine, curves, rule, losing, desk, budget)
     return admit_by_rival(engine, curves, rival, desk, budget)
 
 
 @inside
 def admit_chosen(engine, curves, guest, desk, budget):  # type: ignore[no-untyped-def]
     """Let in those whom the guest chooses; returns how many."""
-    return admit_by(engine, curves, guest.rule, guest.rival, desk, budget)
+    return admit_by(engine, curves, guest.rule, guest.losing, guest.rival, desk, budget)

@@ -87,6 +87,7 @@ def preempt(engine, place):  # type: ignore[no-untyped-def]
     owe(engine, n)
     give_back(engine, engine.cache, n)
     columns.computed[n] = 0
+    columns.shared[n] = 0
     columns.overtaker[n] = 0
     columns.preemptions[n] += 1
     if count[PREEMPTED] < PREEMPTION_ROWS:
@@ -199,6 +200,8 @@ def admit(engine, n, budget):  # type: ignore[no-untyped-def]
     count[RESTORED] += min(start, engine.live.high_water[n])
     engine.clock[RELOAD] += limits.reload_s_per_token * (start - found * limits.block_size)
     columns.computed[n] = start
+    columns.shared[n] = (found - idle) * limits.block_size
+    columns.idle[n] = 0
     lists.running[count[RUNNING]] = n
     lists.scheduled[count[RUNNING]] = tokens
     count[RUNNING] += 1

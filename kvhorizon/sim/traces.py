@@ -35,12 +35,28 @@ DATED_S = 1e9  # arrivals before this, in 2001, are not seconds since 1970 but s
 PREFIX_TOKENS = 512  # prompt tokens that one prefix hash stands for, in Mooncake's traces
 
 
-def read_trace(path: Path, prefix_tokens: int = PREFIX_TOKENS) -> Trace:
-    """The trace in a file, sorted by arrival, beginning at 0. Raises InputError."""
+def read_trace(path: Path, prefix_tokens: int | None = None) -> Trace:
+    """The trace in a file, sorted by arrival, beginning at 0; without `prefix_tokens`, see `tokens_per_hash`.
+
+    Raises InputError.
+    """
     if is_recording(path):
         return recorded_trace(path.name.removesuffix(".parquet"), read_recording(path))
     name = path.name.removesuffix(".gz").removesuffix(".csv").removesuffix(".jsonl")
-    return _trace(name, _parse(path), prefix_tokens)
+    columns = _parse(path)
+    return _trace(name, columns, tokens_per_hash(columns) if prefix_tokens is None else prefix_tokens)
+
+
+def tokens_per_hash(columns: Columns) -> int:
+    """Prompt tokens that a prefix hash stands for: Mooncake's 512, unless prompts have more hashes than that allows.
+
+    Then the largest power of two with which every prompt has room for its hashes, the last of which may be of a part.
+    """
+    size = PREFIX_TOKENS
+    for hashes, prompt in zip(columns.prefix, columns.prompt, strict=False):
+        while size > 1 and len(hashes) > -(-prompt // size):
+            size //= 2
+    return size
 
 
 def recorded_trace(name: str, recording: Recording) -> Trace:
@@ -68,7 +84,7 @@ def recorded_trace(name: str, recording: Recording) -> Trace:
     for names in (columns.session, columns.slo_class):
         if not any(names):
             names.clear()
-    return _trace(name, columns, int(recording.facts.get("block_size", PREFIX_TOKENS)))
+    return _trace(name, columns, int(recording.facts.get("block_size", tokens_per_hash(columns))))
 
 
 def read_lengths(path: Path) -> tuple[IntArray, IntArray]:

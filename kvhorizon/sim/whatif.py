@@ -26,6 +26,7 @@ from kvhorizon.sim.metrics import summarize
 from kvhorizon.sim.mixed import mixed
 from kvhorizon.sim.outcome import Outcome
 from kvhorizon.sim.policies import Policy, parse_policy
+from kvhorizon.sim.prefix_caching import PrefixCaching, recorded_setting, resolve
 from kvhorizon.sim.replay import replay
 from kvhorizon.sim.self_check import Check, check, clock_of, seen_of
 from kvhorizon.sim.setup import Setup, Solver
@@ -57,7 +58,7 @@ class Question:
     router: str = "round-robin"
     patience_s: float | None = None  # after which a client without a token gives up
     retries: int = 0  # how often it then asks again
-    prefix_caching: bool = False
+    prefix_caching: bool | None = None  # None: as vLLM does, where the trace says what is shared
     classes: str = ""  # of service: JSON text, or a .json or .toml file
     max_output_tokens: int | None = None  # outputs are cut there, and forecasts know it
     fail_at_s: float | None = None  # when the engine (of several, the first) loses all KV
@@ -104,7 +105,13 @@ class Prepared:
     policies: tuple[Policy, ...]
     setup: Setup
     engine: AskedEngine
+    prefix_caching: PrefixCaching
     self_check: Check | None = None  # of the simulated engine against the recorded one
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What whoever reads the figures must know first."""
+        return () if self.prefix_caching.warning is None else (self.prefix_caching.warning,)
 
     @property
     def planners(self) -> tuple[Knob, ...]:
@@ -134,19 +141,24 @@ def prepare(question: Question) -> Prepared:
         trace = mixed(trace, load_trace(question.mix, None, question.seed), question.mix_share, question.seed)
         check_fits(trace, engine.facts)
     classes = classes_for(trace, question.classes)
+    caching = resolve(trace, question.prefix_caching, engine.facts.block_size, _recorded_caching(recording))
     setup = Setup(
-        capped(at_load(trace, engine.facts, question.load), question.max_output_tokens),
+        capped(at_load(trace, engine.facts, question.load, caching.on), question.max_output_tokens),
         engine.facts,
         max_tokens=question.max_output_tokens,
         forecast=question.forecast,
         seed=question.seed,
-        prefix_caching=question.prefix_caching,
+        prefix_caching=caching.on,
         reload_s_per_token=reload_s_per_token(engine.kv_bytes, question.offload_gb_s) if question.offload_gb_s else 0.0,
         classes=classes,
     )
     if question.delay_s is not None:
         setup = dataclasses.replace(setup, delay_s=question.delay_s)
-    return Prepared(question, policies, setup, engine, checked)
+    return Prepared(question, policies, setup, engine, caching, checked)
+
+
+def _recorded_caching(recording: Recording | None) -> bool | None:
+    return None if recording is None else recorded_setting(recording.facts)
 
 
 def _checked(
@@ -156,11 +168,14 @@ def _checked(
     if recording is None or not engine.as_recorded or question.kv_blocks is not None:
         return engine, None
     seen = seen_of(recording, question.limit)
-    cost, clock = clock_of(seen, trace, engine.facts)
+    told = _recorded_caching(recording)
+    caching = resolve(trace, question.prefix_caching if told is None else told, engine.facts.block_size).on
+    cost, clock = clock_of(seen, trace, engine.facts, caching)
     engine = engine._replace(facts=dataclasses.replace(engine.facts, cost=cost))
     if seen is None:
         return engine, None
-    return engine, check(seen, clock, trace, replay(Setup(trace, engine.facts), parse_policy("fcfs")))
+    as_vllm = replay(Setup(trace, engine.facts, prefix_caching=caching), parse_policy("fcfs"))
+    return engine, check(seen, clock, trace, as_vllm)
 
 
 def what_if(prepared: Prepared, solvers: Mapping[Knob, Solver], progress: Progress | None = None) -> Answer:
@@ -242,7 +257,10 @@ def _results(
             "block_size": facts.block_size,
             "max_num_seqs": facts.max_num_seqs,
             "max_num_batched_tokens": facts.max_num_batched_tokens,
+            "prefix_caching": prepared.prefix_caching.on,
+            "prefix_caching_says": prepared.prefix_caching.says,
         },
+        "warnings": list(prepared.warnings),
         "self_check": None if checked is None else {**checked._asdict(), "says": checked.says()},
         "fleet": dataclasses.asdict(question.fleet),
         "classes": json.loads(setup.classes.text() or "{}"),

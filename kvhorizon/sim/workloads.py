@@ -21,7 +21,8 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 Generator = np.random.Generator
 RATE = 4.0  # nominal requests per second
-BLOCK = 64  # prompt tokens per prefix hash of `agentic`
+BLOCK = 64  # prompt tokens per prefix hash of `agentic` and `shared-prompt`
+SYSTEM_PROMPT, SHARED_RATE = 1024, 60.0  # of `shared-prompt`: tokens, requests per second
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ REASONING_PROMPT = Lengths(220, 0.9, 10, 6000)
 REASONING_OUTPUT = Lengths(2200, 1.0, 20, 16000)
 LONG_PROMPT = Lengths(440, 0.8, 10, 6000)
 LONG_OUTPUT = Lengths(2900, 0.8, 100, 16000)
+SHARED_OUTPUT = Lengths(100, 0.7, 2, 2000)
 TURN_OUTPUT = Lengths(100, 0.45, 10, 400)
 
 
@@ -136,6 +138,19 @@ def agentic(rng: Generator, size: int) -> Trace:
     )
 
 
+def shared_prompt(rng: Generator, size: int) -> Trace:
+    """One system prompt of 1,024 tokens, 20 to 60 tokens of a request's own, short answers."""
+    system = np.arange(SYSTEM_PROMPT // BLOCK)
+    return make_trace(
+        "shared-prompt",
+        _poisson(rng, size, SHARED_RATE),
+        SYSTEM_PROMPT + rng.integers(20, 61, size),
+        SHARED_OUTPUT.draw(rng, size),
+        prefix_hashes=(system,) * size,
+        prefix_tokens=BLOCK,
+    )
+
+
 WORKLOADS: dict[str, Callable[[Generator, int], Trace]] = {
     "chat": chat,
     "reasoning": reasoning,
@@ -144,6 +159,7 @@ WORKLOADS: dict[str, Callable[[Generator, int], Trace]] = {
     "shift": shift,
     "rollout": rollout,
     "agentic": agentic,
+    "shared-prompt": shared_prompt,
 }
 
 

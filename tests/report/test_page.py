@@ -114,6 +114,21 @@ def test_a_far_longer_tail_is_not_advised(answer: Answer) -> None:
     assert found.policy == "watermark:0.02"
 
 
+def test_harm_is_said_where_nothing_is_advised(answer: Answer) -> None:
+    """Policies exchange their figures: what was better than first-come-first-served is then worse."""
+    first, second = policies(answer)
+    swapped = [{**second, "policy": "fcfs", "preemption_frequency": 1.0}, {**first, "policy": "kvhorizon:greedy"}]
+    advice = advise(with_policies(answer, swapped))
+    assert advice.headline.startswith("Nothing to switch on")
+    assert advice.costs[0].startswith("kvhorizon:greedy would do harm here: mean latency +")
+
+
+def test_warnings_stand_before_the_answer_and_are_escaped(answer: Answer) -> None:
+    page = render(dataclasses.replace(answer, results={**answer.results, "warnings": [HOSTILE]}), "kvhorizon")
+    assert HOSTILE not in page
+    assert page.index("&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt;.</section>") < page.index('class="answer"')
+
+
 def test_a_difference_to_the_recording_stands_before_the_answer(answer: Answer) -> None:
     told = {"says": "It differs <b>.", "differs": ["ttft_s"]}
     page = render(dataclasses.replace(answer, results={**answer.results, "self_check": told}), "kvhorizon")

@@ -9,7 +9,7 @@ import pytest
 from engines import facts, random_trace
 from typer.testing import CliRunner
 
-from kvhorizon.cli import app
+from kvhorizon.cli.app import app
 from kvhorizon.errors import InputError
 from kvhorizon.models.classes import read_classes
 from kvhorizon.sim.in_process import InProcess

@@ -8,7 +8,7 @@ from kvhorizon.sim import advance, execute, look, queue, step
 from kvhorizon.solver import arena, insert, moves, select
 
 PACKAGE = Path(advance.__file__).parents[1]
-COMPILING = {"compiled.py", "compiled_files.py"}
+COMPILING = {"compiled.py", "compiled_cache.py", "compiled_files.py", "compiled_folders.py"}
 
 
 def test_only_one_place_says_how_anything_is_compiled() -> None:

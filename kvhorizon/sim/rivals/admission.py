@@ -23,6 +23,7 @@ from kvhorizon.sim.rivals.codes import (
 from kvhorizon.sim.rivals.notes import AVERAGE, LAST_PREEMPTED, LAST_STEP, PASS_TOKENS, RATIO, READY
 from kvhorizon.sim.rivals.peak import peak_fits
 from kvhorizon.sim.step import known_tokens
+from kvhorizon.solver.footprint import shared_in_use
 from kvhorizon.solver.select import add_to_profile, leaves_reserve
 
 CLIP_TOKENS = 4096  # SGLANG_CLIP_MAX_NEW_TOKENS_ESTIMATION
@@ -107,7 +108,9 @@ def reserve_fits(engine, curves, rules, desk, n):  # type: ignore[no-untyped-def
     occupied = float((limits.total_blocks - free) * limits.block_size)
     pool = float(limits.total_blocks * limits.block_size)
     half, average = 0.5 * limits.block_size, state[AVERAGE]
-    profile = (engine.lists.running, count[RUNNING], 0, state[READY] > 0.0)
+    used = float((limits.total_blocks - count[FREE]) * limits.block_size)
+    shared = shared_in_use(columns, engine.lists.running, count[RUNNING], used, limits.block_size)
+    profile = (engine.lists.running, count[RUNNING], 0, shared, 1.0, state[READY] > 0.0)
     fits, ready = leaves_reserve(
         columns, curves, rules.ours, desk, n, False, False, occupied, pool, half, average, profile
     )

@@ -2,6 +2,7 @@
 
 from kvhorizon.models.compiled import inside
 from kvhorizon.sim.arrays import HEAD, NOBODY, NOW, PREEMPTED, RUNNING, STEPS
+from kvhorizon.sim.prefix import look_up
 from kvhorizon.sim.rivals.admission import admissible, update_ratio
 from kvhorizon.sim.rivals.codes import NEW_TOKEN_RATIO, SHORTEST_TOTAL
 from kvhorizon.sim.rivals.notes import AVERAGE, LAST_PREEMPTED, LAST_STEP, PASS_TOKENS, READY, note_wait
@@ -49,6 +50,7 @@ def admit_by_rival(engine, curves, rules, desk, budget):  # type: ignore[no-unty
     Never leaves an idle engine idle: with nothing running, the first in order that the engine accepts is taken.
     """
     size = rank_queue(engine, curves, rules, desk)
+    look_up(engine, engine.cache, desk.waiting, size)
     begin_pass(engine, rules, desk, size)
     failures = 0
     admitted = 0
