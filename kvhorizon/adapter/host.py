@@ -150,14 +150,19 @@ class HostSolver:
             os.close(lock)
 
 
+def meeting_name(package: Path, user: int, options: Sequence[str]) -> str:
+    """The name of the folder: the same for all engines of a user, a package and a child's options."""
+    which = zlib.crc32("\n".join([str(package), kvhorizon.__version__, *options]).encode())
+    return f"kvhorizon-host-{user}-{which:08x}"
+
+
 def meeting_place(options: Sequence[str], root: Path | None = None) -> Path:
     """The folder of all engines of this user, this package and these options of the child.
 
-    Raises InputError where it is somebody else's, or open to others.
+    Raises InputError where it is another user's or open to others, OSError where it cannot be made.
     """
     package = Path(kvhorizon.__file__).resolve().parent
-    which = zlib.crc32("\n".join([str(package), kvhorizon.__version__, *options]).encode())
-    folder = (root or Path(tempfile.gettempdir())) / f"kvhorizon-host-{os.getuid()}-{which:08x}"
+    folder = (root or Path(tempfile.gettempdir())) / meeting_name(package, os.getuid(), options)
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:

@@ -23,7 +23,7 @@ from kvhorizon.adapter.forecast import Forecaster
 from kvhorizon.adapter.peaks import GAP_LOOKS, LEAST_REQUESTS
 from kvhorizon.adapter.rows import Rows
 from kvhorizon.adapter.running import Running
-from kvhorizon.errors import InputError
+from kvhorizon.errors import in_a_line
 
 logger = logging.getLogger(__name__)
 
@@ -105,18 +105,18 @@ class Learner:
     def _restore(self, state: Path) -> None:
         try:
             self._forecaster.restore(state)
-        except (InputError, OSError) as error:
-            logger.warning("kvhorizon begins without what it had learned: %s", error)
+        except Exception as error:  # whatever has become of the files
+            logger.warning("kvhorizon begins without what it had learned: %s", in_a_line(error))
 
     def _save(self) -> None:
         if self._state is None:
             return
         try:
             self._forecaster.save(self._state)
-        except OSError as error:
+        except Exception as error:  # a full disk, a folder that is another user's
             self.errors += 1
             if self.errors == 1:
-                logger.warning("kvhorizon cannot keep what it learned: %s", error)
+                logger.warning("kvhorizon cannot keep what it learned: %s", in_a_line(error))
 
 
 def running_now(engine: Engine, rows: Rows, steps: int = 0) -> Running:

@@ -1,4 +1,4 @@
-"""What the guest may do now: its mode, the kill switch, the canary's windows. All may change while the engine runs."""
+"""The mode in force: as chosen, by the kill switch, by the canary's windows or the guardrail's, at any time."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ import signal
 import threading
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from kvhorizon.errors import InputError
+
+if TYPE_CHECKING:
+    from kvhorizon.adapter.guardrail.guardrail import Guardrail
 
 _HASH = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: spreads consecutive windows evenly (Knuth, TAOCP 3, § 6.4)
 
@@ -42,6 +46,7 @@ class Switch:
         self._window_s = window_s
         self._kill_switch = kill_switch
         self.watched = kill_switch is not None or canary < 1.0  # else the mode in force is the one chosen, or killed
+        self.guardrail: Guardrail | None = None
 
     def mode(self, now_s: float) -> Mode:
         """The mode of a step at `now_s`; the kill switch is looked at in every one."""
@@ -51,7 +56,13 @@ class Switch:
             return self._from_file(self._kill_switch)
         if self.chosen is Mode.CONTROL and self._canary < 1.0 and not in_canary(self.window(now_s), self._canary):
             return Mode.OBSERVE
+        if self.chosen is Mode.CONTROL and self.guardrail is not None and self.guardrail.native:
+            return Mode.OBSERVE
         return self.chosen
+
+    def guard(self, guardrail: Guardrail) -> None:
+        """From now on it may say, while control is chosen, that vLLM decides alone."""
+        self.guardrail, self.watched = guardrail, True
 
     def window(self, now_s: float) -> int:
         """Number of the canary's window."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
 import os
@@ -12,14 +11,16 @@ from typing import Any
 
 from kvhorizon.adapter import compat
 from kvhorizon.adapter.accounting import Accounting
+from kvhorizon.adapter.accounts import Telling
 from kvhorizon.adapter.control import Control
 from kvhorizon.adapter.decisions import DecisionLog
 from kvhorizon.adapter.engine import Engine
 from kvhorizon.adapter.facts import engine_facts, gpu_of, model_shape, price
 from kvhorizon.adapter.forecast import Forecaster
 from kvhorizon.adapter.groups import groups_of
+from kvhorizon.adapter.guardrail.guardrail import Guardrail
+from kvhorizon.adapter.guardrail.meter import Meter
 from kvhorizon.adapter.guest import Guest
-from kvhorizon.adapter.host import AnnouncedChild, HostSolver, meeting_place
 from kvhorizon.adapter.learner import Learner, state_folder, warm_up_forecasts
 from kvhorizon.adapter.losing import losing_of
 from kvhorizon.adapter.modes import Switch, parse_mode, toggle_on_signal
@@ -28,20 +29,15 @@ from kvhorizon.adapter.rows import Rows
 from kvhorizon.adapter.rule import Rule
 from kvhorizon.adapter.session import PlanSession, SolverLike
 from kvhorizon.adapter.settings import GuestSettings, load
-from kvhorizon.adapter.shared import SharedSolver
-from kvhorizon.adapter.telemetry.telemetry import start_telemetry
 from kvhorizon.adapter.ticker import Ticker
 from kvhorizon.adapter.warm_up import warm_up
 from kvhorizon.adapter.weights import weights_for
-from kvhorizon.errors import InputError
+from kvhorizon.errors import InputError, in_a_line
 from kvhorizon.models.gpu import preset
-from kvhorizon.wire.child import SolverChild
-from kvhorizon.wire.resilient import ResilientSolver
-from kvhorizon.wire.tls import tls_of
+from kvhorizon.solver.greedy import with_prefix_cache
+from kvhorizon.state import EngineFacts
 
 logger = logging.getLogger(__name__)
-
-PLAN_DEADLINE_S = 5.0
 
 
 def attach(scheduler: Any, version: str, device_name: str | None) -> Guest | None:
@@ -59,8 +55,9 @@ def attach(scheduler: Any, version: str, device_name: str | None) -> Guest | Non
         guest = build(scheduler, settings, verdict.level, device_name)
     except InputError:
         raise
-    except Exception:
-        logger.exception("kvhorizon could not start; vLLM goes on alone")
+    except Exception as error:
+        logger.warning("kvhorizon could not start, vLLM goes on alone: %s", in_a_line(error))
+        logger.debug("where it failed", exc_info=True)
         return None
     known = logging.INFO if verdict.level == compat.Level.FULL else logging.WARNING
     logger.log(known, "kvhorizon: %s, mode %s, knob %s", verdict.reason, settings.mode, settings.knob)
@@ -96,13 +93,13 @@ def build(
     forecaster = Forecaster(greedy.z, engine.block_size, engine.window_tokens or math.inf, groups)
     state = state_folder(settings.state, config, groups.name if groups is not None else "")
     rows = Rows(engine.max_active, forecaster.tables)
-    rule = Rule(greedy, cost)
+    rule = Rule(with_prefix_cache(greedy) if engine.prefix_tokens else greedy, cost)
     warm_up(rule, engine)
     losing = losing_of(config, cost, shape)
     may_evict = losing.offloads if settings.evict is None else settings.evict
     plans = PlanFollower(facts.engine_epoch)
     control = Control(engine, rows, rule, plans, DecisionLog(), level)
-    solver = None if settings.local_only else make_solver(settings, config)
+    solver = _solver(settings, config)
     guest = Guest(
         control,
         Accounting(shape, cost),
@@ -116,19 +113,38 @@ def build(
         clock,
         wall,
     )
+    if settings.guardrail and settings.canary >= 1.0:  # else the canary has its own windows
+        guest.switch.guard(Guardrail(Meter(scheduler, guest.accounting), facts.engine_epoch))
     guest.intake.classes = settings.classes
     guest.intake.weights = guest.ticker.weights = weights_for(settings.classes, rows)
-    guest.telemetry = start_telemetry(guest, settings, config, facts)
+    guest.telemetry = _telemetry(guest, settings, config, facts)
     return guest
 
 
-def make_solver(settings: GuestSettings, config: Any) -> SolverLike:
-    """A shared service where an address is given, else a child process: of our own, or of all data-parallel engines of
-    this host. Neither is started yet."""
-    tls = tls_of(settings.tls_cert, settings.tls_key, settings.tls_ca)
-    if settings.solver:
-        return SharedSolver(settings.solver, tls, PLAN_DEADLINE_S)
-    options = ["--budget-s", settings.budget, "--knob", settings.knob]
-    if int(getattr(config.parallel_config, "data_parallel_size", 1)) > 1:
-        return HostSolver(meeting_place(options), functools.partial(AnnouncedChild, options), PLAN_DEADLINE_S)
-    return ResilientSolver(functools.partial(SolverChild, options), PLAN_DEADLINE_S)
+def _solver(settings: GuestSettings, config: Any) -> SolverLike | None:
+    """What makes plans; None where none is wanted, and, with one line, where it cannot be had. Raises InputError."""
+    if settings.local_only:
+        return None
+    try:
+        from kvhorizon.adapter.solvers import make_solver
+
+        return make_solver(settings, config)
+    except InputError:
+        raise
+    except Exception as error:  # gRPC or protobuf of another version than ours, say
+        logger.warning("kvhorizon decides by the rules beside the engine alone: %s", in_a_line(error))
+        return None
+
+
+def _telemetry(guest: Guest, settings: GuestSettings, config: Any, facts: EngineFacts) -> Telling | None:
+    """What makes the plugin visible; None, with one line, where it cannot start. Raises InputError."""
+    try:
+        from kvhorizon.adapter.telemetry.telemetry import Telemetry
+
+        return Telemetry(guest, settings, config, facts)
+    except InputError:
+        raise
+    except Exception as error:
+        logger.warning("kvhorizon goes on without metrics and explanations: %s", in_a_line(error))
+        logger.debug("where it failed", exc_info=True)
+        return None

@@ -8,6 +8,7 @@ from kvhorizon.adapter.batch import take_out
 from kvhorizon.adapter.demand import Demand, share
 from kvhorizon.adapter.engine import Engine
 from kvhorizon.adapter.forecast import Forecaster
+from kvhorizon.adapter.lora import Adapters
 from kvhorizon.adapter.plans import named_of, rank_named
 from kvhorizon.adapter.rows import Rows, Slots, close_gaps
 from kvhorizon.adapter.rule import Rule, decide, score_victims
@@ -29,7 +30,7 @@ def warm_up(rule: Rule, engine: Engine) -> None:
     sizes = np.array(engine.sizes, dtype=np.int64)
     totals = share(real, whole, marks, rows.extra.pending, running, 0, sizes, tokens, blocks)
     rows.desk.waiting[0] = 1
-    room = Room(30, 0, 100, 16, 1, 64, 1.0, 1.0, 0.0)
+    room = Room(30, 0, 100, 16, 1, 64, 1.0, 1.0, 0.0, 70, 0.02, 0.0)
     decide(*rows.pool, survival, residual, rule.greedy, running, 1, np.zeros(1, np.int32), *room)
     scored = running, running, 1.0, np.zeros(1)
     score_victims(real, whole, marks, survival, residual, rule.greedy, rule.losing, *scored)
@@ -37,4 +38,6 @@ def warm_up(rule: Rule, engine: Engine) -> None:
     rank_named(rows.desk.rank, rows.extra.waits, rows.extra.handle, *named_of(np.zeros(1, np.uint64), rows))
     close_gaps(np.zeros(1, np.int32), 1, rows.extra.place)
     take_out(running, 1, 1)
+    if engine.max_loras:
+        Adapters(engine, rows).admissible(running, running, 1.0)
     recompute_seconds(rule.losing, 0, 1)

@@ -7,7 +7,7 @@ whoever calls it holds all others. Counting took three quarters of a replay's ti
 numba also makes each function callable from Python, which for large tuples takes longer than compiling it. Of the
 simulator's only a few are called from there; the others, marked `inside`, run uncompiled if they are.
 
-All of it is kept on disk (`compiled_files`).
+All of it is kept on disk (`compiled_cache`) where there is a private place (`compiled_folders`).
 """
 
 from typing import Any
@@ -15,12 +15,12 @@ from typing import Any
 from numba import njit
 from numba.extending import register_jitable
 
-from kvhorizon.models.compiled_files import install
+from kvhorizon.models.compiled_cache import install
 
-UNCOUNTED: dict[str, Any] = {"cache": True, "_nrt": False}
-COUNTED: dict[str, Any] = {"cache": True, "_nrt": True}
+KEPT = install()
+UNCOUNTED: dict[str, Any] = {"cache": KEPT, "_nrt": False}
+COUNTED: dict[str, Any] = {"cache": KEPT, "_nrt": True}
 
-install()
 compiled: Any = njit(**UNCOUNTED)
 unlocked: Any = njit(**UNCOUNTED, nogil=True)  # the planner's: other threads run meanwhile
 counting: Any = njit(**COUNTED)  # functions that make arrays, or are handed some that nobody else holds

@@ -17,15 +17,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numba
-from numba.core.caching import CompileResultCacheImpl
 
+from kvhorizon.models.compiled_folders import Places, places, prepared
+
+_config: Any = numba.config
 PACKAGE = Path(__file__).resolve().parents[1]
 _IMPORTS = re.compile(r"^(?:from|import) (kvhorizon(?:\.\w+)+)", re.MULTILINE)
 _TUPLES = re.compile(r"^class (\w+)\(NamedTuple\)", re.MULTILINE)
 _COMPILES = f"{__package__}.compiled "  # as a file of compiled functions imports it
 _DIGITS = 10
 KEPT_S = 86400.0  # code of other sources, which another process or environment may use
-LOCATORS: list[Any] = getattr(CompileResultCacheImpl, "_locator_classes", [])  # numba's, in its order of preference
 
 
 class _Source(NamedTuple):
@@ -38,7 +39,7 @@ class _Source(NamedTuple):
 
 
 @functools.cache
-def _source(file: Path) -> _Source:
+def source_of(file: Path) -> _Source:
     content = file.read_bytes()
     text = content.decode("utf-8", errors="ignore")
     paths = (PACKAGE.parent.joinpath(*module.split(".")).with_suffix(".py") for module in _IMPORTS.findall(text))
@@ -52,16 +53,16 @@ def made_of(file: Path) -> str:
     them that hold compiled functions themselves."""
     found = hashlib.sha256(f"{numba.__version__} {_classes()}".encode())
     for source in sorted(_sources(file)):
-        found.update(_source(source).digest)
+        found.update(source_of(source).digest)
     return found.hexdigest()[:_DIGITS]
 
 
 def _sources(file: Path) -> set[Path]:
     found, open_files = {file}, [file]
     while open_files:
-        for imported in _source(open_files.pop()).imports - found:
+        for imported in source_of(open_files.pop()).imports - found:
             found.add(imported)
-            if _source(imported).compiles:
+            if source_of(imported).compiles:
                 open_files.append(imported)
     return found
 
@@ -69,15 +70,16 @@ def _sources(file: Path) -> set[Path]:
 @functools.cache
 def _classes() -> str:
     """Where this package's named tuples are."""
-    named = {path: _source(path).tuples for path in sorted(PACKAGE.rglob("*.py"))}
+    named = {path: source_of(path).tuples for path in sorted(PACKAGE.rglob("*.py"))}
     return str([(str(path.relative_to(PACKAGE)), *names) for path, names in named.items() if names])
 
 
 class Locator:
-    """numba's interface of a place where a function's code is kept; the folder is the one that numba would choose."""
+    """numba's interface of a place where a function's code is kept."""
 
-    def __init__(self, numbas: Any, function: Any, file: Path) -> None:
-        self._numbas, self._made_of = numbas, made_of(file)
+    def __init__(self, found: Places, function: Any, file: Path) -> None:
+        self.places, self._made_of = found, made_of(file)
+        self._line = function.__code__.co_firstlineno
         self._files = f"{file.stem}.{function.__qualname__}-*.nb?"  # of all versions
         self._py_file = str(file)  # for numba's warnings
 
@@ -85,25 +87,24 @@ class Locator:
     def from_function(cls, function: Any, file: str) -> Locator | None:
         """For what is compiled as here; None leaves all else to numba."""
         path = Path(file).resolve()
-        if not path.is_file() or not _source(path).compiles:
+        if not path.is_file() or not source_of(path).compiles:
             return None
-        others = (one for one in LOCATORS if one is not cls)
-        chosen = next((found for one in others if (found := one.from_function(function, file)) is not None), None)
-        return None if chosen is None else cls(chosen, function, path)
+        return cls(places(path.parent, _config.CACHE_DIR), function, path)
 
     def ensure_cache_path(self) -> None:
         """Make the folder, before something is kept there; what has long been made of other sources goes.
 
-        Raises OSError where nobody may write."""
-        self._numbas.ensure_cache_path()
-        for other in Path(self.get_cache_path()).glob(self._files):
+        Raises OSError where there is none that is private."""
+        if self.places.write is None or not prepared(self.places.write):
+            raise PermissionError(13, "must be a folder that only its owner may write", self.get_cache_path())
+        for other in self.places.write.glob(self._files):
             with contextlib.suppress(OSError):  # another process may be before us
                 if self._made_of not in other.name and time.time() - other.stat().st_mtime > KEPT_S:
                     other.unlink()
 
     def get_cache_path(self) -> str:
-        """The folder."""
-        return str(self._numbas.get_cache_path())
+        """The folder in which new code is kept; empty where there is none."""
+        return str(self.places.write or "")
 
     def get_source_stamp(self) -> str:
         """What an index of code has to be made of to be of use."""
@@ -111,10 +112,4 @@ class Locator:
 
     def get_disambiguator(self) -> str:
         """Part of all file names of the function: its line and its sources."""
-        return f"{self._numbas.get_disambiguator()}.{self._made_of}"
-
-
-def install() -> None:
-    """Keep the code of this package's functions so from now on; where numba has another way, it goes its own."""
-    if LOCATORS and Locator not in LOCATORS:
-        LOCATORS.insert(0, Locator)
+        return f"{self._line}.{self._made_of}"

@@ -12,12 +12,13 @@ import pytest
 
 from kvhorizon.models import compiled_files
 from kvhorizon.models.compiled_files import KEPT_S, PACKAGE, Locator, made_of
+from kvhorizon.models.compiled_folders import Places
 from kvhorizon.solver.ranking import best_place
 
 CALLEE = "from kvhorizon.models.compiled import compiled\n\n@compiled\ndef one():\n    return {value}\n"
 CALLER = "from kvhorizon.models.{name} import one\nfrom kvhorizon.models.compiled import compiled\n\n"
 CALLER += "@compiled\ndef {name}_caller():\n    return 10 + one()\n"
-REMEMBERED = made_of, compiled_files._source, compiled_files._classes
+REMEMBERED = made_of, compiled_files.source_of, compiled_files._classes
 
 
 def copied(folder: Path) -> Path:
@@ -25,8 +26,9 @@ def copied(folder: Path) -> Path:
     models = folder / "kvhorizon" / "models"
     models.mkdir(parents=True)
     (folder / "kvhorizon" / "__init__.py").touch()
+    (folder / "kvhorizon" / "errors.py").write_text((PACKAGE / "errors.py").read_text())
     (models / "__init__.py").touch()
-    for name in ("compiled.py", "compiled_files.py"):
+    for name in ("compiled.py", "compiled_cache.py", "compiled_files.py", "compiled_folders.py"):
         (models / name).write_text((PACKAGE / "models" / name).read_text())
     (models / "callee.py").write_text(CALLEE.format(value=1))
     (models / "caller.py").write_text(CALLER.format(name="callee"))
@@ -88,9 +90,8 @@ def test_what_is_compiled_here_is_kept_so_and_nothing_else() -> None:
 
 
 def test_what_has_long_been_made_of_other_sources_goes(tmp_path: Path) -> None:
-    numbas = SimpleNamespace(ensure_cache_path=lambda: None, get_cache_path=lambda: str(tmp_path))
-    function = SimpleNamespace(__qualname__="f")
-    locator = Locator(numbas, function, PACKAGE / "solver" / "select.py")
+    function = SimpleNamespace(__qualname__="f", __code__=SimpleNamespace(co_firstlineno=7))
+    locator = Locator(Places((tmp_path,), tmp_path), function, PACKAGE / "solver" / "select.py")
     old, new = tmp_path / "select.f-7.aaaa.py311.nbi", tmp_path / "select.f-7.bbbb.py311.1.nbc"
     mine, other = (
         tmp_path / f"select.f-7.{locator.get_source_stamp()}.py311.nbi",

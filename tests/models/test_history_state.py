@@ -1,14 +1,20 @@
 """A history survives its file, and a file that makes no sense is refused."""
 
+import io
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from kvhorizon.adapter.forecast import Forecaster
+from kvhorizon.adapter.keys import chains_of
 from kvhorizon.errors import InputError
 from kvhorizon.models.chains import length_chain
 from kvhorizon.models.history import LengthHistory
-from kvhorizon.models.history_state import load_history, save_history
+from kvhorizon.models.history_state import MOST_BYTES, load_history, save_history
 
 
 def taught(rows: int = 32) -> tuple[LengthHistory, np.ndarray]:
@@ -78,3 +84,87 @@ def test_pickles_and_junk_are_refused(tmp_path: Path) -> None:
         load_history(LengthHistory(), path)
     with pytest.raises(InputError, match="readable history file"):
         load_history(LengthHistory(), tmp_path / "absent.npz")
+
+
+def test_an_empty_history_survives_its_file(tmp_path: Path) -> None:
+    save_history(LengthHistory(4), tmp_path / "state.npz")
+    load_history(LengthHistory(4), tmp_path / "state.npz")
+    assert list(tmp_path.iterdir()) == [tmp_path / "state.npz"]
+
+
+def small_file(path: Path) -> bytes:
+    history = LengthHistory(2)
+    history.learn(np.array([[1, 10], [2, 20]]), np.array([50, 900]))
+    save_history(history, path)
+    return path.read_bytes()
+
+
+def load_or_refuse(path: Path) -> bool:
+    """Whether the file was refused; any other error fails the test. What was taken in can be learned from."""
+    history = LengthHistory(2)
+    try:
+        load_history(history, path)
+    except InputError:
+        return True
+    assert np.isfinite(history.survival).all()
+    history.learn(np.array([[1, 10], [3, 30]]), np.array([70, 80]))
+    return False
+
+
+def test_whatever_byte_is_damaged_the_file_is_refused_or_whole(tmp_path: Path) -> None:
+    """Each byte in turn, one bit of it or all; what the archive does not check (times, attributes) changes nothing."""
+    path = tmp_path / "state.npz"
+    whole = small_file(path)
+    refused = 0
+    for place in range(len(whole)):
+        flipped = 0xFF if place % 2 else 1 << (place // 2 % 8)
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ flipped]) + whole[place + 1 :])
+        refused += load_or_refuse(path)
+    assert refused > len(whole) / 2
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_whatever_is_cut_or_overwritten_the_file_is_refused_or_whole(tmp_path: Path, data: st.DataObject) -> None:
+    path = tmp_path / "state.npz"
+    whole = small_file(path)
+    place = data.draw(st.integers(0, len(whole) - 1))
+    path.write_bytes(whole[:place] + data.draw(st.binary(max_size=64)) + whole[place + data.draw(st.integers(0, 64)) :])
+    load_or_refuse(path)
+    path.write_bytes(whole[: len(whole) * place // (len(whole) + 1)])
+    assert load_or_refuse(path)
+
+
+def test_a_file_that_unpacks_to_gigabytes_is_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "state.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("keys.npy", "w") as out:
+        for _ in range(MOST_BYTES // 2**20 + 1):
+            out.write(bytes(2**20))
+    with pytest.raises(InputError, match="must unpack to at most"):
+        load_history(LengthHistory(2), path)
+
+
+def test_a_header_that_promises_terabytes_costs_nothing(tmp_path: Path) -> None:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"shape": (2**40,), "fortran_order": False, "descr": "<f8"})
+    path = tmp_path / "state.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("version.npy", header.getvalue())
+    with pytest.raises(InputError, match="readable history file"):
+        load_history(LengthHistory(2), path)
+
+
+@pytest.mark.parametrize("damaged", ["history.npz", "hints.npz"])
+def test_a_forecaster_takes_in_all_of_its_state_or_nothing(tmp_path: Path, damaged: str) -> None:
+    taught = Forecaster()
+    taught._history.learn(chains_of(np.full(400, 1 << 20)), np.full(400, 3000))
+    taught.save(tmp_path)
+    again, fresh = Forecaster(), Forecaster()
+    again.restore(tmp_path)
+    assert not np.array_equal(again.tables.survival, fresh.tables.survival)
+    (tmp_path / damaged).write_bytes((tmp_path / damaged).read_bytes()[:-9])
+    again = Forecaster()
+    with pytest.raises(InputError):
+        again.restore(tmp_path)
+    assert np.array_equal(again.tables.survival, fresh.tables.survival)
+    assert again._publish(1).survival == pytest.approx(fresh.tables.survival)

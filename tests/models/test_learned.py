@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from kvhorizon.cli import app
+from kvhorizon.cli.app import app
 from kvhorizon.errors import InputError
 from kvhorizon.models.features import DAY_S, FEATURES, Finished, Inputs, Recorded, features_of
 from kvhorizon.models.learned import LearnedModel, load_model, nearest, save_model
