@@ -51,6 +51,7 @@ class Accounting:
     on_finished: Callable[[Any, Tally], None] | None = None
     total: Tally = field(default_factory=Tally)
     finished: int = 0
+    output_tokens: int = 0  # that those had generated
     _useful_flops: float = 0.0  # of finished requests, but for those uncounted
     _uncounted: deque[Any] = field(default_factory=deque)
     _counting: threading.Lock = field(default_factory=threading.Lock)
@@ -120,6 +121,7 @@ class Accounting:
             self.behind.pop(name, None)
             self.back.pop(name, None)
         self.finished += 1
+        self.output_tokens += request.num_output_tokens
         self._uncounted.append(request)
         if self.on_finished is not None:
             self.on_finished(request, tally)

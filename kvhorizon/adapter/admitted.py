@@ -37,9 +37,10 @@ class Admitted:
         control.joined()
         choice = control.choice
         overtakes = dict(zip(choice.slots, choice.overtakes, strict=True)) if mode is Mode.CONTROL else {}
-        control.rule.left(int((rows.columns.prompt[taken] + rows.columns.generated[taken]).min()))
+        control.rule.left(min(rows.tokens(slot) for slot in taken))
         for slot in taken:
             rows.take(slot, now_s)
+            control.prefixes.admitted(slot, rows.request[slot])
             rows.cells.overtaker[slot] = overtakes.get(slot, False)
         return taken[::-1]
 

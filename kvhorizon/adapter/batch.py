@@ -41,7 +41,7 @@ class Batch:
         self._tokens: IntArray = np.zeros(self._room, np.int64)
         self._blocks: IntArray = np.zeros(self._room, np.int64)
         self._current = False  # all the rest is what the engine has
-        self._open: dict[int, Any] = {}  # by slot, requests that are not steady
+        self.open: dict[int, Any] = {}  # by slot, requests that are not steady: prefills above all
         self._ahead = 0  # steps by which the columns of the steady lag
         self._phase = 0  # steps since all were read
         self._due = [0] * engine.block_size  # steady requests that will want a block, by phase modulo the block's size
@@ -56,7 +56,7 @@ class Batch:
             return
         self._count -= 1
         self._gone.append(slot)
-        if self._open.pop(slot, None) is None:
+        if self.open.pop(slot, None) is None:
             self._count_due(self.rows.cells.computed[slot] + self._ahead, -1)
 
     def reordered(self, places: list[int]) -> None:
@@ -73,7 +73,7 @@ class Batch:
             return
         self._ahead += 1
         self._phase += 1
-        if not joined and not self._open and total_tokens == self._count:
+        if not joined and not self.open and total_tokens == self._count:
             return
         if joined:
             self._close_gaps()
@@ -83,9 +83,9 @@ class Batch:
                 return
             self._slots[self._count] = slot
             self._count += 1
-            self._open[slot] = self.rows.request[slot]
-        steady = self._count - len(self._open)
-        rest = sum(num_tokens.get(request.request_id, 0) for request in self._open.values())
+            self.open[slot] = self.rows.request[slot]
+        steady = self._count - len(self.open)
+        rest = sum(num_tokens.get(request.request_id, 0) for request in self.open.values())
         if total_tokens != steady + rest and not self._left_out(num_tokens, steady + rest - total_tokens):
             self._current = False
 
@@ -93,7 +93,7 @@ class Batch:
         """New blocks of the step to come at most, where that is known without a look at everybody; else None."""
         if not self.counted:
             return None
-        return (self._settle() if self._open else 0) + self._due[self._phase % self._sizes.block_size]
+        return (self._settle() if self.open else 0) + self._due[self._phase % self._sizes.block_size]
 
     def demand(self, scheduled: bool = False) -> Demand:
         """What they will take in the step to come.
@@ -143,7 +143,7 @@ class Batch:
         """Read the open ones; who decodes from now on becomes steady. Returns blocks that the others want at most."""
         columns, pending, sizes = self.rows.columns, self.rows.extra.pending, self._sizes
         wanted, settled = 0, []
-        for slot, request in self._open.items():
+        for slot, request in self.open.items():
             generated, computed = request.num_output_tokens, request.num_computed_tokens
             placeholders = request.num_output_placeholders if self.engine.asynchronous else 0
             left = max(request.num_prompt_tokens + generated + placeholders - computed, 0)
@@ -159,7 +159,7 @@ class Batch:
             else:
                 wanted += _most_blocks(computed, left, int(columns.blocks[slot]), sizes)
         for slot in settled:
-            del self._open[slot]
+            del self.open[slot]
             self._count_due(int(columns.computed[slot]), 1)
             columns.generated[slot] -= self._ahead
             columns.computed[slot] -= self._ahead
@@ -188,7 +188,7 @@ class Batch:
         self._make_room(len(running))
         self._count, self._gone = len(running), []
         self._slots[: self._count] = slots
-        self._open = {int(slots[place]): running[place] for place in np.flatnonzero(~steady).tolist()}
+        self.open = {int(slots[place]): running[place] for place in np.flatnonzero(~steady).tolist()}
         self._current, self._ahead, self._phase = True, 0, 0
         size = self._sizes.block_size
         self._due = np.bincount(-(computed[steady] + self._sizes.lookahead) % size, minlength=size).tolist()
@@ -203,12 +203,12 @@ class Batch:
         """Open those steady ones that got no token, if that explains why `missing` tokens are."""
         idle = [request for request in self.engine.scheduler.running if request.request_id not in num_tokens]
         slots = [self.rows.slot_of[request.request_id] for request in idle]
-        opened = {slot: request for slot, request in zip(slots, idle, strict=True) if slot not in self._open}
+        opened = {slot: request for slot, request in zip(slots, idle, strict=True) if slot not in self.open}
         if len(opened) != missing:
             return False
         for slot in opened:
             self._count_due(int(self.rows.columns.computed[slot]) + self._ahead, -1)
-        self._open.update(opened)
+        self.open.update(opened)
         return True
 
     def _count_due(self, computed: int, change: int) -> None:

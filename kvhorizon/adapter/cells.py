@@ -17,6 +17,9 @@ class Cells(NamedTuple):
     overtaker: memoryview
     arrival_s: memoryview[float]
     weight: memoryview[float]
+    shared: memoryview
+    idle: memoryview
+    turn: memoryview[float]
     curve: memoryview
     scale: memoryview[float]
     handle: memoryview

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from kvhorizon.adapter.intake import AGE_LIMIT_S
+from kvhorizon.adapter.prefill_price import PrefillPrice
 
 FIRST_STEP_S = 0.02
 _STEP_WEIGHT = 0.1  # of the newest step in the mean of their duration
@@ -14,9 +15,18 @@ _LONGEST_STEP_S = 1.0
 class StepClock:
     """It counts from `AGE_LIMIT_S` at the start, so that no arrival is negative. `step_s` is a moving mean."""
 
-    def __init__(self, clock: Callable[[], float], wall: Callable[[], float]) -> None:
-        """`clock` gives steady seconds, `wall` the time of day on which requests are stamped."""
+    def __init__(
+        self, clock: Callable[[], float], wall: Callable[[], float], prefill: PrefillPrice, ahead: bool = False
+    ) -> None:
+        """`clock` gives steady seconds, `wall` the time of day on which requests are stamped.
+
+        `ahead`: a step is scheduled while the one before it runs, so that its own time is the gap after the next.
+        """
         self.wall = wall
+        self.prefill = prefill
+        self._ahead = ahead
+        self._newest: int | None = None  # prefill tokens of the step scheduled last
+        self._before: int | None = None  # of the one before it
         self.step_s = FIRST_STEP_S
         self._clock, self._origin_s = clock, clock() - AGE_LIMIT_S
         self._last_s = 0.0
@@ -33,4 +43,12 @@ class StepClock:
             gap_s = now_s - last_s
             gap_s = 0.0 if gap_s < 0.0 else _LONGEST_STEP_S if gap_s > _LONGEST_STEP_S else gap_s
             self.step_s += _STEP_WEIGHT * (gap_s - self.step_s)
+            ended = self._before if self._ahead else self._newest
+            if ended is not None and gap_s < _LONGEST_STEP_S:
+                self.prefill.see(gap_s, ended)
+        self._before, self._newest = self._newest, None
         return now_s
+
+    def ran(self, prefill_tokens: int) -> None:
+        """A step of so many prefill tokens is scheduled."""
+        self._newest = prefill_tokens

@@ -84,6 +84,8 @@ def _unfit(scheduler: Any) -> str:
         return "a pooling model generates no tokens"
     if getattr(scheduler, "is_encoder_decoder", False):
         return "an encoder-decoder model holds KV of another kind"
+    if getattr(scheduler, "is_mm_encoder_only", False):
+        return "an encoder without its language model generates no tokens"
     return ""
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,8 +13,13 @@ from kvhorizon.adapter.batch import Batch
 from kvhorizon.adapter.coming import with_coming
 from kvhorizon.adapter.decisions import DecisionLog
 from kvhorizon.adapter.demand import Demand
-from kvhorizon.adapter.engine import Engine, ready
+from kvhorizon.adapter.encoders import unsure_last
+from kvhorizon.adapter.engine import Engine
+from kvhorizon.adapter.kinds import ready
+from kvhorizon.adapter.lora import Adapters
+from kvhorizon.adapter.passing import beside_passing
 from kvhorizon.adapter.plans import PlanFollower
+from kvhorizon.adapter.prefixes import GLANCE_MOST, Prefixes
 from kvhorizon.adapter.reasons import Reasons
 from kvhorizon.adapter.rows import Rows, Slots
 from kvhorizon.adapter.rule import NOBODY, Choice, Rule, enough_victims, put_last
@@ -28,6 +35,10 @@ class Control:
     ) -> None:
         self.engine, self.rows, self.rule, self.plans, self.log, self.level = engine, rows, rule, plans, log, level
         self.batch, self.reasons = Batch(engine, rows), Reasons(engine, rows, plans, log)
+        self.prefixes = Prefixes(engine, rows, rule)
+        self.adapters = Adapters(engine, rows)
+        self.refused: dict[str, Any] = {}  # their grammar failed: vLLM ends them as soon as it sees them
+        self.passing: list[Any] = []  # of this step, not chosen from
         self.stage: Stage = HeapStage() if engine.by_priority else ListStage()
         self.choice = NOBODY
         self.busy = False  # this step called for a look at everybody
@@ -42,13 +53,24 @@ class Control:
         """The engine has admitted somebody."""
         self._calm_until = 0
 
+    def note_prefills(self, num_tokens: Mapping[str, int], joined: Collection[int]) -> None:
+        """A step was scheduled: full blocks of those that joined (slots) and of other prefills are cached now."""
+        if not self.prefixes.enabled or not len(self.rows.boundaries):
+            return
+        for slot, request in self.batch.open.items():
+            tokens = num_tokens.get(request.request_id, 0)
+            if tokens > 1 or slot in joined:
+                self.prefixes.scheduled(slot, request, tokens, slot in joined)
+
     def glance(self, now_s: float, may_evict: bool) -> bool:
         """Whether it is known without a look at anybody that none can join in this step and none lacks a block."""
         engine, rows, plans = self.engine, self.rows, self.plans
         if plans.serial != self._evictions_done and may_evict and plans.evicts:
             return False
-        if rows.num_passing or rows.streaming or engine.has_connector:
+        if rows.num_passing or rows.streaming or engine.has_connector or self.refused:
             return False
+        if rows.boundaries.stale:
+            self.prefixes.refresh(GLANCE_MOST)
         free = engine.free_blocks
         if not engine.scheduler.running or not self.rule.stands(engine, free, now_s):
             return False
@@ -75,11 +97,13 @@ class Control:
         queue, running = engine.scheduler.waiting, engine.scheduler.running
         if not queue or engine.seats <= 0:  # the engine admits nobody in this step
             return
+        self.prefixes.refresh()
+        others = self._others()
+        self.passing = [request for request in queue if not self._ours(request)] if others else []
         lacking = demand is not None and demand.total_blocks > free
-        if not (lacking or (running and self.rule.hopeless(rows, engine, free, now_s))):
+        if not (lacking or (running and not self.passing and self.rule.hopeless(rows, engine, free, now_s))):
             self.choice = self._choose(demand, now_s, evicted)
-        others = rows.num_passing > 0 or rows.streaming or engine.has_connector
-        shown = self._shown(queue) if others or self.choice is not NOBODY else []
+        shown = self._shown() if others or self.refused or self.choice is not NOBODY else []
         if shown or running:  # an idle engine is never shown an empty queue
             self.stage.present(engine.scheduler, shown)
             self.shown = None if others else shown
@@ -89,8 +113,11 @@ class Control:
         self.choice, self.busy = NOBODY, False
         engine = self.engine
         running, free = engine.scheduler.running, engine.free_blocks
-        if engine.scheduler.waiting and engine.seats > 0:
-            hopeless = running and self.rule.hopeless(self.rows, engine, free, now_s)
+        queue = engine.scheduler.waiting
+        if queue and engine.seats > 0:
+            self.prefixes.refresh()
+            self.passing = [request for request in queue if not self._ours(request)] if self._others() else []
+            hopeless = running and not self.passing and self.rule.hopeless(self.rows, engine, free, now_s)
             self.choice = NOBODY if hopeless else self._choose(None, now_s, [])
 
     def _choose(self, demand: Demand | None, now_s: float, evicted: list[int]) -> Choice:
@@ -101,7 +128,19 @@ class Control:
         demand = demand or self.batch.demand()
         if self.engine.has_connector:
             demand = with_coming(demand, self.rows, self.engine)
+        if self.engine.max_loras:
+            candidates = self.adapters.admissible(candidates, demand.slots, now_s)
+        if self.passing and len(candidates):
+            beside = beside_passing(self.passing, demand, candidates, self.rows, self.engine, now_s)
+            demand, candidates, self.passing = beside
+        if not len(candidates):
+            return NOBODY
+        self.prefixes.check_some()
+        before = self.rows.desk.owed.copy()
         choice = self._by_class(candidates, demand, now_s)
+        if not self.prefixes.confirm(choice.slots):
+            self.rows.desk.owed[:] = before  # as if nothing had been chosen yet
+            choice = self._by_class(candidates, demand, now_s)
         if choice is NOBODY:
             self.reasons.held(self.step, candidates, now_s)
         return choice
@@ -128,32 +167,36 @@ class Control:
             return rule.choose(rows, engine, demand, candidates, now_s)
         priority, choice, before = rows.extra.priority[candidates], NOBODY, 0
         account = rows.desk.owed
-        owed = owed_then = float(account[0])
+        owed = owed_then = account.copy()
         for level in np.unique(priority).tolist():
             urgent = candidates[priority <= level]
-            account[0] = owed  # what a narrower look let in, the wider one counts again
+            account[:] = owed  # what a narrower look let in, the wider one counts again
             wider = rule.choose(rows, engine, demand, urgent, now_s)
             if before and not set(choice.slots) <= set(wider.slots):
-                account[0] = owed_then
+                account[:] = owed_then
                 break
-            choice, before, owed_then = wider, len(urgent), float(account[0])
+            choice, before, owed_then = wider, len(urgent), account.copy()
             if len(choice.slots) < before:
                 break
         return choice
 
-    def _shown(self, queue: Any) -> list[Any]:
+    def _others(self) -> bool:
+        """Whether some of the queue may not be ours to choose from."""
+        return self.rows.num_passing > 0 or self.rows.streaming or self.engine.has_connector
+
+    def _shown(self) -> list[Any]:
         """The chosen, and those that pass through, each before the first chosen one that came after it."""
-        rows = self.rows
+        rows, passing = self.rows, deque(self.passing)
         chosen = [rows.request[slot] for slot in self.choice.slots if ready(rows.request[slot])]
-        if not (rows.num_passing or rows.streaming or self.engine.has_connector):
-            return chosen
-        passing = [request for request in queue if not self._ours(request)]
-        shown = []
+        shown = list(self.refused.values())
         for request in chosen:
             while passing and passing[0].arrival_time <= request.arrival_time:
-                shown.append(passing.pop(0))
+                shown.append(passing.popleft())
             shown.append(request)
-        return shown + passing
+        shown += passing
+        if self.engine.by_priority or not any(request.mm_features for request in shown):
+            return shown
+        return unsure_last(shown, self.engine.scheduler)
 
     def _ours(self, request: Any) -> bool:
         """Whether the request is among those that are chosen from; all others are the engine's."""

@@ -1,4 +1,4 @@
-"""What the guest reads of vLLM's scheduler: sizes, room, and which requests are its to admit.
+"""What the guest reads of vLLM's scheduler: sizes and room.
 
 Blocks are counted per token position: where several groups of layers grow with the context, one block here is one of
 each group. Layers with a bounded window take a bounded share, which is left to vLLM's own check; where no other are
@@ -41,6 +41,7 @@ class Engine:
         self.max_model_len = int(scheduler.max_model_len)
         self.asynchronous = bool(getattr(scheduler.scheduler_config, "async_scheduling", True))
         self.has_connector = getattr(scheduler, "connector", None) is not None  # waiting requests change by themselves
+        self.max_loras = int(getattr(getattr(scheduler, "lora_config", None), "max_loras", 0) or 0)  # 0: no LoRA
         self._tables = block_tables(scheduler)
         self._can_free = getattr(scheduler, "_request_blocks_can_be_freed", None)
         self._frees_later = hasattr(scheduler, "deferred_frees")
@@ -100,9 +101,13 @@ class Engine:
 
 def block_tables(scheduler: Any) -> Mapping[str, Sequence[Any]] | None:
     """vLLM's own, by request, of the first group of layers whose KV grows with the context; None where it has none."""
-    first = next((place for place, spec in enumerate(_specs(scheduler)) if not _bounded(spec)), 0)
     managers = getattr(scheduler.kv_cache_manager.coordinator, "single_type_managers", None)
-    return managers[first].req_to_blocks if managers else None
+    return managers[growing_group(scheduler)].req_to_blocks if managers else None
+
+
+def growing_group(scheduler: Any) -> int:
+    """The first group of layers whose KV grows with the context; 0 where none does without bound."""
+    return next((place for place, spec in enumerate(_specs(scheduler)) if not _bounded(spec)), 0)
 
 
 def growing_groups(scheduler: Any) -> int:
@@ -130,25 +135,3 @@ def _specs(scheduler: Any) -> list[Any]:
 
 def _bounded(spec: Any) -> bool:
     return type(spec).__name__.startswith(("SlidingWindow", "ChunkedLocal", "Mamba"))
-
-
-def steerable(request: Any) -> bool:
-    """Whether the request is plain text whose admission depends on memory alone; others pass through untouched."""
-    return not (
-        request.pooling_params is not None
-        or request.lora_request is not None
-        or request.structured_output_request is not None
-        or request.mm_features
-        or request.resumable
-        or request.prompt_embeds is not None
-        or getattr(request, "kv_transfer_params", None)
-        or getattr(request, "ec_transfer_params", None)
-    )
-
-
-def ready(request: Any) -> bool:
-    """Whether vLLM would look at this waiting request: not blocked, holding no blocks, with no output in flight."""
-    # `_name_` is the plain attribute; `name`, a property, takes two calls for each of those admitted
-    if request.status._name_ not in ("WAITING", "PREEMPTED") or request.num_computed_tokens > 0:
-        return False
-    return not getattr(request, "num_stale_output_tokens", 0) or bool(getattr(request, "drop_stale_output", False))

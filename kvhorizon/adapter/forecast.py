@@ -119,14 +119,15 @@ class Forecaster:
         save_history(self._hints.ratios, folder / "hints.npz")
 
     def restore(self, folder: Path) -> None:
-        """Take in what `save` wrote, into a new forecaster, in place of what it began with. Raises InputError for files
-        of no use."""
-        if (folder / "history.npz").exists():
-            history = GuardedHistory(len(self._history.survival))
+        """Take in what `save` wrote, into a new forecaster, in place of what it began with: all of it or nothing.
+        Raises InputError for files of no use, OSError for those that cannot be read."""
+        history, ratios = GuardedHistory(len(self._history.survival)), Hints(RATIO_ROWS)
+        found = [(folder / "history.npz").exists(), (folder / "hints.npz").exists()]
+        if found[0]:
             load_history(history, folder / "history.npz")
-            self._history = history
-        if (folder / "hints.npz").exists():
-            load_history(self._hints.ratios, folder / "hints.npz")
+        if found[1]:
+            load_history(ratios.ratios, folder / "hints.npz")
+        self._history, self._hints = history if found[0] else self._history, ratios if found[1] else self._hints
         self.tables = self._publish(self.tables.version + 1)
 
     def _promise(self, arrived: list[tuple[int, int, int, float, int]]) -> None:

@@ -19,10 +19,12 @@ from kvhorizon.adapter.compat import Level
 from kvhorizon.adapter.control import Control
 from kvhorizon.adapter.forecast import Forecaster
 from kvhorizon.adapter.guard import Guard, fail_open
+from kvhorizon.adapter.guardrail.guardrail import Guardrail
 from kvhorizon.adapter.intake import Intake
 from kvhorizon.adapter.learner import Learner
 from kvhorizon.adapter.losing import Losing
 from kvhorizon.adapter.modes import Mode, Switch
+from kvhorizon.adapter.prefill_price import PrefillPrice
 from kvhorizon.adapter.session import PlanSession
 from kvhorizon.adapter.ticker import Ticker
 
@@ -57,6 +59,7 @@ class Guest(Accounts):
         self.ladder: Counter[str] = Counter()
         self.intake = Intake(self.engine, self.rows, forecaster)
         self.admitted = Admitted(control, self.intake)
+        control.refused = self.intake.grammars.failed
         self.stale = False  # the rows may be wrong
         self.failed_step = False
         self.restore = control.stage.restore  # the queue is whole again, whatever happened
@@ -93,7 +96,8 @@ class Guest(Accounts):
 
     def use_clock(self, clock: Callable[[], float], wall: Callable[[], float]) -> None:
         """Steady seconds, and the time of day on which requests are stamped."""
-        self._clock = StepClock(clock, wall)
+        price = PrefillPrice(self.rule.prefill_s_per_token)
+        self._clock = StepClock(clock, wall, price, self.engine.asynchronous)
 
     def failed(self, hook: str, error: Exception) -> None:
         """An error of ours: it is counted, nobody stays hidden, and the rows are read anew before use."""
@@ -111,9 +115,13 @@ class Guest(Accounts):
         now_s = self._now_s = self._clock.step(self.engine.scheduler.running)
         self.failed_step, self.alone, control.shown = False, True, None
         control.step += 1
+        if switch.guardrail is not None:
+            self._compare(switch.guardrail, now_s)
         mode = self.mode = switch.mode(now_s) if switch.watched or switch.killed else switch.chosen
         if self.stale and not self.guard.retired:
             self._rebuild(now_s)
+        if self.intake.grammars.awaited:
+            self._promote()
         acts = mode is _CONTROL or mode is _ADVISE
         if not acts or self._leave_alone or self.guard.retired or self.engine.paused or control.level is _NONE:
             self._leave_alone = False
@@ -143,6 +151,9 @@ class Guest(Accounts):
         nobody = control.shown is not None and not control.shown
         taken = [] if nobody else self.admitted.take(scheduler.running, now_s, self.mode)
         control.batch.advanced(num_tokens, total_tokens, taken)
+        control.note_prefills(num_tokens, taken)
+        if self.rule.greedy.cached:
+            self._clock.ran(total_tokens - len(num_tokens))
         self._leave_alone = total_tokens == 0 and bool(scheduler.waiting) and not scheduler.running
         if now_s >= self._tell_s:
             self._tell(now_s)
@@ -156,7 +167,8 @@ class Guest(Accounts):
             return
         if self.intake.add(request, self._clock.now(), self._clock.wall()):
             self.ticker.news = True
-            self.rule.arrived(request.num_tokens)
+            if request.request_id not in self.intake.grammars:
+                self.rule.arrived(self.control.prefixes.own_tokens(request))
 
     @fail_open
     def preempted(self, request: Any) -> None:
@@ -164,6 +176,7 @@ class Guest(Accounts):
         if not self.stale and not self.guard.retired:
             slot = self.rows.slot_of[request.request_id]
             self.control.batch.gone(slot)
+            self.control.prefixes.freed(slot, request)
             self.rows.wait(slot)
             self.ticker.news = True
             self.rule.changed()
@@ -175,7 +188,7 @@ class Guest(Accounts):
         rows = self.rows
         slot = rows.slot_of.get(request.request_id)
         if slot is None:
-            self.rule.left(request.num_tokens)
+            self.rule.left(self.control.prefixes.own_tokens(request))
             self.intake.left(request)
             return
         self.intake.ended(slot, request)
@@ -184,6 +197,7 @@ class Guest(Accounts):
             self.rule.left(rows.tokens(slot))
         else:
             self.control.batch.gone(slot)
+            self.control.prefixes.freed(slot, request)
         rows.release(request.request_id)
 
     def recall(self) -> None:
@@ -200,12 +214,26 @@ class Guest(Accounts):
         if self.session is not None:
             self.session.stop()
 
+    def _compare(self, guardrail: Guardrail, now_s: float) -> None:
+        """Control against vLLM alone, as long as it is counted what either does."""
+        if self.account_guard.retired:
+            guardrail.rest()
+        else:
+            guardrail.step_s = self._clock.step_s
+            guardrail.step(now_s, self.mode)
+
     def _enter(self, due: bool) -> None:
         """Give newcomers their rows, if it is due or cannot wait."""
         intake = self.intake
-        if intake.outside and (due or intake.urgent or len(intake.outside) > ENTER_FEW):
+        if intake.outside and (due or intake.urgent or intake.num_entering > ENTER_FEW):
             for slot in intake.enter(ENTER_MOST):
                 self.rule.arrived(self.rows.tokens(slot))
+
+    def _promote(self) -> None:
+        """Requests whose grammar is ready are as if they came just now, but for their age."""
+        for request in self.intake.grammars.settle():
+            self.rule.arrived(self.control.prefixes.own_tokens(request))
+            self.ticker.news = True
 
     def _tell(self, now_s: float) -> None:
         """Wake those who work beside the step, when it is time."""
@@ -224,6 +252,8 @@ class Guest(Accounts):
     def _refresh(self, now_s: float) -> None:
         """Curves, plan and pace as they are now."""
         self.rule.step_s = self._clock.step_s
+        if self.rule.greedy.cached:
+            self.rule.prefill_s_per_token = self._clock.prefill.seconds
         if self.forecaster.tables is not self.rows.tables:
             self.rows.use_tables(self.forecaster.tables)
             self.rule.use(self.rows.tables.z, self.rows.tables.tokens_per_step)

@@ -6,10 +6,12 @@ from collections import Counter
 from itertools import islice
 from typing import Any
 
-from kvhorizon.adapter.engine import Engine, steerable
+from kvhorizon.adapter.engine import Engine
 from kvhorizon.adapter.forecast import Forecaster
+from kvhorizon.adapter.grammars import Grammars
 from kvhorizon.adapter.hints import Hint, read_class, read_hint, read_tenant
 from kvhorizon.adapter.keys import hint_leaf, leaf_of
+from kvhorizon.adapter.kinds import steerable
 from kvhorizon.adapter.rows import Rows
 from kvhorizon.adapter.weights import Weights
 from kvhorizon.errors import InputError
@@ -29,6 +31,7 @@ class Intake:
         self.named: Counter[str] = Counter()  # by class; `UNKNOWN` for one that is not among them
         self.outside: dict[str, tuple[Any, float]] = {}  # came, and have no row yet: with when they arrived
         self.urgent = False  # one of them is not ours to admit
+        self.grammars = Grammars()  # of some of them, which get no row before
         self._engine, self._rows, self._forecaster = engine, rows, forecaster
         self._groups = forecaster.groups
 
@@ -41,7 +44,9 @@ class Intake:
             return False
         age_s = min(max(wall_s - request.arrival_time, 0.0), AGE_LIMIT_S)
         self.outside[request.request_id] = request, now_s - age_s
-        if not steerable(request):
+        if steerable(request):
+            self.grammars.note(request)
+        else:
             self.urgent = True
         if self._groups is not None:
             self._groups.arrived(request, wall_s - AGE_LIMIT_S, wall_s)
@@ -50,12 +55,20 @@ class Intake:
     def enter(self, most: int = 1 << 30) -> list[int]:
         """Rows for those who came first, at most so many; their slots."""
         self.urgent = len(self.outside) > most and self.urgent
-        return [self.slot(name) for name in list(islice(self.outside, most))]
+        grammars = self.grammars
+        names = (name for name in self.outside if name not in grammars) if grammars else iter(self.outside)
+        return [self.slot(name) for name in list(islice(names, most))]
+
+    @property
+    def num_entering(self) -> int:
+        """Requests that may get their row."""
+        return len(self.outside) - len(self.grammars)
 
     def slot(self, name: str) -> int:
         """Of a request; it gets its row if it has none yet. Raises KeyError for a stranger."""
         if name not in self.outside:
             return self._rows.slot_of[name]
+        self.grammars.leave(name)
         return self._enter(*self.outside.pop(name))
 
     def _enter(self, request: Any, arrival_s: float) -> int:
@@ -78,6 +91,7 @@ class Intake:
         """All rows from the engine's own requests, after an error or an absence."""
         rows, scheduler = self._rows, self._engine.scheduler
         self.outside.clear()
+        self.grammars.clear()
         for name in list(rows.slot_of):
             rows.release(name)
         if self._groups is not None:
@@ -100,6 +114,7 @@ class Intake:
     def left(self, request: Any) -> None:
         """The request is over, and never had a row."""
         self.outside.pop(request.request_id, None)
+        self.grammars.leave(request.request_id)
         if self._groups is not None:
             self._groups.left(request)
 

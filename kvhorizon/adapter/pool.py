@@ -19,16 +19,16 @@ from kvhorizon.solver.greedy import HORIZONS
 Reals = NDArray[np.float64]
 Wholes = NDArray[np.int32]
 Marks = NDArray[np.uint8]
-REALS, WHOLES = 5, 9
+REALS, WHOLES = 6, 11
 
 
 class Pool(NamedTuple):
     """Of N slots, and at most S admissions in a step."""
 
-    real: Reals  # (REALS, N) arrival_s, remaining, scale of the curve, keys, weight
-    whole: Wholes  # (WHOLES, N) prompt … preemptions as in `Columns`, curve, waiting, rank
+    real: Reals  # (REALS, N) arrival_s, remaining, scale of the curve, keys, weight, turn
+    whole: Wholes  # (WHOLES, N) prompt … preemptions as in `Columns`, curve, waiting, rank, shared, idle
     marks: Marks  # (N,) overtaker
-    sums: Reals  # (4, H) mean, variance, survival; the last begins with what overtakers owe
+    sums: Reals  # (4, H) mean, variance, survival; the last begins with `owed`
     chosen: Wholes  # (S,)
     overtakes: Marks  # (S,)
 
@@ -56,7 +56,8 @@ def grown(pool: Pool, size: int) -> Pool:
 
 def columns_of(real: Reals, whole: Wholes, marks: Marks) -> Columns:
     """Views."""
-    return Columns(real[0], whole[0], whole[1], whole[2], whole[3], whole[4], whole[5], marks, real[1], real[4])
+    counts = whole[0], whole[1], whole[2], whole[3], whole[4], whole[5]
+    return Columns(real[0], *counts, marks, real[1], real[4], whole[9], whole[10], real[5])
 
 
 def curves_of(real: Reals, whole: Wholes, survival: Reals, residual: Reals) -> Curves:

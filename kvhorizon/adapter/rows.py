@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from kvhorizon.adapter.boundaries import Boundaries
 from kvhorizon.adapter.cells import cells_of
 from kvhorizon.adapter.ended import Told
 from kvhorizon.adapter.forecast import Tables, curve_of, place
+from kvhorizon.adapter.kinds import adapter_of
 from kvhorizon.adapter.pool import Pool, columns_of, curves_of, desk_of, grown, new_pool
 from kvhorizon.models.compiled import compiled
 from kvhorizon.models.survival import Curves
@@ -39,6 +41,7 @@ class Extra(NamedTuple):
     steer: NDArray[np.bool_]  # ours to admit; others pass through untouched
     place: NDArray[np.int64]  # in `_queue`
     pending: NDArray[np.int64]  # of running requests, as `demand` wants it
+    adapter: NDArray[np.int64]  # number of its LoRA adapter; 0: none
 
 
 def _extra(pool: Pool) -> Extra:
@@ -54,6 +57,7 @@ def _extra(pool: Pool) -> Extra:
         np.zeros(size),
         np.zeros(size, np.bool_),
         np.zeros(size, np.bool_),
+        np.zeros(size, np.int64),
         np.zeros(size, np.int64),
         np.zeros(size, np.int64),
     )
@@ -86,6 +90,8 @@ class Rows:
         self.tables = tables
         self._curves: dict[int, tuple[int, float]] = {}  # by key, of those without a hint
         self.fresh: list[int] = []  # waiting rows whose `remaining` is not predicted yet
+        self.boundaries = Boundaries()  # of what waiting requests find in the prefix cache
+        self.looked_up = False  # whether anyone looks that up
         self._free = list(range(capacity - 1, -1, -1))
         self._next_handle = 1
         self._queue: Slots = np.full(capacity, -1, np.int32)  # slots in order of becoming waiting; -1 once taken
@@ -118,6 +124,7 @@ class Rows:
         cells.limit[slot] = limit
         cells.weight[slot] = weight
         cells.overtaker[slot] = 0
+        cells.turn[slot] = -1.0
         cells.handle[slot] = handle
         extra.key[slot] = key
         extra.priority[slot] = request.priority
@@ -125,6 +132,7 @@ class Rows:
         cells.curve[slot], cells.scale[slot] = self._curve_of(key, hint_key, hint_tokens)
         cells.waits[slot] = False
         extra.steer[slot] = steer
+        extra.adapter[slot] = adapter_of(request)
         self.streaming |= bool(request.resumable)
         self.request[slot] = request
         self.told[slot] = Told(handle, key, hint_key, hint_tokens, limit)
@@ -142,10 +150,13 @@ class Rows:
         cells.generated[slot] = request.num_output_tokens
         cells.preemptions[slot] = request.num_preemptions
         cells.computed[slot] = cells.blocks[slot] = 0
+        cells.shared[slot] = cells.idle[slot] = 0
         cells.waits[slot] = True
         self.num_passing += not self.extra.steer[slot]
         self._append(slot)
         self.fresh.append(slot)
+        if self.looked_up:
+            self.boundaries.stale[slot] = None
         if len(self.fresh) > len(self.request):  # nobody has predicted for long
             self.fresh = self.waiting().tolist()
 
@@ -170,8 +181,9 @@ class Rows:
         return slot
 
     def tokens(self, slot: int) -> int:
-        """That a waiting request must prefill."""
-        tokens: int = self.cells.prompt[slot] + self.cells.generated[slot]
+        """Of memory that a waiting request would take: without those in blocks that others hold."""
+        cells = self.cells
+        tokens: int = cells.prompt[slot] + cells.generated[slot] - cells.shared[slot]
         return tokens
 
     def waiting(self) -> Slots:
@@ -220,6 +232,8 @@ class Rows:
         self._queue[self.cells.place[slot]] = -1
         self.cells.waits[slot] = False
         self.desk.rank[slot] = 0
+        if self.looked_up:
+            self.boundaries.drop(slot)
         self.num_waiting -= 1
         self.num_passing -= not self.extra.steer[slot]
 

@@ -21,6 +21,7 @@ from kvhorizon.adapter.rows import Rows, Slots
 from kvhorizon.models.compiled import compiled
 from kvhorizon.solver.columns import Int32Array, Room
 from kvhorizon.solver.greedy import Greedy, at_pace
+from kvhorizon.solver.reordering import CARE
 from kvhorizon.solver.select import choose_admissions, refresh_remaining, victim_row
 from kvhorizon.state import StepCost
 
@@ -49,9 +50,12 @@ class Rule:
         self.greedy = self._at_one_token = greedy
         self.losing = cost  # of what an eviction throws away
         self.step_s = REST_S / REST_STEPS  # how long a step takes at the moment
+        self.prefill_s_per_token = cost.linear_s_per_token  # by how much a token of prefill lengthens it
         self._stands_until_s = self._rests_until_s = -math.inf
         self._stands_at_free = 0
         self._smallest_tokens: int | None = None  # of all that wait; None: not known
+        self._first_tokens = math.inf  # of the first left waiting when a rest began
+        self._care = 1.0  # share of its reserves that the rule keeps at the moment
         self._newest_tokens = NO_TOKENS  # least of those that came since the decision that stands
 
     def use(self, z: float, tokens_per_step: float) -> None:
@@ -80,10 +84,10 @@ class Rule:
 
     def stands(self, engine: Engine, free: int, now_s: float) -> bool:
         """Whether it is known already that `choose` would answer "nobody" with `free` blocks, or may stand by it."""
-        if now_s < self._rests_until_s:
-            return True
         size = engine.block_size
-        spare = free * size - self.greedy.reserve_min_share * engine.total_blocks * size
+        spare = free * size - self._care * self.greedy.reserve_min_share * engine.total_blocks * size
+        if now_s < self._rests_until_s and spare < self._first_tokens:
+            return True
         if now_s < self._stands_until_s and free <= self._stands_at_free and spare < self._newest_tokens:
             return True
         return self._smallest_tokens is not None and spare < self._smallest_tokens
@@ -97,7 +101,8 @@ class Rule:
         slots = rows.waiting()
         if not len(slots):
             return True
-        self._smallest_tokens = int((rows.columns.prompt[slots] + rows.columns.generated[slots]).min())
+        columns = rows.columns
+        self._smallest_tokens = int((columns.prompt[slots] + columns.generated[slots] - columns.shared[slots]).min())
         return self.stands(engine, free, now_s)
 
     def choose(self, rows: Rows, engine: Engine, demand: Demand, candidates: Slots, now_s: float) -> Choice:
@@ -125,9 +130,14 @@ class Rule:
             now_s,
             self.greedy.late_after_s,
             0.0,
+            engine.total_blocks - free,
+            self.step_s,
+            self.prefill_s_per_token,
         )
+        self._care = float(desk.owed[CARE])
         if len(candidates) - chosen >= MANY:
             self._rests_until_s = now_s + min(REST_S, REST_STEPS * self.step_s)
+            self._first_tokens = self._first_left(rows, candidates, desk.chosen[:chosen])
         if chosen == 0:
             if tokens <= 0:  # next step has some again
                 return NOBODY
@@ -135,6 +145,13 @@ class Rule:
             self._newest_tokens = NO_TOKENS
             return NOBODY
         return Choice(desk.chosen[:chosen].tolist(), desk.overtakes[:chosen].astype(bool).tolist())
+
+    def _first_left(self, rows: Rows, candidates: Slots, chosen: Slots) -> float:
+        """Tokens that the first candidate left waiting takes, where order of arrival decides; else inf."""
+        if not self.greedy.cached:
+            return math.inf
+        taken = set(chosen.tolist())
+        return float(next(rows.tokens(slot) for slot in candidates.tolist() if slot not in taken))
 
     def victims(self, rows: Rows, demand: Demand, now_s: float) -> Iterator[int]:
         """Places in the running list, the best victim first, as many as are asked for."""
@@ -170,6 +187,9 @@ def decide(  # type: ignore[no-untyped-def]
     now_s,
     late_after_s,
     late_per_token_s,
+    used_blocks,
+    step_s,
+    prefill_s_per_token,
 ):
     """Predict the `fresh` waiting requests, then choose; returns how many were chosen.
 
@@ -178,7 +198,19 @@ def decide(  # type: ignore[no-untyped-def]
     columns, curves = columns_in(real, whole, marks), curves_in(real, whole, survival, residual)
     desk = desk_in(real, whole, sums, picked, overtakes)
     late = late_after_s, late_per_token_s
-    room = Room(free_blocks, owed_blocks, total_blocks, block_size, seats, token_budget, now_s, *late)
+    room = Room(
+        free_blocks,
+        owed_blocks,
+        total_blocks,
+        block_size,
+        seats,
+        token_budget,
+        now_s,
+        *late,
+        used_blocks,
+        step_s,
+        prefill_s_per_token,
+    )
     refresh_remaining(columns, curves, fresh, len(fresh))
     return choose_admissions(columns, curves, rule, running, len(running), room, desk, num_waiting)
 

@@ -5,15 +5,20 @@ Each method does vLLM's own work by `super()` and tells the guest before and aft
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+from typing import TYPE_CHECKING, Any
 
 import vllm  # type: ignore[import-not-found, unused-ignore]
 from vllm.platforms import current_platform  # type: ignore[import-not-found, unused-ignore]
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler  # type: ignore[import-not-found, unused-ignore]
 from vllm.v1.core.sched.scheduler import Scheduler  # type: ignore[import-not-found, unused-ignore]
 
-from kvhorizon.adapter.guest import Guest
-from kvhorizon.adapter.start import attach
+from kvhorizon.errors import in_a_line
+
+if TYPE_CHECKING:
+    from kvhorizon.adapter.guest import Guest
+
+logger = logging.getLogger(__name__)
 
 _Base: Any = object  # vLLM's class, at run time
 
@@ -25,7 +30,7 @@ class GuestMixin(_Base):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.kvhorizon = attach(self, vllm.__version__, _device_name())
+        self.kvhorizon = _attach(self)
 
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
         """vLLM's step, on the queue that the guest presents."""
@@ -93,6 +98,16 @@ def make_scheduler(*args: Any, **kwargs: Any) -> Any:
     config = kwargs.get("vllm_config") or args[0]
     asynchronous = config.scheduler_config.async_scheduling
     return (AsyncKvhorizonScheduler if asynchronous else KvhorizonScheduler)(*args, **kwargs)
+
+
+def _attach(scheduler: Any) -> Guest | None:
+    """The plugin, or None where there can be none, or where one of its libraries is broken. Raises InputError."""
+    try:
+        from kvhorizon.adapter.start import attach
+    except Exception as error:
+        logger.warning("kvhorizon could not be imported, vLLM goes on alone: %s", in_a_line(error))
+        return None
+    return attach(scheduler, vllm.__version__, _device_name())
 
 
 def _device_name() -> str | None:

@@ -27,6 +27,7 @@ class GuestSettings(BaseModel):
     mode: str = Field("control", pattern="^(observe|advise|control|off)$", description="what the guest may do")
     canary: float = Field(1.0, ge=0.0, le=1.0, description="share of time windows under control; the rest observe")
     canary_window_s: float = Field(60.0, gt=0.0)
+    guardrail: bool = Field(True, description="step back where control does worse than vLLM alone (decision 018)")
     kill_switch: Path | None = Field(None, description="a file: while it exists, vLLM is left alone")
     knob: Annotated[Knob, PlainValidator(Knob)] = Field(
         Knob.BALANCED, description="of the rules: means, balanced, strict or max-wait:SECONDS"

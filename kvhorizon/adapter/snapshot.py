@@ -14,7 +14,7 @@ from kvhorizon.adapter.rows import Rows
 from kvhorizon.models.compiled import compiled
 from kvhorizon.state import EngineFacts, ForecastKind, Habits, Requests, Snapshot
 
-COUNTS = 8  # prompt, generated, computed, blocks, limit, preemptions, curve, overtaker
+COUNTS = 10  # prompt, generated, computed, blocks, limit, preemptions, curve, overtaker, shared, cached
 
 
 class Moment(NamedTuple):
@@ -47,6 +47,8 @@ def gather(pool_real, pool_whole, marks, all_handles, running, waiting, handles,
         counts[5, i] = columns.preemptions[n]
         counts[6, i] = pool_whole[6, n]  # of the tables
         counts[7, i] = columns.overtaker[n]
+        counts[8, i] = columns.shared[n]
+        counts[9, i] = columns.shared[n] + columns.idle[n]
         reals[0, i] = columns.arrival_s[n]
         reals[1, i] = pool_real[2, n]
         reals[2, i] = columns.weight[n]
@@ -78,7 +80,8 @@ def snapshot_of(moment: Moment, facts: EngineFacts) -> Snapshot:
         blocks_held=counts[3],
         output_limit_tokens=counts[4],
         preemptions=counts[5],
-        cached_tokens=np.zeros(size, np.int64),
+        cached_tokens=counts[9],
+        shared_tokens=counts[8],
         weight=moment.reals[2],
         overtaker=counts[7].astype(np.uint8),
         forecast_kind=np.full(size, ForecastKind.CURVE, np.uint8),

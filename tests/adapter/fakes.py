@@ -18,6 +18,7 @@ class Status(enum.Enum):
     PREEMPTED = 3
     WAITING_FOR_REMOTE_KVS = 4
     FINISHED_ABORTED = 5
+    WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR = 6
 
 
 def request(name: str, prompt: int = 10, output: int = 0, computed: int = 0, **more: Any) -> Any:

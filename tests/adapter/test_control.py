@@ -12,6 +12,7 @@ from kvhorizon.adapter.decisions import DecisionLog
 from kvhorizon.adapter.engine import Engine
 from kvhorizon.adapter.facts import UNKNOWN_COST
 from kvhorizon.adapter.forecast import Forecaster
+from kvhorizon.adapter.kinds import PATIENCE_S, steerable
 from kvhorizon.adapter.plans import PlanFollower
 from kvhorizon.adapter.rows import Rows
 from kvhorizon.adapter.rule import Rule
@@ -29,8 +30,7 @@ def build(free: int, waiting: list[Any], knob: Knob = Knob.MEANS, **more: Any) -
     rows.take(rows.add(running, 0.0, 100, 0), 0.0)
     for number, one in enumerate(waiting):
         fake.waiting.append(one)
-        plain = one.lora_request is None and not one.resumable
-        rows.add(one, 1.0 + number, 100, 0, steer=plain)
+        rows.add(one, 1.0 + number, 100, 0, steer=steerable(one))
     rule = Rule(GREEDY[knob], UNKNOWN_COST)
     return Control(Engine(fake), rows, rule, PlanFollower(0), DecisionLog(), Level.FULL)
 
@@ -53,10 +53,38 @@ def test_only_those_that_fit_are_shown() -> None:
 
 def test_others_pass_through_in_their_place() -> None:
     first = request("first", 16, arrival_time=1.0)
-    lora = request("lora", 1500, arrival_time=2.0, lora_request=SimpleNamespace())
+    moved = request("moved", 1500, arrival_time=2.0, kv_transfer_params={"do_remote_prefill": True})
     last = request("last", 1500, arrival_time=3.0)
-    assert shown(build(50, [first, lora, last])) == ["first", "lora"]
-    assert shown(build(0, [first, lora, last])) == ["lora"]
+    assert shown(build(50, [first, moved, last])) == ["first", "moved"]
+    assert shown(build(0, [first, moved, last])) == ["moved"]
+
+
+def test_what_others_are_about_to_take_is_not_given_away() -> None:
+    """Of 30 free blocks the stream takes 13 of its own accord; 10 more fit beside what runs, 16 do not."""
+    stream = request("stream", 200, arrival_time=1.0, resumable=True)
+    assert shown(build(30, [stream, request("next", 160, arrival_time=2.0)])) == ["stream", "next"]
+    assert shown(build(30, [stream, request("next", 256, arrival_time=2.0)])) == ["stream"]
+    assert shown(build(30, [request("next", 256, arrival_time=2.0)])) == ["next"]
+
+
+def test_behind_one_that_does_not_fit_stands_who_came_later() -> None:
+    """As in vLLM's own queue: memory is being kept for it."""
+    before, after = request("before", 16, arrival_time=1.0), request("after", 16, arrival_time=3.0)
+    stream = request("stream", 1500, arrival_time=2.0, resumable=True)
+    assert shown(build(60, [before, stream, after])) == ["before", "stream"]
+
+
+def test_who_came_later_waits_for_one_that_waited_too_long() -> None:
+    """The old one of 40 blocks needs nearly all 50; streams of 20 would take its place for ever."""
+
+    def seen(age_s: float) -> list[str]:
+        old, stream = request("old", 640, arrival_time=1.0), request("stream", 320, arrival_time=2.0, resumable=True)
+        control = build(50, [old, stream])
+        control.rows.columns.arrival_s[control.rows.slot_of["old"]] = 10.0 - age_s
+        return shown(control)
+
+    assert seen(PATIENCE_S - 1.0) == ["stream"]
+    assert seen(PATIENCE_S + 1.0) == ["old"]
 
 
 def test_a_stream_that_waits_again_unnoticed_is_shown() -> None:

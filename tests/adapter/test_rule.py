@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvhorizon.adapter.batch import Batch
-from kvhorizon.adapter.engine import Engine, steerable
+from kvhorizon.adapter.engine import Engine
 from kvhorizon.adapter.facts import UNKNOWN_COST
 from kvhorizon.adapter.forecast import Forecaster
 from kvhorizon.adapter.rows import Rows
@@ -132,12 +132,6 @@ def test_victims_are_ordered_by_the_shared_score() -> None:
 def test_the_greatest_come_first_and_equals_in_their_order(scores: list[float]) -> None:
     found = list(greatest_first(np.array(scores, dtype=np.float64)))
     assert found == np.argsort(-np.array(scores), kind="stable").tolist()
-
-
-def test_what_is_not_plain_text_passes_through() -> None:
-    assert steerable(request("a"))
-    for name, value in (("lora_request", 1), ("mm_features", [1]), ("resumable", True), ("pooling_params", 1)):
-        assert not steerable(request("a", **{name: value}))
 
 
 def test_running_rows_are_read_anew() -> None:

@@ -29,6 +29,7 @@ from kvhorizon.adapter.telemetry.observer import Observer
 from kvhorizon.cli.explain import find, planned, sentence
 from kvhorizon.errors import InputError
 from kvhorizon.recording.read import read_recording
+from kvhorizon.sim.whatif import Question, prepare, what_if
 from kvhorizon.wire.local import ask, local_addresses
 
 STEP_S = 0.02
@@ -168,6 +169,19 @@ def test_a_recording_holds_every_request(asynchronous: bool, tmp_path: Path) -> 
     assert accounting.preemptions > 0
 
 
+@pytest.mark.parametrize("caching", [False, True])
+def test_a_recording_is_replayed_with_the_prefix_caching_that_vllm_had(tmp_path: Path, caching: bool) -> None:
+    """What-if has it on or off as recorded, and finds the shared system prompts by vLLM's own hashes."""
+    made = engine(caching=caching, mode="observe", record=str(tmp_path), record_prefixes=True)
+    run(made, workload(30, seed=2, caching=caching, shared=64))
+    made.scheduler.kvhorizon.stop()
+    assert read_recording(tmp_path).facts["prefix_caching"] is caching
+    results = what_if(prepare(Question(str(tmp_path), policies=("fcfs",))), {}).results
+    assert results["engine"]["prefix_caching"] is caching
+    assert results["warnings"] == []
+    assert (results["policies"][0]["cached_share"] > 0.0) is caching
+
+
 def test_a_full_disk_costs_nothing_but_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = drive(Setup(guest=False)).run(workload(60, seed=1))
     made = engine(mode="observe", record=str(tmp_path))
@@ -287,12 +301,20 @@ def test_the_guests_socket_goes_with_it() -> None:
         time.sleep(0.2)
 
 
-def test_a_port_in_use_is_said_at_the_start() -> None:
-    with socket.socket() as taken:
+def test_a_port_in_use_costs_the_port_only(caplog: pytest.LogCaptureFixture) -> None:
+    with socket.socket() as taken, caplog.at_level("WARNING", "kvhorizon"):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with pytest.raises(InputError, match=r"http_port=\d+, cannot be bound on 127.0.0.1"):
-            engine(http_port=taken.getsockname()[1])
+        port = taken.getsockname()[1]
+        made = engine(http_port=port)
+    assert [line for line in caplog.messages if f"cannot be asked on 127.0.0.1:{port}" in line]
+    assert made.scheduler.kvhorizon.telemetry.http is None
+    assert made.scheduler.kvhorizon.telemetry.local is not None
+
+
+def test_an_address_that_is_not_of_this_machine_is_a_wrong_setting() -> None:
+    with pytest.raises(InputError, match=r"http_port=\d+, cannot be bound on 192.0.2.1"):
+        engine(http_port=49152, http_host="192.0.2.1")
 
 
 def test_a_folder_that_is_none_is_said_at_the_start(tmp_path: Path) -> None:

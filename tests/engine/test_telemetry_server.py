@@ -138,6 +138,7 @@ def test_recorded_times_are_those_that_vllm_measures(serving: Serving) -> None:
         assert abs(difference_s) < 0.05 * REQUESTS
     assert len(set(recording.texts["tenant"])) == 3
     assert recording.facts["model"] == "tiny"
+    assert recording.facts["prefix_caching"] is False
 
 
 def test_a_request_of_the_server_is_explained_by_its_id(serving: Serving) -> None:

@@ -185,6 +185,26 @@ CATALOGUE = (
         "measure",
         "bound",
     ),
+    _gauge(
+        "kvhorizon_guardrail_state",
+        "1 for the state of the guardrail, else 0: off (not wanted, or a canary runs), watching, stepped_back (vLLM "
+        "decides alone, since control did worse)",
+        "state",
+    ),
+    _counter("kvhorizon_guardrail_switch_offs", "Times that the guardrail stepped back from control"),
+    _gauge("kvhorizon_guardrail_native_share", "Share of the time in which vLLM decides alone while something waits"),
+    _counter(
+        "kvhorizon_guardrail_pairs",
+        "Pairs of windows, control and vLLM alone: counted, or not since nothing waited (idle), the load was "
+        "unequal, or the engine idled or the mode was changed (spoilt)",
+        outcome=("counted", "idle", "unequal", "spoilt"),
+    ),
+    _gauge(
+        "kvhorizon_guardrail_evidence",
+        "Evidence against control by measure (wait_s, token_s, tokens_per_s, preemptions_per_s); where their sum "
+        "reaches 300 control is switched off",
+        "measure",
+    ),
     _gauge("kvhorizon_retired", "1 for a part of the guest that retired after errors in a row", "part"),
     _gauge(
         "kvhorizon_session",

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from prometheus_client import CollectorRegistry
 
+from kvhorizon.adapter.guardrail.evidence import MARGINS
+from kvhorizon.adapter.guardrail.guardrail import Guardrail
 from kvhorizon.adapter.modes import Mode
 from kvhorizon.adapter.telemetry.canary import MEASURES, CanaryReport
 from kvhorizon.adapter.telemetry.catalogue import CATALOGUE, build
@@ -18,6 +20,7 @@ from kvhorizon.adapter.telemetry.pressure import promised_blocks
 if TYPE_CHECKING:
     from kvhorizon.adapter.guest import Guest
 
+GUARDRAIL_STATES = ("off", "watching", "stepped_back")
 SESSION_STATES = ("off", "idle", "starting", "planning", "failing")
 
 
@@ -49,6 +52,7 @@ class Publisher:
             self._forecasts()
             self._trouble()
             self._state()
+            self._guard(self._guest.switch.guardrail)
             if self._canary is not None:
                 self._compare(self._canary)
             return ended
@@ -140,6 +144,18 @@ class Publisher:
             self._set("kvhorizon_tenant_factor", factor, tenant=tenant)
         for steps, blocks in promised_blocks(engine, guest.rows).items():
             self._set("kvhorizon_promised_blocks", blocks, steps=str(steps))
+
+    def _guard(self, guardrail: Guardrail | None) -> None:
+        """Control against vLLM alone, by the guardrail."""
+        state = "off" if guardrail is None else "stepped_back" if guardrail.stepped_back else "watching"
+        self._one_of("kvhorizon_guardrail_state", "state", GUARDRAIL_STATES, state)
+        if guardrail is not None:
+            self._grow("kvhorizon_guardrail_switch_offs", guardrail.switch_offs)
+            self._grow_all("kvhorizon_guardrail_pairs", "outcome", guardrail.pairs)
+            self._set("kvhorizon_guardrail_native_share", guardrail.native_share)
+            for margin in MARGINS:
+                against = guardrail.evidence.of(margin.measure)
+                self._set("kvhorizon_guardrail_evidence", against, measure=margin.measure)
 
     def _forecasts(self) -> None:
         health = self._guest.forecaster.health

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import math
@@ -23,6 +24,7 @@ FILE_ROWS = 20_000
 FILE_S = 60.0  # a killed engine loses no more than this
 IDLE_FILE_S = 10.0  # where it was idle, no more than this
 KEPT_ROWS = 100_000  # while the disk refuses them
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # no wrong setting
 _HASH_BITS = 2**63 - 1
 
 
@@ -38,12 +40,15 @@ class Recorder:
         given_tenants: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Raises InputError where the folder cannot be used or pyarrow is missing."""
+        """Raises InputError where the folder cannot be used or pyarrow is missing, OSError where a disk is full or
+        broken, ImportError for a pyarrow that is."""
         arrow("record")
         try:
             self._folder = Folder(path, name, most_bytes)
             self._salt = b"" if given_tenants else _salt(path)
         except OSError as error:
+            if error.errno in _DISK:
+                raise
             raise InputError("record", str(path), f"must be a writable folder ({error.strerror})") from None
         self.written = self.lost = 0
         self._given_tenants = given_tenants

@@ -6,6 +6,7 @@ PROMETHEUS_MULTIPROC_DIR instead; the engine's process writes there by itself, a
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
@@ -13,6 +14,9 @@ from prometheus_client import REGISTRY
 from vllm.v1.metrics.loggers import AggregateStatLoggerBase  # type: ignore[import-not-found, unused-ignore]
 
 from kvhorizon.adapter.telemetry.relay import Relay
+from kvhorizon.errors import in_a_line
+
+logger = logging.getLogger(__name__)
 
 
 class KvhorizonStatLogger(AggregateStatLoggerBase):  # type: ignore[misc, unused-ignore]
@@ -20,7 +24,10 @@ class KvhorizonStatLogger(AggregateStatLoggerBase):  # type: ignore[misc, unused
 
     def __init__(self, vllm_config: Any, engine_indexes: list[int] | None = None, *_: Any, **__: Any) -> None:
         if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-            Relay(str(vllm_config.instance_id), engine_indexes or [0]).start(REGISTRY)
+            try:
+                Relay(str(vllm_config.instance_id), engine_indexes or [0]).start(REGISTRY)
+            except Exception as error:  # whatever it is, the server starts
+                logger.warning("kvhorizon's metrics will be missing from the engine's own: %s", in_a_line(error))
 
     def record(self, *_: Any, **__: Any) -> None:
         """Nothing: what vLLM tells here is in its own metrics."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import logging
 import os
 import secrets
+import socket
 import threading
 import time
 import weakref
@@ -23,7 +25,7 @@ from kvhorizon.adapter.telemetry.listen import Answer, Listener, Route, as_json,
 from kvhorizon.adapter.telemetry.observer import Observer
 from kvhorizon.adapter.telemetry.publisher import Publisher
 from kvhorizon.adapter.telemetry.recorder import Recorder
-from kvhorizon.errors import InputError
+from kvhorizon.errors import InputError, in_a_line
 from kvhorizon.models.offload import kv_bytes_on_one
 from kvhorizon.models.shape import ModelShape
 from kvhorizon.state import EngineFacts
@@ -40,7 +42,8 @@ class Telemetry:
     """Of one guest. `observer` is the step's side; all else runs beside it, and ends with the guest."""
 
     def __init__(self, guest: Guest, settings: GuestSettings, config: Any, facts: EngineFacts) -> None:
-        """Raises InputError where a port or folder that the settings ask for cannot be had."""
+        """Raises InputError where the settings ask for what there cannot be. A port that is taken and a disk that is
+        full cost that part only, with one line."""
         engine = data_parallel_rank(config)
         windows = Windows(settings.canary_window_s) if settings.canary < 1.0 else None
         self.observer = Observer(guest, settings.record is not None and settings.record_prefixes, windows)
@@ -93,9 +96,12 @@ class Telemetry:
         port = settings.http_port + engine
         try:
             return listen_tcp(settings.http_host, port, self._routes())
-        except OSError as error:
-            rule = f"cannot be bound on {settings.http_host}: {error.strerror or error}"
-            raise InputError("http_port", port, rule) from None
+        except (OSError, OverflowError) as error:
+            why = getattr(error, "strerror", None) or error
+            if isinstance(error, OverflowError | socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+                raise InputError("http_port", port, f"cannot be bound on {settings.http_host}: {why}") from None
+            logger.warning("kvhorizon cannot be asked on %s:%d: %s", settings.http_host, port, why)
+            return None
 
     def _listen_locally(self, instance: str, engine: int) -> Listener | None:
         try:
@@ -111,6 +117,7 @@ class Telemetry:
             "/explain": self._explain,
             "/decisions": self._decisions,
             "/canary": self._canary,
+            "/guardrail": self._guardrail,
         }
         return {path: _weakly(method) for path, method in methods.items()}
 
@@ -127,6 +134,10 @@ class Telemetry:
             return None
         self.collect()
         return "text/plain; charset=utf-8", f"{self.canary.line()}\n".encode()
+
+    def _guardrail(self, _query: Mapping[str, str]) -> Answer | None:
+        guardrail = self._guest.switch.guardrail
+        return None if guardrail is None else ("text/plain; charset=utf-8", f"{guardrail.line()}\n".encode())
 
     def _decisions(self, _query: Mapping[str, str]) -> Answer:
         return as_json(explain.newest(self._guest, time.time()))
@@ -145,26 +156,18 @@ class Shown(Collector):
             yield family
 
 
-def start_telemetry(guest: Guest, settings: GuestSettings, config: Any, facts: EngineFacts) -> Telemetry | None:
-    """Telemetry for a guest; None, with one line, where it cannot start. Raises InputError for wrong settings only."""
-    try:
-        return Telemetry(guest, settings, config, facts)
-    except InputError:
-        raise
-    except Exception:
-        logger.exception("kvhorizon's telemetry could not start; the guest goes on without")
-        return None
-
-
 def make_recorder(settings: GuestSettings, engine: int, described: Mapping[str, Any]) -> Recorder | None:
-    """The recorder that the settings ask for. Raises InputError."""
+    """The recorder that the settings ask for; None, with one line, where it cannot begin. Raises InputError."""
     if settings.record is None:
         return None
     started = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     name = f"{started}-{engine}-{os.getpid()}-{secrets.token_hex(2)}"
-    return Recorder(
-        settings.record, name, described, settings.record_limit_mb * 2**20, settings.record_tenants == "given"
-    )
+    most_bytes, given = settings.record_limit_mb * 2**20, settings.record_tenants == "given"
+    try:
+        return Recorder(settings.record, name, described, most_bytes, given)
+    except (OSError, ImportError) as error:
+        logger.warning("kvhorizon records nothing: %s", in_a_line(error))
+        return None
 
 
 def model_name(config: Any) -> str:
@@ -177,6 +180,9 @@ def described(config: Any, facts: EngineFacts, shape: ModelShape | None) -> dict
     """The engine, for whoever reads its recording."""
     kv_bytes = kv_bytes_on_one(shape, int(config.parallel_config.tensor_parallel_size))
     told = {"cost": facts.cost._asdict(), "model": model_name(config), "kv_bytes_per_token": kv_bytes}
+    caching = getattr(getattr(config, "cache_config", None), "enable_prefix_caching", None)
+    if isinstance(caching, bool):
+        told["prefix_caching"] = caching
     return {**dataclasses.asdict(facts), **told}
 
 

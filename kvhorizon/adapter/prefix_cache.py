@@ -1,0 +1,82 @@
+"""vLLM's prefix cache, read: how much of a waiting request's prompt is cached, and what running requests share.
+
+A chain's blocks become free from its end, so its end is overwritten first: its cached blocks, and those in use, each
+end at one boundary, found by bisection; one that was right before is confirmed by two look-ups. (Equal blocks computed
+side by side can make the second boundary too small; vLLM's own check at admission stays the judge.)
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from kvhorizon.adapter.engine import Engine, block_tables, growing_group
+
+
+class PrefixCache:
+    """Of one engine. Without prefix caching nothing is ever found."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.enabled = engine.prefix_tokens > 0
+        self.block_size = engine.block_size
+        scheduler = engine.scheduler
+        self._manager = scheduler.kv_cache_manager
+        self._tables = block_tables(scheduler)
+        self._group = [growing_group(scheduler)]
+        pool, groups = self._manager.block_pool, scheduler.kv_cache_config.kv_cache_groups
+        plain = len(groups) == 1 and getattr(pool, "hash_block_size", None) == self.block_size
+        self._lookup = getattr(pool, "get_cached_block", None) if plain else None
+
+    def found(self, request: Any, found: int = 0, held: int = 0) -> tuple[int, int]:
+        """Leading blocks that vLLM would find of a waiting request, and how many of them others hold.
+
+        `found` and `held` are guesses.
+        """
+        if not self.enabled or getattr(request, "skip_reading_prefix_cache", False):
+            return 0, 0
+        hashes = request.block_hashes
+        most = min((int(request.num_tokens) - 1) // self.block_size, len(hashes))
+        if most <= 0:
+            return 0, 0
+        lookup, group = self._lookup, self._group
+        if lookup is None:
+            return self._computed(request)
+        found = boundary(hashes, most, found, lambda one: lookup(one, group) is not None)
+        held = boundary(hashes, found, held, lambda one: _in_use(lookup(one, group)))
+        return found, held
+
+    def shared(self, request: Any) -> int:
+        """Leading blocks of a running request that others hold, too."""
+        blocks = (self._tables or {}).get(request.request_id, ())
+        return bisect_left(blocks, True, key=lambda block: block.ref_cnt <= 1)
+
+    def _computed(self, request: Any) -> tuple[int, int]:
+        """As `found`, by vLLM's own search: where blocks and hashes differ in size, or layers keep less than all."""
+        blocks, tokens = self._manager.get_computed_blocks(request)[:2]
+        first = blocks.blocks[self._group[0]] if tokens else ()
+        return int(tokens) // self.block_size, sum(block.ref_cnt > 0 for block in first)
+
+
+def boundary(hashes: Sequence[bytes], most: int, guess: int, good: Callable[[bytes], bool]) -> int:
+    """How many of the leading `hashes`, at most `most`, are `good`, if the good ones come first; `guess` is tried."""
+    low, high = 0, most
+    if guess <= most:
+        if guess == 0 or good(hashes[guess - 1]):
+            if guess == most or not good(hashes[guess]):
+                return guess
+            low = guess + 1
+        else:
+            high = guess - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        if good(hashes[middle - 1]):
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _in_use(cached: Sequence[Any] | None) -> bool:
+    """Whether some request holds the block that vLLM finds, the first of each of the groups asked for."""
+    return cached is not None and cached[0].ref_cnt > 0
