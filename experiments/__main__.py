@@ -58,13 +58,17 @@ EXPERIMENTS = (
     Experiment("readme_picture", not_quick="it has no smoke run"),
     Experiment("lockstep", ENGINE, not_quick="its smoke run is a test of `make test-engine`, and takes minutes"),
     Experiment("fuzz_engine", ENGINE),
+    Experiment("guardrail", ENGINE),
     Experiment("bench_adapter", ENGINE),
+    Experiment("defaults_virtual", ENGINE),
     Experiment("real_engine", ENGINE),
+    Experiment("defaults_live", ENGINE),
     Experiment("near_ties", ENGINE),
     Experiment("recorded_replay", ENGINE),
     Experiment("upstream_tests", ENGINE),
     Experiment("support_matrix", ENGINE),
     Experiment("faults_live", ENGINE),
+    Experiment("starts", ENGINE, not_quick="it needs root, to start engines as another user"),
     Experiment("soak", ENGINE),
 )
 APART = {

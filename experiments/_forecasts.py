@@ -16,7 +16,7 @@ from kvhorizon.models.lognormal import Window, fit_lognormal
 from kvhorizon.models.prequential import Forecaster, OnlineHistory, finish_times
 from kvhorizon.models.survival import GRID_POINTS, lognormal_curve
 from kvhorizon.sim.trace import Trace, limit, make_trace
-from kvhorizon.sim.traces import read_lengths, read_trace
+from kvhorizon.sim.traces import PREFIX_TOKENS, read_lengths, read_trace
 
 LENGTHS_RATE = 5.0  # arrivals per second of traces that have none, as a Poisson process
 ROWS = 256
@@ -27,7 +27,7 @@ def traces(quick: bool) -> dict[str, Trace]:
     """All open traces with lengths; those without arrivals get some."""
     most = QUICK_REQUESTS if quick else 10**9
     found = {name: limit(read_trace(data() / "traces" / file), most) for name, file in MEASURED.items()}
-    found["lmcache_miniswe"] = read_trace(data() / "traces" / "lmcache_miniswe_a.csv.gz")
+    found["lmcache_miniswe"] = read_trace(data() / "traces" / "lmcache_miniswe_a.csv.gz", PREFIX_TOKENS)
     for name, file in LENGTHS.items():
         prompt, output = (column[:most] for column in read_lengths(data() / "traces" / file))
         rng = np.random.default_rng(0)

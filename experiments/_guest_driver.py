@@ -34,10 +34,11 @@ def workload(
     output: tuple[int, int] = (5, 150),
     caching: bool = False,
     shared: int = 0,
+    share_every: int = 1,
     priorities: int = 1,
     extra: dict[str, Any] | None = None,
 ) -> list[Request]:
-    """Random requests; the first `shared` tokens are everybody's. Deterministic in the seed."""
+    """Random requests; every `share_every`-th begins with the same `shared` tokens. Deterministic in the seed."""
     rng = random.Random(seed)
     hash_of = get_hash_fn_by_name("sha256")
     init_none_hash(hash_of)
@@ -46,7 +47,9 @@ def workload(
     for number in range(count):
         sampling = SamplingParams(max_tokens=rng.randint(*output), ignore_eos=True, extra_args=extra)
         sampling.update_from_generation_config({}, 2)
-        tokens = [5] * shared + [rng.randint(3, 1000) for _ in range(rng.randint(*prompt))]
+        tokens = [5] * (shared if number % share_every == 0 else 0) + [
+            rng.randint(3, 1000) for _ in range(rng.randint(*prompt))
+        ]
         found.append(
             Request(
                 request_id=f"r{number}",
@@ -119,14 +122,7 @@ class Drive:
             [7] * (1 + self._accepts.randint(0, len(drafted.get(name, ())))) if gives else []
             for name, gives in zip(names, sampled, strict=True)
         ]
-        result = ModelRunnerOutput(
-            req_ids=names,
-            req_id_to_index={name: place for place, name in enumerate(names)},
-            sampled_token_ids=tokens,
-            logprobs=None,
-            prompt_logprobs_dict={},
-            pooler_output=[],
-        )
+        result = sampled_by_model(names, tokens)
         for outputs in self.scheduler.update_from_output(output, result).values():
             for one in outputs.outputs:
                 self.trace.append((len(self.steps), one.request_id, len(one.new_token_ids)))
@@ -151,6 +147,18 @@ class Drive:
                 return self
             self.step()
         raise AssertionError(f"not done after {most_steps} steps: {len(self.ends)} of {len(requests)} ended")
+
+
+def sampled_by_model(names: list[str], tokens: list[list[int]]) -> ModelRunnerOutput:
+    """What a model's runner returns for the requests `names`: the new `tokens` of each, none while it is prefilled."""
+    return ModelRunnerOutput(
+        req_ids=names,
+        req_id_to_index={name: place for place, name in enumerate(names)},
+        sampled_token_ids=tokens,
+        logprobs=None,
+        prompt_logprobs_dict={},
+        pooler_output=[],
+    )
 
 
 def drive(setup: Setup) -> Drive:

@@ -9,12 +9,14 @@ import torch
 from vllm.config import (
     CacheConfig,
     DeviceConfig,
+    LoRAConfig,
     ModelConfig,
     ParallelConfig,
     SchedulerConfig,
     SpeculativeConfig,
     VllmConfig,
 )
+from vllm.v1.core.encoder_cache_manager import EncoderCacheManager
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.core.single_type_kv_cache_manager import register_all_kvcache_specs
@@ -40,6 +42,9 @@ class Setup:
     policy: str = "fcfs"
     watermark: float = 0.0
     data_parallel: int = 1
+    block_size: int = BLOCK
+    adapters: int = 0  # LoRA adapters in one batch at most; 0: none are served
+    images: int = 0  # encoder embeddings a step, and as many in the cache; 0: text only
     drafts: int = 0  # a step, of a draft model, which wants room for as many tokens beyond
     guest: bool = True
     step_s: float | None = 0.02  # on the guest's clock; None: real time
@@ -47,7 +52,7 @@ class Setup:
 
 
 def make(setup: Setup) -> Scheduler:
-    """vLLM's scheduler, ours if `setup.guest`."""
+    """vLLM's scheduler, ours if `setup.guest`: always in control, unless the settings want the guardrail."""
     model = ModelConfig(
         model=model_folder(), dtype="float16", seed=0, skip_tokenizer_init=True, max_model_len=setup.max_len
     )
@@ -64,28 +69,33 @@ def make(setup: Setup) -> Scheduler:
             policy=setup.policy,
             watermark=setup.watermark,
         ),
-        cache_config=CacheConfig(block_size=BLOCK, enable_prefix_caching=setup.caching),
+        cache_config=CacheConfig(block_size=setup.block_size, enable_prefix_caching=setup.caching),
         parallel_config=parallel,
         speculative_config=_speculation(setup, model, parallel),
         device_config=DeviceConfig("cpu"),
-        additional_config={"kvhorizon": setup.settings} if setup.guest else {},
+        lora_config=LoRAConfig(max_lora_rank=8, max_loras=setup.adapters) if setup.adapters else None,
+        additional_config={"kvhorizon": {"guardrail": False, **setup.settings}} if setup.guest else {},
     )
     config.scheduler_config.async_scheduling = setup.asynchronous  # the CPU platform turns it off
-    config.cache_config.block_size = BLOCK
+    config.cache_config.block_size = setup.block_size
     config.cache_config.num_gpu_blocks = setup.blocks
     register_all_kvcache_specs(config)
-    spec = FullAttentionSpec(block_size=BLOCK, num_kv_heads=2, head_size=16, dtype=torch.float16)
+    spec = FullAttentionSpec(block_size=setup.block_size, num_kv_heads=2, head_size=16, dtype=torch.float16)
     own = AsyncScheduler if setup.asynchronous else Scheduler
-    return (make_scheduler if setup.guest else own)(
+    scheduler = (make_scheduler if setup.guest else own)(
         vllm_config=config,
         kv_cache_config=KVCacheConfig(
             num_blocks=setup.blocks, kv_cache_tensors=[], kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)]
         ),
-        block_size=BLOCK,
-        hash_block_size=BLOCK,
+        block_size=setup.block_size,
+        hash_block_size=setup.block_size,
         log_stats=True,
         structured_output_manager=StructuredOutputManager(config),
     )
+    if setup.images:  # the model's own configuration is of text
+        scheduler.max_num_encoder_input_tokens = setup.images
+        scheduler.encoder_cache_manager = EncoderCacheManager(cache_size=setup.images)
+    return scheduler
 
 
 def _speculation(setup: Setup, model: Any, parallel: Any) -> Any:

@@ -114,10 +114,17 @@ def _plain(value: Any) -> Any:
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
+def _without_rounds(value: Any) -> Any:
+    """Single rounds are kept and in the JSON object, but make no line of a table."""
+    if isinstance(value, dict):
+        return {key: _without_rounds(part) for key, part in value.items() if key != "each_round"}
+    return value
+
+
 def _table(run: dict[str, Any]) -> str:
     width = max(len(key) for key in [*run["figures"], *run["targets"], ""])
     lines = [f"{run['command']}  seed {run['seed']}  " + " ".join(f"{k} {v}" for k, v in run["versions"].items())]
-    lines += [f"  {key:<{width}}  {value}" for key, value in run["figures"].items()]
+    lines += [f"  {key:<{width}}  {_without_rounds(value)}" for key, value in run["figures"].items()]
     for key, t in run["targets"].items():
         lines.append(f"  {key:<{width}}  {t['value']}  target {t['target']}  {'met' if t['met'] else 'MISSED'}")
     return "\n".join(lines)

@@ -16,7 +16,7 @@ from experiments._live_tls import HOST, Authority
 from experiments._scratch import scratch
 from kvhorizon.adapter.session import PlanSession, SolverLike
 from kvhorizon.adapter.shared import SharedSolver
-from kvhorizon.adapter.start import PLAN_DEADLINE_S
+from kvhorizon.adapter.solvers import PLAN_DEADLINE_S
 from kvhorizon.wire.child import SolverChild
 from kvhorizon.wire.resilient import ResilientSolver
 

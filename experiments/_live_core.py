@@ -170,7 +170,7 @@ def config_of(settings: dict[str, Any], **arguments: Any) -> Any:
         enforce_eager=True,
         enable_prefix_caching=False,
         scheduler_cls="kvhorizon.adapter.make_scheduler",
-        additional_config={"kvhorizon": settings},
+        additional_config={"kvhorizon": {"guardrail": False, **settings}},
         **arguments,
     ).create_engine_config()
 

@@ -21,7 +21,8 @@ LOAD = 2.0  # arrivals, by how many plain vLLM serves when all come at once
 REFERENCE_AT_ONCE = 32  # together they always fit
 WARM_REQUESTS, SHORT = 20, Kind(output_median=16.0, output_tokens=(8, 32))
 CHILD_TIMEOUT_S = 240.0
-LOCAL_ONLY = {"KVHORIZON_LOCAL_ONLY": "true"}
+UNGUARDED = {"KVHORIZON_GUARDRAIL": "false"}  # control itself is judged, all of the time
+LOCAL_ONLY = {"KVHORIZON_LOCAL_ONLY": "true", **UNGUARDED}
 
 
 def contenders(served: Served) -> dict[str, Served]:
@@ -30,7 +31,7 @@ def contenders(served: Served) -> dict[str, Served]:
         "plain": served,
         "watermark": replace(served, watermark=0.02),
         "greedy": replace(served, scheduler="ours", settings=LOCAL_ONLY),
-        "program": replace(served, scheduler="ours"),
+        "program": replace(served, scheduler="ours", settings=UNGUARDED),
     }
 
 

@@ -38,6 +38,8 @@ class Served:
     dtype: str = "float32"
     options: tuple[str, ...] = ("--enforce-eager",)  # of the machine's kind
     settings: dict[str, str] = field(default_factory=dict)  # KVHORIZON_… variables
+    prefix_caching: bool = False  # vLLM's default is to have it
+    tokenizer: bool = False  # in the model's folder; structured output needs one
 
 
 class LiveServer:
@@ -116,6 +118,10 @@ class LiveServer:
         times = [one.cpu_times() for one in everyone]
         return float(sum(one.user + one.system + one.children_user + one.children_system for one in times))
 
+    def expect(self, finished: int) -> None:
+        """The next report is wanted when so many requests have finished since the start, and none before."""
+        self.probe.with_suffix(".goal").write_text(str(finished), encoding="ascii")
+
     def report(self, finished: int, timeout_s: float = 60.0) -> dict[str, Any]:
         """The probe's newest report, once so many requests have finished since the start."""
         deadline_s = time.monotonic() + timeout_s
@@ -151,8 +157,8 @@ class LiveServer:
         }
         flags = [
             *served.options,
-            "--skip-tokenizer-init",
-            "--no-enable-prefix-caching",
+            *(() if served.tokenizer else ("--skip-tokenizer-init",)),
+            "--enable-prefix-caching" if served.prefix_caching else "--no-enable-prefix-caching",
             "--disable-uvicorn-access-log",
         ]
         return [part for key, value in values.items() for part in (f"--{key}", str(value))] + flags

@@ -70,8 +70,8 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "a preemption forgets the output": (
         "step",
-        "    columns.computed[n] = 0\n    columns.overtaker",
-        "    columns.computed[n] = 0\n    columns.generated[n] = 0\n    columns.overtaker",
+        "    columns.computed[n] = 0\n    columns.shared",
+        "    columns.computed[n] = 0\n    columns.generated[n] = 0\n    columns.shared",
     ),
     "the preempted keep their blocks": (
         "step",

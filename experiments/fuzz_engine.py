@@ -1,9 +1,10 @@
 """Does the guest ever harm vLLM's real scheduler? Random plans, decisions and faults, with everything counted twice.
 
 Each seed is one engine: synchronous or not, with and without prefix caching, first come first served or by priority,
-with drafts or without, with random aborts and, in most steps, a random and sometimes nonsensical plan; in two thirds of
-the seeds with random decisions in place of the rule's, and in a third with errors raised inside the guest. Needs vLLM
-(0.32).
+with drafts or without, with and without LoRA and images, with structured output whose grammars come late or fail, with
+random aborts and, in most steps, a random and sometimes nonsensical plan; with prefix caching all prompts begin alike,
+and conversations go on from what their last turn left. In two thirds of the seeds decisions are random in place of the
+rule's, and in a third errors are raised inside the plugin. Needs vLLM (0.32).
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from experiments._auditor import Auditor
-from experiments._guest_driver import Drive, drive, workload
+from experiments._fuzz_load import Load
+from experiments._guest_driver import Drive, drive
 from experiments._guest_engine import Setup
 from experiments._harness import Options, main, target
 from kvhorizon.adapter.rule import Choice
@@ -27,6 +29,8 @@ SEED = 0
 SEEDS, QUICK_SEEDS = 48, 12
 REQUESTS = 120
 DRAFTS = 3  # in every fifth seed
+LORAS = 2  # adapters at once, in half of the seeds
+IMAGES = 64  # embeddings a step, in a third of the seeds
 
 
 @dataclass
@@ -88,6 +92,9 @@ class Count:
     block_errors: int = 0
     accounting_errors: int = 0
     aborted: int = 0
+    refused: int = 0
+    turns: int = 0
+    adapter_errors: int = 0
     steps: int = 0
     recomputed: int = 0
     guest_errors: int = 0
@@ -103,6 +110,8 @@ def measure(options: Options) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     figures = {
         "steps": count.steps,
         "aborted": count.aborted,
+        "grammars_failed": count.refused,
+        "later_turns": count.turns,
         "recomputed_tokens": count.recomputed,
         "errors_planted_and_caught": count.guest_errors,
         "evicted_by_plan": count.evicted_by_plan,
@@ -114,6 +123,7 @@ def measure(options: Options) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         "lost_requests": target(count.lost, "<=0"),
         "block_errors": target(count.block_errors, "<=0"),
         "accounting_errors": target(count.accounting_errors, "<=0"),
+        "adapter_errors": target(count.adapter_errors, "<=0"),
     }
     return figures, targets
 
@@ -130,9 +140,16 @@ def fuzz(seed: int, count: Count) -> None:
         policy="priority" if seed % 3 == 2 else "fcfs",
         watermark=rng.choice([0.0, 0.02]),
         drafts=DRAFTS if seed % 5 == 4 else 0,
-        settings={"local_only": True, "evict": True, "knob": rng.choice(["balanced", "means", "means"])},
+        adapters=LORAS if seed % 4 in (1, 2) else 0,
+        images=IMAGES if seed % 3 == 0 else 0,
+        settings={
+            "local_only": True,
+            "evict": True,
+            "guardrail": seed % 4 > 1,
+            "knob": rng.choice(["balanced", "means", "means"]),
+        },
     )
-    requests = workload(REQUESTS, seed, caching=caching, shared=64 if caching else 0, priorities=4)
+    load = Load(REQUESTS, seed, caching, loras=setup.adapters > 0, images=setup.images > 0)
     engine = drive(setup)
     guest = engine.scheduler.kvhorizon
     plans = RandomPlans(rng, guest.plans._epoch, guest.rows)
@@ -141,8 +158,8 @@ def fuzz(seed: int, count: Count) -> None:
         _decide_at_random(guest, rng)
     if seed % 3 == 1:
         _plant_errors(guest, rng)
-    auditor = _run(engine, requests, rng, plans)
-    _settle(engine, auditor, requests, setup, count)
+    auditor = _run(engine, load, rng, plans, count)
+    _settle(engine, auditor, load, setup, count)
 
 
 def _decide_at_random(guest: Any, rng: random.Random) -> None:
@@ -155,7 +172,7 @@ def _decide_at_random(guest: Any, rng: random.Random) -> None:
 
     guest.rule.choose = choose
     guest.rule.hopeless = lambda *_: rng.random() < 0.1
-    guest.rule.victims = lambda rows, demand, now_s: rng.sample(range(len(demand.slots)), len(demand.slots))
+    guest.rule.victims = lambda rows, demand, now_s: iter(rng.sample(range(len(demand.slots)), len(demand.slots)))
     guest.control.gates = Gates(occupancy=0.0, residency_s=0.0)
 
 
@@ -167,6 +184,8 @@ def _plant_errors(guest: Any, rng: random.Random) -> None:
         (guest, "_rebuild", 0.1),
         (guest.control, "_choose", 0.02),
         (guest.control, "_shown", 0.02),
+        (guest.control.adapters, "admissible", 0.02),
+        (guest.intake.grammars, "settle", 0.02),
         (guest.control, "_put_victims_last", 0.02),
         (guest.rows, "wait", 0.002),
         (guest.ticker, "tick", 0.02),
@@ -185,23 +204,24 @@ def _break(owner: Any, name: str, share: float, rng: random.Random) -> None:
     setattr(owner, name, broken)
 
 
-def _run(engine: Drive, requests: list[Any], rng: random.Random, plans: RandomPlans) -> Auditor:
+def _run(engine: Drive, load: Load, rng: random.Random, plans: RandomPlans, count: Count) -> Auditor:
     auditor = Auditor(engine.scheduler)
-    arriving = list(reversed(requests))
-    leaving = {request.request_id for request in requests if rng.random() < 0.1}
+    leaving = {request.request_id for request in load.requests if rng.random() < 0.1}
     heard = 0
     for _ in range(100_000):
-        while arriving and rng.random() < 0.5:
-            request = arriving.pop()
+        while load.arriving and rng.random() < 0.5:
+            request = load.arrive()
             auditor.arrived(request)
             engine.scheduler.add_request(request)
         for name in [name for name in leaving if name in engine.scheduler.requests and rng.random() < 0.02]:
             engine.abort(name)
             leaving.discard(name)
-        if not arriving and not engine.busy:
+        load.step(engine.scheduler)
+        if not load.arriving and not engine.busy:
             break
         plans.draw()
         engine.step(auditor.see)
+        count.adapter_errors += _adapters(engine.scheduler.running) > LORAS
         for (_, name, tokens), step in zip(engine.trace[heard:], engine.given_by[heard:], strict=True):
             auditor.delivered(name, tokens, step)
         heard = len(engine.trace)
@@ -210,15 +230,22 @@ def _run(engine: Drive, requests: list[Any], rng: random.Random, plans: RandomPl
     return auditor
 
 
-def _settle(engine: Drive, auditor: Auditor, requests: list[Any], setup: Setup, count: Count) -> None:
+def _adapters(running: list[Any]) -> int:
+    """That run at once."""
+    return len({request.lora_request.lora_int_id for request in running if request.lora_request is not None})
+
+
+def _settle(engine: Drive, auditor: Auditor, load: Load, setup: Setup, count: Count) -> None:
     """Add up one seed: who is missing, what does not agree."""
     scheduler, guest = engine.scheduler, engine.scheduler.kvhorizon
-    total = guest.accounting.total
+    total, requests = guest.accounting.total, load.requests
+    count.turns, count.refused = count.turns + load.turns, count.refused + len(load.refused)
     for request in requests:
         whole = request.num_output_tokens == request.max_tokens
         aborted = request.status.name == "FINISHED_ABORTED"
         count.aborted += aborted
-        count.lost += not (request.is_finished() and (whole or aborted))
+        refused = request.request_id in load.refused and request.status.name == "FINISHED_ERROR"
+        count.lost += not (request.is_finished() and (whole or aborted or refused))
     full = scheduler.kv_cache_manager.block_pool.get_num_free_blocks() == setup.blocks - 1
     count.block_errors += auditor.block_errors + (not full)
     per_engine = sum(request.num_preemptions for request in requests)

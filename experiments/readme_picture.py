@@ -18,7 +18,7 @@ from kvhorizon.solver.planner import Budget, Planner, PlannerSettings
 from kvhorizon.state import Plan, Snapshot
 
 OUT = Path(__file__).parents[1] / "docs" / "img" / "occupancy.svg"
-QUESTION = Question("synthetic:mixed", load=1.3, limit=1500, forecast="noisy:0.6")
+QUESTION = Question("synthetic:mixed", load=1.3, limit=1500, forecast="noisy:0.6", prefix_caching=False)
 WORK = 100
 POINTS = 700
 ROWS = (("fcfs", "first come, first served", "#8a94a0"), ("kvhorizon", "kvhorizon", "#0b6bcb"))

@@ -57,7 +57,7 @@ def replayed(rows: list[Row], recording: Recording, folder: Path) -> dict[str, A
     """What what-if says of itself."""
     path = folder / "load.parquet"
     write_rows(path, rows, recording.facts)
-    prepared = prepare(Question(str(path), policies=("fcfs",)))
+    prepared = prepare(Question(str(path), policies=("fcfs",), prefix_caching=False))  # as the server
     if prepared.self_check is None:
         raise RuntimeError("what-if had nothing to compare itself with")
     return {**prepared.self_check._asdict(), "step_cost": prepared.engine.facts.cost._asdict()}

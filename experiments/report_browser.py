@@ -57,7 +57,13 @@ def write_report(requests: int, folder: Path) -> Path:
     ]
     write_rows(folder / "load.parquet", rows, {})
     asked = Question(
-        str(folder / "load.parquet"), gpu="a100-40gb", load=1.3, forecast="noisy:0.6", policies=POLICIES, seed=SEED
+        str(folder / "load.parquet"),
+        gpu="a100-40gb",
+        load=1.3,
+        forecast="noisy:0.6",
+        policies=POLICIES,
+        seed=SEED,
+        prefix_caching=False,
     )
     path = folder / "report.html"
     path.write_text(render(what_if(prepare(asked), {}), "kvhorizon what-if load.parquet"), encoding="utf-8")
