@@ -23,6 +23,7 @@ from kvhorizon.adapter.prefixes import GLANCE_MOST, Prefixes
 from kvhorizon.adapter.reasons import Reasons
 from kvhorizon.adapter.rows import Rows, Slots
 from kvhorizon.adapter.rule import NOBODY, Choice, Rule, enough_victims, put_last
+from kvhorizon.adapter.sessions import Sessions
 from kvhorizon.adapter.stage import HeapStage, ListStage, Stage
 from kvhorizon.solver.evictions import Asked, Gates, Pool, carried_out
 
@@ -36,6 +37,7 @@ class Control:
         self.engine, self.rows, self.rule, self.plans, self.log, self.level = engine, rows, rule, plans, log, level
         self.batch, self.reasons = Batch(engine, rows), Reasons(engine, rows, plans, log)
         self.prefixes = Prefixes(engine, rows, rule)
+        self.sessions = Sessions(engine, rows, self.prefixes.cache)
         self.adapters = Adapters(engine, rows)
         self.refused: dict[str, Any] = {}  # their grammar failed: vLLM ends them as soon as it sees them
         self.passing: list[Any] = []  # of this step, not chosen from
@@ -136,13 +138,14 @@ class Control:
         if not len(candidates):
             return NOBODY
         self.prefixes.check_some()
+        self.rule.returning_tokens = self.sessions.returning_tokens(now_s, self.rule.prefill_s_per_token)
         before = self.rows.desk.owed.copy()
         choice = self._by_class(candidates, demand, now_s)
         if not self.prefixes.confirm(choice.slots):
             self.rows.desk.owed[:] = before  # as if nothing had been chosen yet
             choice = self._by_class(candidates, demand, now_s)
         if choice is NOBODY:
-            self.reasons.held(self.step, candidates, now_s)
+            self.reasons.held(self.step, candidates, now_s, self.rule.returning_tokens)
         return choice
 
     def _candidates(self, evicted: list[int]) -> Slots:

@@ -167,6 +167,7 @@ class Guest(Accounts):
             return
         if self.intake.add(request, self._clock.now(), self._clock.wall()):
             self.ticker.news = True
+            self.control.sessions.came(request, self._clock.now())
             if request.request_id not in self.intake.grammars:
                 self.rule.arrived(self.control.prefixes.own_tokens(request))
 
@@ -188,6 +189,7 @@ class Guest(Accounts):
         rows = self.rows
         slot = rows.slot_of.get(request.request_id)
         if slot is None:
+            self.control.sessions.gone(request)
             self.rule.left(self.control.prefixes.own_tokens(request))
             self.intake.left(request)
             return
@@ -198,6 +200,8 @@ class Guest(Accounts):
         else:
             self.control.batch.gone(slot)
             self.control.prefixes.freed(slot, request)
+            self.control.sessions.ended(slot, request, self._clock.now())
+        self.control.sessions.gone(request)
         rows.release(request.request_id)
 
     def recall(self) -> None:

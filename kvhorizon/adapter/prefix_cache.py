@@ -27,6 +27,11 @@ class PrefixCache:
         pool, groups = self._manager.block_pool, scheduler.kv_cache_config.kv_cache_groups
         plain = len(groups) == 1 and getattr(pool, "hash_block_size", None) == self.block_size
         self._lookup = getattr(pool, "get_cached_block", None) if plain else None
+        self.by_block = self._lookup is not None  # one block per hash
+
+    def is_cached(self, one: bytes) -> bool:
+        """Whether a block with this hash is found; only `by_block`."""
+        return self._lookup is not None and self._lookup(one, self._group) is not None
 
     def found(self, request: Any, found: int = 0, held: int = 0) -> tuple[int, int]:
         """Leading blocks that vLLM would find of a waiting request, and how many of them others hold.

@@ -17,8 +17,11 @@ class Reasons:
     def __init__(self, engine: Engine, rows: Rows, plans: PlanFollower, log: DecisionLog) -> None:
         self._engine, self._rows, self._plans, self._log = engine, rows, plans, log
 
-    def held(self, step: int, candidates: Slots, now_s: float) -> None:
-        """None of the candidates was let in; told of the first that came."""
+    def held(self, step: int, candidates: Slots, now_s: float, returning_tokens: float = 0.0) -> None:
+        """None of the candidates was let in; told of the first that came.
+
+        `returning_tokens` of KV are expected to be used again by sessions between two turns.
+        """
         rows, engine = self._rows, self._engine
         slot = int(candidates[np.argmin(rows.columns.arrival_s[candidates])])
         tokens = rows.tokens(slot)
@@ -27,6 +30,9 @@ class Reasons:
             f"free, for which the {len(engine.scheduler.running)} running requests will grow; it came first of "
             f"{len(candidates)} that wait, and none of them was let in"
         )
+        if returning_tokens >= engine.block_size:
+            blocks = int(returning_tokens) // engine.block_size
+            why += f"; {blocks} blocks hold KV that sessions between two turns are expected to use again"
         self._note(step, slot, now_s, "held", why)
 
     def victim(self, step: int, slot: int, spared: int | None, demand: Demand, now_s: float) -> None:

@@ -55,6 +55,7 @@ class Rule:
         self._stands_at_free = 0
         self._smallest_tokens: int | None = None  # of all that wait; None: not known
         self._first_tokens = math.inf  # of the first left waiting when a rest began
+        self.returning_tokens = 0.0  # KV of sessions between two turns, expected to be used again
         self._care = 1.0  # share of its reserves that the rule keeps at the moment
         self._newest_tokens = NO_TOKENS  # least of those that came since the decision that stands
 
@@ -133,6 +134,7 @@ class Rule:
             engine.total_blocks - free,
             self.step_s,
             self.prefill_s_per_token,
+            self.returning_tokens,
         )
         self._care = float(desk.owed[CARE])
         if len(candidates) - chosen >= MANY:
@@ -190,6 +192,7 @@ def decide(  # type: ignore[no-untyped-def]
     used_blocks,
     step_s,
     prefill_s_per_token,
+    returning_tokens,
 ):
     """Predict the `fresh` waiting requests, then choose; returns how many were chosen.
 
@@ -210,6 +213,7 @@ def decide(  # type: ignore[no-untyped-def]
         used_blocks,
         step_s,
         prefill_s_per_token,
+        returning_tokens,
     )
     refresh_remaining(columns, curves, fresh, len(fresh))
     return choose_admissions(columns, curves, rule, running, len(running), room, desk, num_waiting)

@@ -5,13 +5,16 @@ One entry per request (N), in order of arrival, so that the smaller index is the
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kvhorizon.sim.cache import BlockCache
 from kvhorizon.solver.columns import Columns
+
+if TYPE_CHECKING:
+    from kvhorizon.sim.turns import Turns
 
 Int8Array = NDArray[np.int8]
 Int32Array = NDArray[np.int32]
@@ -98,6 +101,7 @@ class Engine(NamedTuple):
     crowd: Crowd
     lane: FloatArray  # (LANE_PLACES,) of virtual first-come-first-served, see `lane`
     cache: BlockCache | None  # with prefix caching; compiled apart from the engine without
+    turns: Turns | None  # with prefix caching and our rule
 
 
 def new_columns(
@@ -128,6 +132,7 @@ def new_engine(
     limits: Limits,
     cache: BlockCache | None = None,
     priority: Int32Array | None = None,
+    turns: Turns | None = None,
 ) -> Engine:
     """An empty engine at time 0 with every request still to come, sorted by arrival."""
     n = len(output)
@@ -160,4 +165,4 @@ def new_engine(
     clock[STEP] = 0.02
     ring = 1 << (int(output.max(initial=1)) + 1).bit_length()
     crowd = Crowd(np.zeros(CROWD_COUNTS, np.int64), np.zeros(limits.block_size, np.int32), np.zeros(ring, np.int32))
-    return Engine(columns, live, lists, limits, count, clock, crowd, np.zeros(LANE_PLACES), cache)
+    return Engine(columns, live, lists, limits, count, clock, crowd, np.zeros(LANE_PLACES), cache, turns)

@@ -46,6 +46,7 @@ from kvhorizon.sim.policies import Policy
 from kvhorizon.sim.recorded import recorded
 from kvhorizon.sim.setup import Setup, Solver
 from kvhorizon.sim.steer import Guest
+from kvhorizon.sim.turns import turns_of
 from kvhorizon.sim.weights import weights_for
 from kvhorizon.solver.desk import Desk, new_desk
 from kvhorizon.solver.select import refresh_remaining
@@ -81,8 +82,8 @@ def _cache(setup: Setup) -> BlockCache | None:
     return new_cache(begin, contents, facts.total_blocks, facts.max_num_seqs, most)
 
 
-def start(setup: Setup, policy: Policy) -> tuple[Engine, Forecast]:
-    """An engine at time 0 and the forecast of its requests' lengths."""
+def start(setup: Setup, policy: Policy, alone: bool = True) -> tuple[Engine, Forecast]:
+    """An engine at time 0 and the forecast of its requests' lengths; `alone`: all turns of a session come to it."""
     trace, facts = setup.trace, setup.facts
     prompt = trace.prompt_tokens.astype(np.int32)
     limit = np.clip(facts.max_model_len - prompt, 1, setup.output_limit_tokens()).astype(np.int32)
@@ -92,7 +93,8 @@ def start(setup: Setup, policy: Policy) -> tuple[Engine, Forecast]:
     columns = new_columns(arrival_s, prompt, limit, weight)
     priority = None if trace.priority is None or not policy.by_priority else trace.priority.astype(np.int32)
     limits = _limits(setup, policy)
-    engine = new_engine(columns, trace.output_tokens.astype(np.int32), limits, _cache(setup), priority)
+    turns = turns_of(trace) if setup.prefix_caching and policy.guest.steers and alone else None
+    engine = new_engine(columns, trace.output_tokens.astype(np.int32), limits, _cache(setup), priority, turns)
     forecast = make_forecast(
         setup.forecast if policy.guest.steers else "history",
         prompt_tokens=trace.prompt_tokens,

@@ -27,7 +27,7 @@ class Replica:
         size = len(setup.trace)
         self.engine: Engine
         self.forecast: Forecast
-        self.engine, self.forecast = start(setup, policy)
+        self.engine, self.forecast = start(setup, policy, alone=False)
         self.engine.counters[ARRIVED] = size  # nobody comes by itself
         self._desk: Desk = new_desk(size, setup.facts.max_num_seqs)
         seats, cost = setup.facts.max_num_seqs, setup.facts.cost

@@ -14,6 +14,7 @@ from kvhorizon.sim.rivals.loop import admit_by_rival, observe
 from kvhorizon.sim.rivals.rules import Rules
 from kvhorizon.sim.rivals.victim import rival_score
 from kvhorizon.sim.step import admit, blocks_wanted, fits_now, next_chunk
+from kvhorizon.sim.turns import returning_tokens
 from kvhorizon.solver.columns import Room
 from kvhorizon.solver.greedy import GREEDY, Greedy, Knob, with_prefix_cache
 from kvhorizon.solver.select import choose_admissions, victim_row
@@ -123,6 +124,7 @@ def admit_by_ours(engine, curves, rule, losing, desk, budget):  # type: ignore[n
         limits.total_blocks - engine.counters[FREE],
         engine.clock[STEP],
         losing.linear_s_per_token,
+        returning_tokens(engine, engine.turns, losing.linear_s_per_token),
     )
     running, num_running = engine.lists.running, engine.counters[RUNNING]
     chosen = choose_admissions(engine.columns, curves, rule, running, num_running, room, desk, num_waiting)

@@ -16,7 +16,7 @@ import math
 from kvhorizon.models.compiled import compiled
 from kvhorizon.solver.footprint import own_tokens
 
-AT_ONCE = 0.1  # θ / g [1 / step]
+AT_ONCE = 0.06  # θ / g [1 / step]
 EVICTED_WAITS = 3.0  # steps until an evicted request runs again
 DEAR = 80.0  # of an 8B model on its GPU without a prefix cache, some hundred requests running and waiting
 

@@ -42,3 +42,4 @@ class Room(NamedTuple):
     used_blocks: int  # that are in use now
     step_s: float  # how long a step takes at the moment
     prefill_s_per_token: float  # by how much a token of prefill lengthens it
+    returning_tokens: float = 0.0  # KV of sessions between two turns that is expected to be used again

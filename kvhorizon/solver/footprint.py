@@ -33,6 +33,12 @@ def is_warm(columns, n):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def is_mostly_cached(columns, n):  # type: ignore[no-untyped-def]
+    """Whether half or more of waiting request n's context is cached, in use or not."""
+    return 2 * (columns.shared[n] + columns.idle[n]) >= columns.prompt[n] + columns.generated[n]
+
+
+@compiled
 def blocks_to_take(columns, n, block_size):  # type: ignore[no-untyped-def]
     """Free blocks that waiting request n would take if it were admitted now."""
     return (columns.prompt[n] + columns.generated[n] + block_size - 1) // block_size - columns.shared[n] // block_size

@@ -112,6 +112,11 @@ class Greedy(NamedTuple):
     late_in_order: bool = False  # the late by arrival, and each waits for the one before it
     overdue_share: float = math.inf  # budgeted: of a wait in order of arrival, by which the oldest may be late
     overdue_warm: float = math.inf  # likewise, where a request goes before it whose prompt is cached
+    hold_pool_share: float = (
+        0.9  # filled by KV in use and KV of sessions about to return, before requests are held back
+    )
+    hold_busy_share: float = 0.35  # of the requests that so much of the pool holds: with fewer none is held back
+    hold_overdue: float = 1.0  # of what is queued, admitted since it would have been a held request's turn
     cached: bool = False  # the engine has a prefix cache: prefills are priced, reserves by what an eviction costs
 
 
@@ -124,6 +129,7 @@ GREEDY: dict[Knob, Greedy] = {
         tries=8,
         overtake_share=0.2,
         backfill_share=0.6,
+        hold_overdue=0.25,
     ),
     Knob.STRICT: Greedy(
         budgeted=True,
@@ -134,6 +140,7 @@ GREEDY: dict[Knob, Greedy] = {
         backfill_share=0.3,
         overtake_flow=0.1,
         plenty_share=0.0,
+        hold_overdue=0.1,
     ),
 }
 

@@ -10,6 +10,7 @@ from kvhorizon.models.survival import mean_remaining, survive_each
 from kvhorizon.solver.caution import caution
 from kvhorizon.solver.footprint import blocks_to_take, is_warm, own_tokens, prefill_tokens, shared_in_use
 from kvhorizon.solver.greedy import HORIZONS, growth_reserve, own_horizon_excess, reserve_cap, victim_score
+from kvhorizon.solver.holding import best_cached, is_held, may_hold
 from kvhorizon.solver.ranking import LATE_FIRST, TRIED, best_place, oldest_place, rank_waiting
 from kvhorizon.solver.reordering import (
     ADMITTED,
@@ -103,6 +104,8 @@ def choose_admissions(columns, curves, rule, running, num_running, room, desk, n
     failures = 0
     oldest_waits = False  # the oldest request did not fit: memory is being kept for it
     ready = False
+    holds = may_hold(columns, rule, running, num_running, desk.waiting, num_waiting, room)
+    held = False  # a request is held back: from now on only those that are never held are tried
     best = best_place(desk, num_waiting)
     first = oldest_place(columns, desk, num_waiting) if rule.budgeted else -1
     while budget > 0 and chosen < room.seats and failures <= rule.tries:
@@ -120,12 +123,17 @@ def choose_admissions(columns, curves, rule, running, num_running, room, desk, n
             place, overtakes, plenty = whose_turn(
                 columns, rule, desk, best, oldest, oldest_waits, overdue, lent, occupied, pool
             )
+        if held:
+            place, overtakes, plenty = best_cached(columns, desk, num_waiting), False, False
         if place < 0:
             break
         n = desk.waiting[place]
+        late = desk.keys[place] < LATE_FIRST
+        if holds and not held and not late and is_held(columns, rule, desk, n, occupied, queued, room):
+            held = True
+            continue
         wanted = blocks_to_take(columns, n, room.block_size)
         fits = wanted <= free
-        late = desk.keys[place] < LATE_FIRST
         if fits and num_running + chosen > 0:
             profile = (running, num_running, chosen, shared, care, ready)
             sure = late or (desk.rank[n] > 0 and columns.remaining[n] <= rule.sure_outputs * average)
