@@ -118,6 +118,29 @@ class Plainly:
         idle = int(self.columns.idle[n])
         return self.rule.cached and idle > 0 and 2 * idle >= self.context(n)
 
+    def mostly_cached(self, n: int) -> bool:
+        return 2 * int(self.columns.shared[n] + self.columns.idle[n]) >= int(
+            self.columns.prompt[n] + self.columns.generated[n]
+        )
+
+    def may_hold(self, waiting: list[int]) -> bool:
+        """The engine stays busy if requests are held back."""
+        if not self.rule.cached or self.room.returning_tokens <= 0.0 or not self.running:
+            return False
+        busy = len(self.running) + sum(map(self.mostly_cached, waiting))
+        mean = sum(self.context(n) for n in self.running) / len(self.running)
+        return busy * mean >= 0.35 * 0.9 * self.pool
+
+    def held(self, n: int, free: int, waited: float, queued: float) -> bool:
+        """It waits for KV that is expected to be used again; `waited`: tokens admitted since its turn."""
+        used = (self.room.total_blocks - free) * self.room.block_size
+        return (
+            not self.mostly_cached(n)
+            and self.columns.preemptions[n] == 0
+            and used + self.room.returning_tokens + self.context(n) > 0.9 * self.pool
+            and waited < self.rule.hold_overdue * queued
+        )
+
     def work(self, n: int) -> float:
         """KV·time and, with a prefix cache, the time of the prefill, of all memory in use."""
         found = float(kv_time(self.context(n), float(self.columns.remaining[n])))
@@ -132,7 +155,7 @@ class Plainly:
             return 1.0
         mean = sum(self.context(n) for n in self.running) / len(self.running)
         loss = (len(self.running) + waiting) * mean * self.room.prefill_s_per_token / self.room.step_s + 3.0
-        return min(max(math.log(0.1 * loss) / math.log(80.0), 0.0), 1.0)
+        return min(max(math.log(0.06 * loss) / math.log(80.0), 0.0), 1.0)
 
     def profile(self, batch: list[int]) -> tuple[Any, Any]:
         mean, variance = np.full(len(HORIZONS), self.shared()), np.zeros(len(HORIZONS))
@@ -187,7 +210,8 @@ class Plainly:
         free, budget = room.free_blocks - room.owed_blocks, room.token_budget
         lent = float(sum(max(self.own_held(n), 0) for n in self.running if columns.overtaker[n]))
         chosen: list[tuple[int, bool]] = []
-        overdue = False
+        overdue = held = False
+        holds = self.may_hold(waiting)
         failures, oldest_waits, give = 0, False, rule.overtake_flow / (1.0 - rule.overtake_flow)
         while budget > 0 and len(chosen) < room.seats and failures <= rule.tries:
             taken = {n for n, _ in chosen}
@@ -210,8 +234,16 @@ class Plainly:
                 if not overtakes:
                     pick = oldest
                 plenty = plenty and not overdue
+            if held:
+                cached = {n: key for n, key in keys.items() if self.mostly_cached(n)}
+                pick = min(cached, key=lambda n: (cached[n], waiting.index(n)), default=None)
+                overtakes = plenty = False
+                keys = {n: key for n, key in keys.items() if pick is not None and (key > cached[pick] or n in cached)}
             if pick is None:
                 break
+            if holds and not held and self.held(pick, free, max(admitted - turn[pick], 0.0), queued):
+                held = True
+                continue
             keys.pop(pick, None)
             whole = int(columns.prompt[pick]) + int(columns.generated[pick])
             wanted = -(-whole // room.block_size) - int(columns.shared[pick]) // room.block_size
@@ -265,14 +297,25 @@ NAMES = [*KNOBS, *(f"planned {knob}" for knob in KNOBS)]
     planned=st.integers(0, 12),
     owed=st.sampled_from([0.0, -1000.0, 1500.0]),
     caching=st.booleans(),
+    returning=st.sampled_from([0.0, 3000.0, 20000.0]),
 )
-@example(seed=8616, free=167, running=0, block_size=16, planned=2, owed=0.0, caching=False)  # a flat part of a curve
+@example(
+    seed=8616, free=167, running=0, block_size=16, planned=2, owed=0.0, caching=False, returning=0.0
+)  # a flat part of a curve
 def test_the_choice_is_the_rule_read_plainly(
-    rule: Greedy, seed: int, free: int, running: int, block_size: int, planned: int, owed: float, caching: bool
+    rule: Greedy,
+    seed: int,
+    free: int,
+    running: int,
+    block_size: int,
+    planned: int,
+    owed: float,
+    caching: bool,
+    returning: float,
 ) -> None:
     columns, curves, rng = state(seed, cached=block_size if caching else 0)
     seats, tokens = int(rng.integers(1, 20)), int(rng.integers(1, 4000))
-    room = Room(free, 3, TOTAL, block_size, seats, tokens, 110.0, np.inf, 0.0, TOTAL - free, 0.02, 1e-5)
+    room = Room(free, 3, TOTAL, block_size, seats, tokens, 110.0, np.inf, 0.0, TOTAL - free, 0.02, 1e-5, returning)
     waiting = (RUNNING + rng.permutation(100)[: rng.integers(1, 100)]).astype(np.int32)
     desk = new_desk(160, 32)
     desk.owed[0] = owed
