@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from kvhorizon.adapter.demand import STEADY, Demand, Sizes, share
 from kvhorizon.adapter.engine import Engine
 from kvhorizon.adapter.rows import Rows, Slots
-from kvhorizon.adapter.rule import put_last
 from kvhorizon.models.compiled import compiled
 
 IntArray = NDArray[np.int64]
@@ -63,9 +62,11 @@ class Batch:
         """Those at `places` were put last, the first of them at the very end."""
         self._close_gaps()
         if self._current:
-            order = self._slots[: self._count].tolist()
-            put_last(order, places)
-            self._slots[: self._count] = order
+            slots, count = self._slots[: self._count], self._count
+            moved = slots[places[::-1]]
+            for place in sorted(places, reverse=True):
+                slots[place:-1] = slots[place + 1 :]
+            slots[count - len(places) :] = moved
 
     def advanced(self, num_tokens: Mapping[str, int], total_tokens: int, joined: Collection[int]) -> None:
         """A step was scheduled: so many tokens of each request; slots of those that joined, in the engine's order."""

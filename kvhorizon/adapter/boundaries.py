@@ -22,21 +22,31 @@ class Boundaries:
         self._slots: dict[Hash, dict[int, None]] = {}
         self._of: dict[int, _Of] = {}
         self._heads: Counter[Hash] = Counter()  # first hashes of those that are here
+        self._newest: dict[Hash, tuple[int, int]] = {}  # by these, what was found last: blocks cached, and in use
 
     def __len__(self) -> int:
         return len(self._of)
 
     def put(self, slot: int, hashes: Sequence[Hash], found: int, held: int) -> None:
         """Of the blocks with these `hashes` the first `found` are cached, and the first `held` of them in use."""
+        size = len(hashes)
+        before = self._of.get(slot)
+        if before is not None and before.ends == (found, held) and before.size == size:
+            return
         self._forget(slot)
         if not hashes:
             return
-        places = {place for place in (found - 1, found, held - 1, held) if 0 <= place < len(hashes)}
+        places = {place for place in (found - 1, found, held - 1, held) if 0 <= place < size}
         at = [hashes[place] for place in places]
-        self._of[slot] = _Of(hashes[0], at)
+        self._of[slot] = _Of(hashes[0], at, (found, held), size)
         self._heads[hashes[0]] += 1
+        self._newest[hashes[0]] = found, held
         for one in at:
             self._slots.setdefault(one, {})[slot] = None
+
+    def like(self, hashes: Sequence[Hash]) -> tuple[int, int]:
+        """A guess at what would be found of a newcomer: as of the last one whose blocks begin alike."""
+        return self._newest.get(hashes[0], (0, 0))
 
     def drop(self, slot: int) -> None:
         """The request waits no longer."""
@@ -59,6 +69,7 @@ class Boundaries:
         self._slots.clear()
         self._of.clear()
         self._heads.clear()
+        self._newest.clear()
 
     def _forget(self, slot: int) -> None:
         of = self._of.pop(slot, None)
@@ -66,7 +77,7 @@ class Boundaries:
             return
         self._heads[of.head] -= 1
         if not self._heads[of.head]:
-            del self._heads[of.head]
+            del self._heads[of.head], self._newest[of.head]
         for one in of.at:
             slots = self._slots[one]
             del slots[slot]
@@ -75,7 +86,9 @@ class Boundaries:
 
 
 class _Of(NamedTuple):
-    """One request's first hash, and those at its boundaries."""
+    """One request's first hash, those at its boundaries, how many blocks are cached and in use, and hashes in all."""
 
     head: Hash
     at: list[Hash]
+    ends: tuple[int, int]
+    size: int

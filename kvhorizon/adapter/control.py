@@ -71,9 +71,9 @@ class Control:
             return False
         if rows.num_passing or rows.streaming or engine.has_connector or self.refused:
             return False
-        if rows.boundaries.stale:
-            self.prefixes.refresh(GLANCE_MOST)
         free = engine.free_blocks
+        if rows.boundaries.stale and not self.rule.rests(engine, free, now_s):
+            self.prefixes.refresh(GLANCE_MOST)
         if not engine.scheduler.running or not self.rule.stands(engine, free, now_s):
             return False
         wanted = self.batch.wanted_blocks()

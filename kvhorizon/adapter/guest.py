@@ -180,8 +180,7 @@ class Guest(Accounts):
             self.control.prefixes.freed(slot, request)
             self.rows.wait(slot)
             self.ticker.news = True
-            self.rule.changed()
-            self.rule.arrived(self.rows.tokens(slot))
+            self.rule.evicted(self.rows.tokens(slot))
 
     @fail_open
     def released(self, request: Any) -> None:

@@ -39,12 +39,13 @@ class Prefixes:
         tokens = int(request.num_tokens)
         if not self.enabled or not request.block_hashes:
             return tokens
-        return tokens - self.cache.found(request)[1] * self._size
+        return tokens - self.cache.found(request, *self.boundaries.like(request.block_hashes))[1] * self._size
 
     def refresh(self, most: int = LOOK_MOST) -> None:
         """Look up those that are to be looked at again, at most so many."""
-        for slot in list(islice(self.boundaries.stale, most)):
-            self._look_up(slot)
+        if self.boundaries.stale:
+            for slot in list(islice(self.boundaries.stale, most)):
+                self._look_up(slot)
 
     def check_some(self) -> None:
         """A few of those that wait, the next ones each time."""
@@ -93,12 +94,13 @@ class Prefixes:
         rows = self._rows
         cells, request = rows.cells, rows.request[slot]
         self.boundaries.stale.pop(slot, None)
-        if request is None or not cells.waits[slot] or not request.block_hashes:
+        hashes = request.block_hashes if request is not None and cells.waits[slot] else None
+        if not hashes:
             return False
         shared, idle, size = cells.shared[slot], cells.idle[slot], self._size
         before = (shared + idle) // size, shared // size
-        found, held = now = self.cache.found(request, *before)
-        self.boundaries.put(slot, request.block_hashes, found, held)
+        found, held = now = self.cache.found(request, *(before if before[0] else self.boundaries.like(hashes)))
+        self.boundaries.put(slot, hashes, found, held)
         if now == before:
             return False
         own = rows.tokens(slot)

@@ -20,7 +20,9 @@ from kvhorizon.adapter.pool import Reals, columns_in, curves_in, desk_in
 from kvhorizon.adapter.rows import Rows, Slots
 from kvhorizon.models.compiled import compiled
 from kvhorizon.solver.columns import Int32Array, Room
-from kvhorizon.solver.greedy import Greedy, at_pace
+from kvhorizon.solver.footprint import blocks_to_take, own_tokens
+from kvhorizon.solver.greedy import Greedy, at_pace, growth_reserve, reserve_cap
+from kvhorizon.solver.ranking import oldest_place
 from kvhorizon.solver.reordering import CARE
 from kvhorizon.solver.select import choose_admissions, refresh_remaining, victim_row
 from kvhorizon.state import StepCost
@@ -54,7 +56,7 @@ class Rule:
         self._stands_until_s = self._rests_until_s = -math.inf
         self._stands_at_free = 0
         self._smallest_tokens: int | None = None  # of all that wait; None: not known
-        self._first_tokens = math.inf  # of the first left waiting when a rest began
+        self._first_tokens = math.inf  # free memory with which a rest ends: then the first left waiting is sure to fit
         self.returning_tokens = 0.0  # KV of sessions between two turns, expected to be used again
         self._care = 1.0  # share of its reserves that the rule keeps at the moment
         self._newest_tokens = NO_TOKENS  # least of those that came since the decision that stands
@@ -78,17 +80,30 @@ class Rule:
         if self._smallest_tokens is not None:
             self._smallest_tokens = min(self._smallest_tokens, tokens)
 
+    def evicted(self, tokens: int) -> None:
+        """A running request waits again, with so many tokens. What it gave back the others are about to take: where
+        order of arrival decides, a rest goes on."""
+        rests_until_s = self._rests_until_s
+        self.changed()
+        if self.greedy.cached:
+            self._rests_until_s = rests_until_s
+        self.arrived(tokens)
+
     def left(self, tokens: int) -> None:
         """A request of so many tokens waits no longer, and perhaps larger ones."""
         if self._smallest_tokens is not None and tokens <= self._smallest_tokens:
             self._smallest_tokens = None
 
+    def rests(self, engine: Engine, free: int, now_s: float) -> bool:
+        """Whether a long queue rests still, with `free` blocks, whoever came meanwhile."""
+        return now_s < self._rests_until_s and free * engine.block_size < self._first_tokens
+
     def stands(self, engine: Engine, free: int, now_s: float) -> bool:
         """Whether it is known already that `choose` would answer "nobody" with `free` blocks, or may stand by it."""
+        if self.rests(engine, free, now_s):
+            return True
         size = engine.block_size
         spare = free * size - self._care * self.greedy.reserve_min_share * engine.total_blocks * size
-        if now_s < self._rests_until_s and spare < self._first_tokens:
-            return True
         if now_s < self._stands_until_s and free <= self._stands_at_free and spare < self._newest_tokens:
             return True
         return self._smallest_tokens is not None and spare < self._smallest_tokens
@@ -114,7 +129,7 @@ class Rule:
         fresh = NONE_FRESH
         if rows.fresh:
             fresh, rows.fresh = np.array(rows.fresh, dtype=np.int32), []
-        chosen = decide(
+        chosen, first_tokens = decide(
             *rows.pool,
             tables.survival,
             tables.residual,
@@ -139,7 +154,8 @@ class Rule:
         self._care = float(desk.owed[CARE])
         if len(candidates) - chosen >= MANY:
             self._rests_until_s = now_s + min(REST_S, REST_STEPS * self.step_s)
-            self._first_tokens = self._first_left(rows, candidates, desk.chosen[:chosen])
+            taken_blocks = demand.total_blocks + (engine.watermark_blocks if count else 0)  # as in this step
+            self._first_tokens = first_tokens + taken_blocks * engine.block_size
         if chosen == 0:
             if tokens <= 0:  # next step has some again
                 return NOBODY
@@ -147,13 +163,6 @@ class Rule:
             self._newest_tokens = NO_TOKENS
             return NOBODY
         return Choice(desk.chosen[:chosen].tolist(), desk.overtakes[:chosen].astype(bool).tolist())
-
-    def _first_left(self, rows: Rows, candidates: Slots, chosen: Slots) -> float:
-        """Tokens that the first candidate left waiting takes, where order of arrival decides; else inf."""
-        if not self.greedy.cached:
-            return math.inf
-        taken = set(chosen.tolist())
-        return float(next(rows.tokens(slot) for slot in candidates.tolist() if slot not in taken))
 
     def victims(self, rows: Rows, demand: Demand, now_s: float) -> Iterator[int]:
         """Places in the running list, the best victim first, as many as are asked for."""
@@ -194,7 +203,8 @@ def decide(  # type: ignore[no-untyped-def]
     prefill_s_per_token,
     returning_tokens,
 ):
-    """Predict the `fresh` waiting requests, then choose; returns how many were chosen.
+    """Predict the `fresh` waiting requests, then choose; returns how many were chosen, and the free memory [tokens] in
+    which the first one left is sure to fit, where order of arrival decides; else inf.
 
     A pool, tables of curves, and a `Room`, each in its parts.
     """
@@ -216,7 +226,23 @@ def decide(  # type: ignore[no-untyped-def]
         returning_tokens,
     )
     refresh_remaining(columns, curves, fresh, len(fresh))
-    return choose_admissions(columns, curves, rule, running, len(running), room, desk, num_waiting)
+    chosen = choose_admissions(columns, curves, rule, running, len(running), room, desk, num_waiting)
+    if not rule.cached:
+        return chosen, math.inf
+    first = oldest_place(columns, desk, num_waiting)
+    if first < 0:
+        return chosen, math.inf
+    return chosen, sure_to_fit(columns, rule, desk, desk.waiting[first], len(running) + chosen, room)
+
+
+@compiled
+def sure_to_fit(columns, rule, desk, n, ahead, room):  # type: ignore[no-untyped-def]
+    """Free memory [tokens] in which the oldest waiting request n fits whatever is forecast, with so many running ahead
+    of it: the greatest reserve that `leaves_reserve` asks of it, and its own blocks."""
+    pool = float(room.total_blocks * room.block_size)
+    cap = reserve_cap(rule, rule.budgeted, columns.remaining[n], columns.remaining[n])
+    reserve = desk.owed[CARE] * max(cap * pool, rule.reserve_min_share * pool, growth_reserve(rule, ahead + 1, pool))
+    return max(own_tokens(columns, n) + reserve, float(blocks_to_take(columns, n, room.block_size) * room.block_size))
 
 
 @compiled

@@ -58,6 +58,24 @@ def test_those_at_a_changed_boundary_are_named_and_no_others_kept(seed: int) -> 
     assert not boundaries.stale
     assert not boundaries._slots
     assert not boundaries._heads
+    assert not boundaries._newest
+
+
+def test_a_newcomer_is_guessed_to_find_what_the_last_one_like_it_found() -> None:
+    boundaries = Boundaries()
+    boundaries.put(0, CHAIN, 7, 3)
+    assert boundaries.like(CHAIN[:9]) == (7, 3)
+    assert boundaries.like(CHAIN[1:]) == (0, 0)
+    boundaries.drop(0)
+    assert boundaries.like(CHAIN) == (0, 0)
+
+
+def test_the_same_chain_with_more_hashes_has_another_boundary() -> None:
+    boundaries = Boundaries()
+    boundaries.put(0, CHAIN[:7], 7, 7)
+    boundaries.put(0, CHAIN[:9], 7, 7)
+    boundaries.changed(CHAIN, 7, 8)
+    assert list(boundaries.stale) == [0]
 
 
 def test_the_price_of_a_token_is_learned_and_never_negative() -> None:

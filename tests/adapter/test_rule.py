@@ -12,7 +12,7 @@ from kvhorizon.adapter.facts import UNKNOWN_COST
 from kvhorizon.adapter.forecast import Forecaster
 from kvhorizon.adapter.rows import Rows
 from kvhorizon.adapter.rule import MANY, NOBODY, REST_S, Rule, enough_victims, greatest_first, put_last
-from kvhorizon.solver.greedy import GREEDY, KNOBS, Knob
+from kvhorizon.solver.greedy import GREEDY, KNOBS, Knob, with_prefix_cache
 
 TABLES = Forecaster().tables
 
@@ -104,6 +104,24 @@ def test_a_long_queue_rests_after_a_look_that_left_many_waiting(left: int, rests
     assert not rule.stands(engine, engine.free_blocks, 200.0 + 1.1 * REST_S)
     rule.changed()  # by a plan, or new forecasts
     assert not rule.stands(engine, engine.free_blocks, 200.0 + 0.9 * REST_S)
+
+
+@pytest.mark.parametrize(("cached", "free", "rests"), [(True, 163, True), (True, 164, False), (False, 199, True)])
+def test_with_a_prefix_cache_a_rest_ends_once_the_first_left_is_sure_to_fit(
+    cached: bool, free: int, rests: bool
+) -> None:
+    """It takes 150 blocks, and where evictions are dear its reserve is at most 3.5 % of 400; an eviction by itself ends
+    no rest. Without a prefix cache the rest goes by time alone, and an eviction ends it."""
+    engine, rows = build([(32, 1, 33)], [2400] + [6000] * MANY, free=100, seats=64)
+    knob = GREEDY[Knob.BALANCED]
+    rule = Rule(with_prefix_cache(knob) if cached else knob, UNKNOWN_COST)
+    rule.prefill_s_per_token = 1.0
+    assert rule.choose(rows, engine, Batch(engine, rows).demand(), rows.waiting(), 200.0) is NOBODY
+    assert rule.rests(engine, 100, 200.0 + 0.9 * REST_S)
+    assert rule.rests(engine, free, 200.0 + 0.9 * REST_S) is rests
+    assert not rule.rests(engine, 100, 200.0 + 1.1 * REST_S)
+    rule.evicted(500)
+    assert rule.rests(engine, 100, 200.0 + 0.9 * REST_S) is cached
 
 
 def test_victims_cover_what_is_lacking_and_leave_one() -> None:
