@@ -24,6 +24,7 @@ from kvhorizon.adapter import ticker
 from kvhorizon.adapter.guest import Guest
 from kvhorizon.adapter.modes import Mode
 from kvhorizon.solver.evictions import Gates
+from kvhorizon.solver.expiry import DatedPlan
 from kvhorizon.state import Plan, Snapshot, Source
 from kvhorizon.wire.validate import check_snapshot
 
@@ -40,7 +41,7 @@ class Evictions:
     took_s = 0.0
 
     def __init__(self, guest: Guest) -> None:
-        self.newest: Plan | None = None
+        self.newest: DatedPlan | None = None
         self._epoch = guest.plans._epoch
         guest.session, guest.may_evict = self, True  # type: ignore[assignment]
         ticker.TICK_S = PLAN_EVERY_S
@@ -60,7 +61,7 @@ class Evictions:
         check_snapshot(snapshot)
         waiting = snapshot.requests.handle[snapshot.num_running :]
         none = np.zeros(0)
-        self.newest = Plan(
+        plan = Plan(
             engine_epoch=self._epoch,
             based_on_revision=snapshot.revision,
             source=Source.PROGRAM,
@@ -72,6 +73,7 @@ class Evictions:
             block_prices=none,
             reserve_blocks=0,
         )
+        self.newest = DatedPlan(plan, snapshot.now_s)
 
 
 def arguments_of(kinds: Sequence[str]) -> dict[str, Any]:

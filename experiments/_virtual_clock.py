@@ -20,6 +20,7 @@ import vllm.v1.request
 
 from kvhorizon.adapter.learner import LEARN_S, Learner
 from kvhorizon.adapter.session import SolverLike
+from kvhorizon.solver.expiry import DatedPlan
 from kvhorizon.state import Plan, Snapshot
 
 DELAY_S = 0.012  # from snapshot to plan: p90 of budget and transport, as in `kvhorizon.sim.setup`
@@ -72,14 +73,14 @@ class LockstepSession:
         prepare: Callable[[Plan], None] | None,
         delay_s: float = DELAY_S,
     ) -> None:
-        self.newest: Plan | None = None
+        self.newest: DatedPlan | None = None
         self.solver = solver
         self.replaced = self.failed_starts = self.errors = 0
         self.took_s = 0.0
         self.answered: bool | None = None
         self.asked = 0
         self._clock, self._prepare, self._delay_s = clock, prepare, delay_s
-        self._coming: deque[tuple[float, Plan]] = deque()
+        self._coming: deque[tuple[float, DatedPlan]] = deque()
 
     def start(self) -> None:
         """The solver serves already."""
@@ -91,19 +92,20 @@ class LockstepSession:
         """See `PlanSession`."""
         if snapshot is None or self.solver is None:
             return
-        plan = self.solver.plan(snapshot())
+        state = snapshot()
+        plan = self.solver.plan(state)
         self.asked += 1
         self.answered, self.took_s = plan is not None, self._delay_s
         if plan is not None:
-            self._coming.append((self._clock.now_s + self._delay_s, plan))
+            self._coming.append((self._clock.now_s + self._delay_s, DatedPlan(plan, state.now_s)))
 
     def deliver(self) -> None:
         """Before each step: the plans whose time has come."""
         while self._coming and self._coming[0][0] <= self._clock.now_s:
-            _, plan = self._coming.popleft()
+            _, newest = self._coming.popleft()
             if self._prepare is not None:
-                self._prepare(plan)
-            self.newest = plan
+                self._prepare(newest.plan)
+            self.newest = newest
 
 
 def _learn_now(learner: Learner, now_s: float) -> None:

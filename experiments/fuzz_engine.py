@@ -10,7 +10,7 @@ rule's, and in a third errors are raised inside the plugin. Needs vLLM (0.32).
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ from experiments._guest_engine import Setup
 from experiments._harness import Options, main, target
 from kvhorizon.adapter.rule import Choice
 from kvhorizon.solver.evictions import Gates
+from kvhorizon.solver.expiry import DatedPlan
 from kvhorizon.state import Plan, Source
 
 SEED = 0
@@ -35,11 +36,12 @@ IMAGES = 64  # embeddings a step, in a third of the seeds
 
 @dataclass
 class RandomPlans:
-    """In a session's place: a new plan now and then, right, wrong or absurd."""
+    """In a session's place: a new plan now and then, right, wrong, too old or absurd."""
 
     rng: random.Random
     epoch: int
     rows: Any
+    now: Callable[[], float]
     newest: Any = None
     solver: object = None
     offers: int = 0
@@ -69,7 +71,7 @@ class RandomPlans:
         pick = [handle for handle in known if rng.random() < 0.5] + [rng.randrange(10**12) for _ in range(3)]
         rng.shuffle(pick)
         some = np.array(pick, dtype=np.uint64)
-        self.newest = Plan(
+        plan = Plan(
             engine_epoch=self.epoch if rng.random() < 0.9 else 7,
             based_on_revision=rng.randrange(1000),
             source=rng.choice(list(Source)),
@@ -81,6 +83,7 @@ class RandomPlans:
             block_prices=np.zeros(0),
             reserve_blocks=rng.randrange(100),
         )
+        self.newest = DatedPlan(plan, self.now() - rng.choice([0.0, 0.0, 0.0, 1.0, 3.0]))
 
 
 @dataclass
@@ -152,7 +155,7 @@ def fuzz(seed: int, count: Count) -> None:
     load = Load(REQUESTS, seed, caching, loras=setup.adapters > 0, images=setup.images > 0)
     engine = drive(setup)
     guest = engine.scheduler.kvhorizon
-    plans = RandomPlans(rng, guest.plans._epoch, guest.rows)
+    plans = RandomPlans(rng, guest.plans._epoch, guest.rows, guest.now)
     guest.session = plans
     if seed % 3 != 0:
         _decide_at_random(guest, rng)

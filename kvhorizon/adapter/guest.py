@@ -265,7 +265,7 @@ class Guest(Accounts):
             self.ticker.habits = self.losing.habits(self.rows.tables.tokens_per_step)
             self.rule.changed()
         newest, plans = self.session.newest if self.session is not None else None, self.plans
-        if (newest is not plans.last or now_s > plans.stale_s) and plans.look(newest, self.rows, now_s):
+        if (newest is not plans.last or now_s > plans.expires_s) and plans.look(newest, self.rows, now_s):
             self.rule.changed()
 
     def _rebuild(self, now_s: float) -> None:

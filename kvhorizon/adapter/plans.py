@@ -1,4 +1,4 @@
-"""Following the newest plan: its admissions go first, as long as it is fresh."""
+"""Following the newest plan: its admissions go first, until it expires (`solver.expiry`)."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from numpy.typing import NDArray
 
 from kvhorizon.adapter.rows import Rows, Slots
 from kvhorizon.models.compiled import compiled
+from kvhorizon.solver.expiry import DatedPlan
 from kvhorizon.state import Plan, Source
-
-STALE_S = 2.0  # a plan that arrived longer ago is dropped
 
 Handles = NDArray[np.uint64]
 
 
 class PlanFollower:
-    """`counts`: plans by who made them, and how many grew stale. `serial` changes with each plan taken up."""
+    """`counts`: plans taken up, by who made them, and plans dropped: expired (stale) or of another engine (foreign).
+
+    `serial` changes with each plan taken up.
+    """
 
     def __init__(self, epoch: int) -> None:
         self.counts: Counter[str] = Counter()
@@ -26,8 +28,8 @@ class PlanFollower:
         self.serial = 0
         self._epoch = epoch
         self._prepared: tuple[Plan, Handles, Slots] | None = None  # the plan to come, and whom it names
-        self.last: Plan | None = None  # that was looked at
-        self.stale_s = math.inf  # when the plan in force will be
+        self.last: DatedPlan | None = None  # that was looked at
+        self.expires_s = math.inf  # of the plan in force
 
     @property
     def fresh(self) -> bool:
@@ -50,31 +52,37 @@ class PlanFollower:
         """Find out whom a plan names, beside the step that is going to take it up."""
         self._prepared = plan, *named_of(_now(plan), rows)
 
-    def look(self, newest: Plan | None, rows: Rows, now_s: float) -> bool:
-        """Take up a new plan, or drop a stale one; True if either happened."""
+    def look(self, newest: DatedPlan | None, rows: Rows, now_s: float) -> bool:
+        """Take up a new plan, or drop the one in force once it has expired; True if either happened."""
+        taken = False
         if newest is not None and newest is not self.last:
             self.last = newest
-            return self._take(newest, rows, now_s)
-        if now_s > self.stale_s:
-            self.drop(rows)
-            self.counts["stale"] += 1
-            return True
-        return False
+            taken = self._take(newest, rows, now_s)
+        if taken or now_s <= self.expires_s:
+            return taken
+        self.drop(rows)
+        self.counts["stale"] += 1
+        return True
 
     def drop(self, rows: Rows) -> None:
         """Follow no plan."""
-        self.plan, self.stale_s = None, math.inf
+        self.plan, self.expires_s = None, math.inf
         rows.desk.rank[:] = 0
 
-    def _take(self, plan: Plan, rows: Rows, now_s: float) -> bool:
+    def _take(self, newest: DatedPlan, rows: Rows, now_s: float) -> bool:
+        """Follow the plan, unless it is another engine's or came too late."""
+        plan = newest.plan
         if plan.engine_epoch != self._epoch:
             self.counts["foreign"] += 1
+            return False
+        if now_s > newest.expires_s:
+            self.counts["stale"] += 1
             return False
         prepared = self._prepared
         known = prepared is not None and prepared[0] is plan
         handles, slots = prepared[1:] if prepared is not None and known else named_of(_now(plan), rows)
         rank_named(rows.desk.rank, rows.extra.waits, rows.extra.handle, handles, slots)
-        self.plan, self.stale_s = plan, now_s + STALE_S
+        self.plan, self.expires_s = plan, newest.expires_s
         self.serial += 1
         self.counts["program" if plan.source == Source.PROGRAM else "greedy"] += 1
         return True

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Protocol
 
+from kvhorizon.solver.expiry import DatedPlan
 from kvhorizon.state import Plan, Snapshot
 
 logger = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ class PlanSession:
 
     def __init__(self, solver: SolverLike | None, prepare: Callable[[Plan], None] | None = None) -> None:
         """`prepare` is told of each plan, beside the step, before the step can see it."""
-        self.newest: Plan | None = None
+        self.newest: DatedPlan | None = None
         self.solver = solver
         self.replaced = 0  # snapshots that a newer one overtook
         self.failed_starts = 0
@@ -95,13 +96,14 @@ class PlanSession:
             snapshot, self._pending = self._pending, None
             if ready and snapshot is not None and self.solver is not None and not self._stopping.is_set():
                 begin_s = time.monotonic()
-                plan = self.solver.plan(snapshot())
+                state = snapshot()
+                plan = self.solver.plan(state)
                 self.took_s = time.monotonic() - begin_s
                 self.answered = plan is not None
                 if plan is not None:
                     if self._prepare is not None:
                         self._prepare(plan)
-                    self.newest = plan
+                    self.newest = DatedPlan(plan, state.now_s)
         except Exception:
             self.errors += 1
             if self.errors == 1:

@@ -13,19 +13,20 @@ from kvhorizon.sim.snapshot import take_snapshot
 from kvhorizon.sim.step import preempt
 from kvhorizon.solver.desk import Desk
 from kvhorizon.solver.evictions import Asked, Gates, Pool, carried_out
+from kvhorizon.solver.expiry import DatedPlan
 from kvhorizon.solver.greedy import Greedy
 from kvhorizon.state import Habits, Plan, Source
 
 IntArray = NDArray[np.int64]
 IDLE_TICK_S = 1.0  # ask again after so long even if nothing happened: forecasts move on
-STALE_S = 2.0  # a plan older than this is dropped
 
 
 class PlanFollower:
     """Asks for plans, applies them, counts who decided.
 
     A tick is due every `setup.tick_s` of virtual time; it asks the solver only while requests wait, and only if one
-    has arrived, finished or been preempted since, or `IDLE_TICK_S` have passed. Evictions of a plan are carried out
+    has arrived, finished or been preempted since, or `IDLE_TICK_S` have passed. Whether the plan has expired
+    (`solver.expiry`) is seen at ticks. Evictions of a plan are carried out
     where the engine reloads evicted KV from host memory, as the step's `rule` allows.
     """
 
@@ -36,8 +37,8 @@ class PlanFollower:
         self.due_s = 0.0
         self.habits = Habits()  # of the engine, as seen so far
         self._setup, self._engine, self._forecast, self._desk, self._solver = setup, engine, forecast, desk, solver
-        self._pending: Plan | None = None
-        self._applied_s = -np.inf
+        self._pending: DatedPlan | None = None
+        self._expires_s = np.inf  # of the plan in force
         self._asked_s = -np.inf
         self._seen = (-1, -1, -1)
         self._revision = 0
@@ -51,13 +52,13 @@ class PlanFollower:
         now_s = float(self._engine.clock[NOW])
         if self._evicts:
             self._look(now_s)
-        if self._pending is not None:
-            self._apply(self._pending)
-            self._pending = None
-            self._applied_s = now_s
-        elif now_s - self._applied_s > STALE_S and np.any(self._desk.rank):
-            self._desk.rank[:] = 0
+        if self._pending is not None and now_s <= self._pending.expires_s:
+            self._apply(self._pending.plan)
+            self._expires_s = self._pending.expires_s
+        elif self._pending is not None or now_s > self._expires_s:
+            self.forget()
             self.plans["stale"] += 1
+        self._pending = None
         if now_s < self._asked_s + self._setup.tick_s or not self._worth_asking(now_s):
             self.due_s = max(now_s, self._asked_s) + self._setup.tick_s
             return
@@ -66,8 +67,8 @@ class PlanFollower:
         self.due_s = now_s + (self._setup.delay_s if self._pending is not None else self._setup.tick_s)
 
     def forget(self) -> None:
-        """The engine failed: its plans are of no use any more."""
-        self._pending = None
+        """Follow no plan: the last one expired, there is none, or the engine failed."""
+        self._pending, self._expires_s = None, np.inf
         self._desk.rank[:] = 0
 
     def _worth_asking(self, now_s: float) -> bool:
@@ -87,10 +88,10 @@ class PlanFollower:
         plan = self._solver.plan(snapshot) if self._solver else None
         if plan is None:
             self.plans["local"] += 1
-            self._desk.rank[:] = 0
+            self.forget()
         else:
             self.plans["program" if plan.source == Source.PROGRAM else "greedy"] += 1
-            self._pending = plan
+            self._pending = DatedPlan(plan, snapshot.now_s)
 
     def _apply(self, plan: Plan) -> None:
         """Give the requests that the plan admits now their places; the rest is left to the greedy rule."""

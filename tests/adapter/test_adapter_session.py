@@ -4,7 +4,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from fakes import wait_for
@@ -14,6 +14,13 @@ from kvhorizon.adapter.session import PlanSession
 from kvhorizon.adapter.shared import SharedSolver
 from kvhorizon.wire.failures import SolverError, SolverRefused, SolverUnavailable
 from kvhorizon.wire.session import Session
+
+
+class State(NamedTuple):
+    """In a snapshot's place."""
+
+    what: str
+    now_s: float = 0.0
 
 
 class Solver:
@@ -36,27 +43,27 @@ class Solver:
         self.stopped.set()
 
 
-def test_the_newest_plan_is_kept_and_errors_cost_one_plan() -> None:
+def test_the_newest_plan_is_kept_with_the_time_of_its_state_and_errors_cost_one_plan() -> None:
     def answer(snapshot: Any) -> Any:
         time.sleep(0.01)
-        if snapshot == "bad":
+        if snapshot.what == "bad":
             raise RuntimeError("planted")
-        return None if snapshot == "none" else f"plan of {snapshot}"
+        return None if snapshot.what == "none" else f"plan of {snapshot.what}"
 
     solver = Solver(answer)
     session = PlanSession(solver)
     session.start()
     assert session.answered is None
-    session.offer(lambda: "one")  # type: ignore[arg-type]
-    wait_for(lambda: session.newest == "plan of one")  # type: ignore[comparison-overlap]
+    session.offer(lambda: State("one", 7.0))  # type: ignore[arg-type]
+    wait_for(lambda: session.newest == ("plan of one", 7.0))  # type: ignore[comparison-overlap]
     assert session.answered
     assert session.took_s >= 0.01
-    session.offer(lambda: "none")  # type: ignore[arg-type]
+    session.offer(lambda: State("none"))  # type: ignore[arg-type]
     wait_for(lambda: session.answered is False)
     for worthless in ("bad", "none"):
-        session.offer(lambda worthless=worthless: worthless)  # type: ignore[arg-type]
-    session.offer(lambda: "two")  # type: ignore[arg-type]
-    wait_for(lambda: session.newest == "plan of two")  # type: ignore[comparison-overlap]
+        session.offer(lambda worthless=worthless: State(worthless))  # type: ignore[arg-type]
+    session.offer(lambda: State("two", 8.0))  # type: ignore[arg-type]
+    wait_for(lambda: session.newest == ("plan of two", 8.0))  # type: ignore[comparison-overlap]
     session.stop()
     assert solver.stopped.is_set()
     assert not session._thread.is_alive()
@@ -69,7 +76,7 @@ def test_offers_never_wait_for_a_solver_that_hangs() -> None:
     session.start()
     begin_s = time.monotonic()
     for number in range(1000):
-        session.offer(lambda number=number: number)  # type: ignore[arg-type]
+        session.offer(lambda number=number: State(str(number)))  # type: ignore[arg-type]
     assert time.monotonic() - begin_s < 10.0
     assert session.replaced > 0
     release.set()

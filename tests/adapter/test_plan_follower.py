@@ -4,8 +4,9 @@ import numpy as np
 from fakes import request
 
 from kvhorizon.adapter.forecast import Forecaster
-from kvhorizon.adapter.plans import STALE_S, PlanFollower
+from kvhorizon.adapter.plans import PlanFollower
 from kvhorizon.adapter.rows import Rows
+from kvhorizon.solver.expiry import PLAN_MAX_AGE_S, DatedPlan
 from kvhorizon.state import Plan, Source
 
 EPOCH = 7
@@ -43,28 +44,49 @@ def ranks(rows: Rows) -> dict[str, int]:
 def test_those_to_be_admitted_now_are_ranked_in_its_order() -> None:
     """Handle 1 runs already, 99 is over, 3 is planned for later."""
     rows, follower = rows_of(6), PlanFollower(EPOCH)
-    assert follower.look(plan([5, 1, 99, 3, 2], [0.0, 0.0, 0.0, 8.0, 0.0]), rows, 1.0)
+    assert follower.look(DatedPlan(plan([5, 1, 99, 3, 2], [0.0, 0.0, 0.0, 8.0, 0.0]), 1.0), rows, 1.0)
     assert ranks(rows) == {"r4": 1, "r1": 2}
     assert follower.fresh
-    assert follower.look(plan([4], [0.0]), rows, 1.5)
+    assert follower.look(DatedPlan(plan([4], [0.0]), 1.5), rows, 1.5)
     assert ranks(rows) == {"r3": 1}
     assert (follower.serial, follower.counts["program"]) == (2, 2)
 
 
-def test_a_plan_is_followed_once_and_until_it_is_stale() -> None:
+def test_a_plan_is_followed_until_its_state_is_two_seconds_old() -> None:
+    """Made from the state of 1.0 s and taken up at 2.5 s, it holds until 3.0 s: not two seconds from then."""
     rows, follower = rows_of(3), PlanFollower(EPOCH)
-    one = plan([2], [0.0])
-    assert follower.look(one, rows, 1.0)
-    assert not follower.look(one, rows, 1.0 + STALE_S)
-    assert follower.look(one, rows, 1.1 + STALE_S)
+    one = DatedPlan(plan([2], [0.0]), 1.0)
+    assert follower.look(one, rows, 2.5)
+    assert (PLAN_MAX_AGE_S, follower.expires_s) == (2.0, 3.0)
+    assert not follower.look(one, rows, 3.0)
+    assert follower.fresh
+    assert follower.look(one, rows, 3.001)
     assert not follower.fresh
     assert ranks(rows) == {}
-    assert follower.counts["stale"] == 1
+    assert follower.counts == {"program": 1, "stale": 1}
+    assert not follower.look(one, rows, 3.002), "it is not taken up again"
+
+
+def test_a_plan_that_comes_too_late_is_never_followed() -> None:
+    rows, follower = rows_of(3), PlanFollower(EPOCH)
+    assert not follower.look(DatedPlan(plan([2], [0.0]), 1.0), rows, 3.001)
+    assert not follower.fresh
+    assert ranks(rows) == {}
+    assert follower.counts == {"stale": 1}
+
+
+def test_a_plan_that_comes_too_late_does_not_keep_an_older_one_in_force() -> None:
+    rows, follower = rows_of(3), PlanFollower(EPOCH)
+    assert follower.look(DatedPlan(plan([2], [0.0]), 1.0), rows, 1.0)
+    assert follower.look(DatedPlan(plan([3], [0.0]), 1.5), rows, 3.6)
+    assert not follower.fresh
+    assert ranks(rows) == {}
+    assert follower.counts == {"program": 1, "stale": 2}
 
 
 def test_a_plan_for_another_engine_is_none() -> None:
     rows, follower = rows_of(3), PlanFollower(EPOCH)
-    assert not follower.look(plan([2], [0.0], epoch=EPOCH - 1), rows, 1.0)
+    assert not follower.look(DatedPlan(plan([2], [0.0], epoch=EPOCH - 1), 1.0), rows, 1.0)
     assert not follower.fresh
     assert follower.counts == {"foreign": 1}
 
@@ -72,7 +94,7 @@ def test_a_plan_for_another_engine_is_none() -> None:
 def test_only_the_running_are_evicted() -> None:
     rows, follower = rows_of(3), PlanFollower(EPOCH)
     assert follower.evictions(rows) == []
-    follower.look(plan([], [], evictions=[2, 1, 99]), rows, 1.0)
+    follower.look(DatedPlan(plan([], [], evictions=[2, 1, 99]), 1.0), rows, 1.0)
     assert follower.evictions(rows) == [rows.slot_of["r0"]]
 
 
@@ -83,5 +105,5 @@ def test_whoever_took_the_place_of_a_request_that_is_over_is_not_ranked() -> Non
     follower.prepare(coming, rows)
     slot = rows.release("r1")
     assert rows.add(request("new"), 0.0, 50, 0) == slot
-    assert follower.look(coming, rows, 1.0)
+    assert follower.look(DatedPlan(coming, 1.0), rows, 1.0)
     assert ranks(rows) == {"r2": 1}

@@ -12,6 +12,7 @@ from kvhorizon.sim.in_process import InProcess
 from kvhorizon.sim.policies import parse_policy
 from kvhorizon.sim.replay import replay
 from kvhorizon.sim.setup import Setup
+from kvhorizon.solver.expiry import PLAN_MAX_AGE_S
 from kvhorizon.solver.greedy import Knob
 from kvhorizon.state import Plan, Snapshot
 from kvhorizon.wire.child import SolverChild
@@ -83,3 +84,29 @@ def test_plans_take_effect_after_their_delay(setup: Setup) -> None:
     late = replay(dataclasses.replace(setup, delay_s=0.09), parse_policy("kvhorizon"), InProcess(work=WORK))
     assert late.plans["program"] > 0
     assert (late.finish_s != soon.finish_s).any()
+
+
+class Silent:
+    """The solver's plans without their admissions."""
+
+    def __init__(self) -> None:
+        self.solver = InProcess(work=WORK)
+
+    def plan(self, snapshot: Snapshot) -> Plan | None:
+        plan = self.solver.plan(snapshot)
+        none = np.zeros(0)
+        return plan and dataclasses.replace(plan, admissions=none.astype(np.uint64), admit_at_steps=none)
+
+
+@pytest.mark.parametrize(("delay_s", "followed"), [(PLAN_MAX_AGE_S - 0.1, True), (PLAN_MAX_AGE_S + 0.1, False)])
+def test_what_a_plan_says_counts_until_its_state_is_two_seconds_old(
+    setup: Setup, delay_s: float, followed: bool
+) -> None:
+    """From a solver that takes longer, all plans are counted as stale, and their admissions change nothing."""
+    late = dataclasses.replace(setup, delay_s=delay_s)
+    told, silent = (replay(late, parse_policy("kvhorizon"), solver) for solver in (InProcess(work=WORK), Silent()))
+    assert told.plans["program"] > 10
+    assert np.array_equal(told.finish_s, silent.finish_s) is not followed
+    if not followed:
+        made = told.plans["program"] + told.plans["greedy"]
+        assert told.plans["stale"] in (made, made - 1), "the run may end before the last one would have come"
