@@ -11,7 +11,7 @@ from typing import Any
 
 from kvhorizon.adapter.engine import Engine
 from kvhorizon.errors import InputError
-from kvhorizon.models.gpu import Gpu, gpu_names, preset
+from kvhorizon.models.gpu import Gpu, preset, recognised
 from kvhorizon.models.shape import ModelShape, from_config
 from kvhorizon.models.step_time import step_cost
 from kvhorizon.state import EngineFacts, StepCost
@@ -32,22 +32,28 @@ def model_shape(config: Any) -> ModelShape | None:
         return None
 
 
-def gpu_of(device_name: str | None) -> Gpu:
-    """The preset nearest to the device's own name; the default where there is none."""
-    words = (device_name or "").lower().replace("-", " ").split()
-    for name in gpu_names():
-        family = name.split("-")[0]
-        if family in words and ("40gb" in words) == ("40gb" in name):
-            return preset(name)
-    return preset(DEFAULT_GPU)
+def gpu_of(device_name: str | None) -> Gpu | None:
+    """The preset of exactly this device, the default one where there is none; of an unknown GPU None, and one line."""
+    if device_name is None:
+        return preset(DEFAULT_GPU)
+    gpu = recognised(device_name)
+    if gpu is None:
+        logger.warning(
+            "kvhorizon does not know the GPU %s: steps are priced as on %s until enough are measured; "
+            "KVHORIZON_GPU names a preset",
+            device_name,
+            DEFAULT_GPU,
+        )
+    return gpu
 
 
-def price(shape: ModelShape | None, gpu: Gpu, tp: int) -> StepCost:
-    """Step time of the model on the GPU; a typical 8B model's where the shape is unknown or does not fit."""
+def price(shape: ModelShape | None, gpu: Gpu | None, tp: int) -> StepCost:
+    """Step time of the model on the GPU, or on the default one; a typical 8B model's where its shape is unknown or does
+    not fit."""
     if shape is None:
         return UNKNOWN_COST
     try:
-        return step_cost(shape, gpu, tp)
+        return step_cost(shape, gpu or preset(DEFAULT_GPU), tp)
     except InputError as error:
         logger.warning("kvhorizon cannot price this model's steps, and takes typical ones: %s", error)
         return UNKNOWN_COST

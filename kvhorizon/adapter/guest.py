@@ -260,8 +260,8 @@ class Guest(Accounts):
         if self.forecaster.tables is not self.rows.tables:
             self.rows.use_tables(self.forecaster.tables)
             self.rule.use(self.rows.tables.z, self.rows.tables.tokens_per_step)
-            self.losing.see(self.accounting.total)
-            self.rule.losing = self.losing.cost()
+            self.losing.see(self.accounting.total, self._clock.prefill.seconds)
+            self.rule.losing, self.accounting.cost = self.losing.cost(), self.losing.steps
             self.ticker.habits = self.losing.habits(self.rows.tables.tokens_per_step)
             self.rule.changed()
         newest, plans = self.session.newest if self.session is not None else None, self.plans

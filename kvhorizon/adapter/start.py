@@ -95,7 +95,7 @@ def build(
     rows = Rows(engine.max_active, forecaster.tables)
     rule = Rule(with_prefix_cache(greedy) if engine.prefix_tokens else greedy, cost)
     warm_up(rule, engine)
-    losing = losing_of(config, cost, shape)
+    losing = losing_of(config, cost, shape, measured=gpu is None)
     may_evict = losing.offloads if settings.evict is None else settings.evict
     plans = PlanFollower(facts.engine_epoch)
     control = Control(engine, rows, rule, plans, DecisionLog(), level)

@@ -1,9 +1,9 @@
-"""GPUs: memory, bandwidth, peak FLOP/s, and what is usually asked of them.
+"""GPUs: memory, bandwidth, peak FLOP/s, what is usually asked of them, and the names under which drivers know them.
 
-Sources: NVIDIA data sheets (A100, H100 SXM, H200, L4, L40S, RTX PRO 6000 Blackwell Workstation Edition; dense bf16,
-without sparsity, the last from its architecture's whitepaper); memory is what the driver
-leaves to a process (`torch.cuda.get_device_properties().total_memory`), some 1-8 % below the decimal name; scheduler
-defaults are vLLM 0.32's for an API server (`vllm/engine/arg_utils.py`).
+Sources: NVIDIA data sheets (A100, A100 80GB PCIe, H100 SXM and PCIe, H200, L4, L40S, RTX PRO 6000 Blackwell
+Workstation Edition; dense bf16, without sparsity, the last from its architecture's whitepaper); memory is what the
+driver leaves to a process (`torch.cuda.get_device_properties().total_memory`), some 1-8 % below the decimal name;
+scheduler defaults are vLLM 0.32's for an API server (`vllm/engine/arg_utils.py`).
 """
 
 from __future__ import annotations
@@ -30,16 +30,21 @@ class Gpu:
     tpot_target_s: float  # goodput target of time per output token
     max_num_seqs: int
     max_num_batched_tokens: int
+    devices: tuple[str, ...] = ()  # what `torch.cuda.get_device_name()` says of it, without "NVIDIA"
 
 
+_A100_40GB = ("A100-SXM4-40GB", "A100-PCIE-40GB")  # of one speed
+_PRO_6000 = ("RTX PRO 6000 Blackwell Workstation Edition",)  # the Server and Max-Q editions are slower
 _PRESETS = (
-    Gpu("a100-40gb", "a100", 39.4 * GIB, 1.555e12, 312e12, 0.075, 256, 2048),
-    Gpu("a100-80gb", "a100", 79.2 * GIB, 2.039e12, 312e12, 0.075, 256, 2048),
-    Gpu("h100-80gb", "h100", 79.1 * GIB, 3.35e12, 989e12, 0.05, 1024, 8192),
-    Gpu("h200", "h200", 139.8 * GIB, 4.8e12, 989e12, 0.05, 1024, 8192),
-    Gpu("l4-24gb", "l40s", 22.0 * GIB, 0.3e12, 121e12, 0.15, 256, 2048),
-    Gpu("l40s-48gb", "l40s", 44.4 * GIB, 0.864e12, 362e12, 0.075, 256, 2048),
-    Gpu("rtx-pro-6000", "l40s", 94.9 * GIB, 1.792e12, 503.8e12, 0.075, 1024, 8192),
+    Gpu("a100-40gb", "a100", 39.4 * GIB, 1.555e12, 312e12, 0.075, 256, 2048, _A100_40GB),
+    Gpu("a100-80gb", "a100", 79.2 * GIB, 2.039e12, 312e12, 0.075, 256, 2048, ("A100-SXM4-80GB",)),
+    Gpu("a100-80gb-pcie", "a100", 79.2 * GIB, 1.935e12, 312e12, 0.075, 256, 2048, ("A100 80GB PCIe",)),
+    Gpu("h100-80gb", "h100", 79.1 * GIB, 3.35e12, 989e12, 0.05, 1024, 8192, ("H100 80GB HBM3",)),
+    Gpu("h100-80gb-pcie", "h100", 79.1 * GIB, 2.0e12, 756e12, 0.05, 1024, 8192, ("H100 PCIe",)),
+    Gpu("h200", "h200", 139.8 * GIB, 4.8e12, 989e12, 0.05, 1024, 8192, ("H200",)),
+    Gpu("l4-24gb", "l40s", 22.0 * GIB, 0.3e12, 121e12, 0.15, 256, 2048, ("L4",)),
+    Gpu("l40s-48gb", "l40s", 44.4 * GIB, 0.864e12, 362e12, 0.075, 256, 2048, ("L40S",)),
+    Gpu("rtx-pro-6000", "l40s", 94.9 * GIB, 1.792e12, 503.8e12, 0.075, 1024, 8192, _PRO_6000),
 )
 
 
@@ -54,6 +59,15 @@ def preset(name: str) -> Gpu:
         if gpu.name == name.lower():
             return gpu
     raise InputError("gpu", name, f"must be one of {', '.join(gpu_names())}")
+
+
+def recognised(device_name: str) -> Gpu | None:
+    """The GPU that a driver calls so, in any case; None where no preset has exactly this name.
+
+    A part of a GPU (MIG), a GPU of another memory or bus and one with a similar name are other GPUs.
+    """
+    name = " ".join(device_name.split()).lower().removeprefix("nvidia ")
+    return next((gpu for gpu in _PRESETS if name in (device.lower() for device in gpu.devices)), None)
 
 
 def tpot_target_s(gpu: Gpu, shape: ModelShape) -> float:

@@ -22,9 +22,9 @@ def config(connector: str | None = None, tp: int = 1, **extra: Any) -> Any:
     return SimpleNamespace(kv_transfer_config=transfer, parallel_config=SimpleNamespace(tensor_parallel_size=tp))
 
 
-def price(config: Any, total: Tally) -> float:
-    losing = losing_of(config, COST, builtin("llama-3.1-8b"))
-    losing.see(total)
+def price(config: Any, total: Tally, measured: bool = False, prefill_s: float = 1.0) -> float:
+    losing = losing_of(config, COST, builtin("llama-3.1-8b"), measured)
+    losing.see(total, prefill_s)
     return float(recompute_seconds(losing.cost(), 0, CONTEXT))
 
 
@@ -53,6 +53,17 @@ def test_what_came_back_is_learned() -> None:
     whole_s = recompute_seconds(COST, 0, CONTEXT)
     assert price(config("OffloadingConnector"), Tally(recompute_tokens=many)) > 0.98 * whole_s
     assert price(config(), Tally(restored_tokens=many)) < 0.02 * whole_s
+
+
+def test_on_an_unknown_gpu_recompute_costs_what_prefill_is_measured_to_cost() -> None:
+    """On a known one (above) a measured second per token changes nothing."""
+    whole_s = recompute_seconds(COST, 0, CONTEXT)
+    twice_s = 2.0 * COST.linear_s_per_token
+    assert price(config(), Tally(), measured=True, prefill_s=twice_s) == pytest.approx(2.0 * whole_s)
+    losing = losing_of(config(), COST, None, measured=True)
+    for prefill_s in (0.0, COST.linear_s_per_token):
+        losing.see(Tally(), prefill_s)
+        assert recompute_seconds(losing.steps, 0, CONTEXT) == pytest.approx(whole_s if prefill_s else 0.0)
 
 
 def test_tensor_parallel_gpus_read_their_shares_at_once() -> None:

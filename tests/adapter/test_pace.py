@@ -118,11 +118,11 @@ def test_where_all_layers_have_a_window_growth_ends_there() -> None:
 def test_survival_in_the_cache_is_learned_and_unlearned() -> None:
     losing = Losing(StepCost(0.005, 0.008, linear_s_per_token=4e-5), 0.0, False)
     assert losing.habits(1.0).kept_share == 0.0
-    losing.see(Tally(restored_tokens=int(BELIEF_TOKENS)))
+    losing.see(Tally(restored_tokens=int(BELIEF_TOKENS)), 4e-5)
     assert losing.kept == pytest.approx(0.5)
     total = Tally(restored_tokens=int(BELIEF_TOKENS))
     for _ in range(30):  # from now on nothing survives
         total.recompute_tokens += int(MEMORY_TOKENS) // 10
-        losing.see(total)
+        losing.see(total, 4e-5)
     assert losing.kept < 0.002
     assert losing.cost().linear_s_per_token == pytest.approx(4e-5, rel=0.01)

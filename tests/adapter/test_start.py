@@ -4,7 +4,9 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from kvhorizon.adapter.facts import DEFAULT_GPU, gpu_of
 from kvhorizon.adapter.start import speak_as_vllm
+from kvhorizon.models.gpu import preset
 
 
 class Kept(logging.Handler):
@@ -52,3 +54,13 @@ def test_whoever_has_set_up_logging_has_the_say() -> None:
         speak_as_vllm()
         logging.getLogger("kvhorizon").warning("one")
     assert (kept.messages, own.messages) == ([], ["one"])
+
+
+def test_an_unknown_gpu_is_said_in_one_line_and_no_other_one_is() -> None:
+    with vllms() as kept:
+        speak_as_vllm()
+        assert gpu_of("NVIDIA GeForce RTX 4090") is None
+        assert gpu_of("NVIDIA L40S") is preset("l40s-48gb")
+        assert gpu_of(None) is preset(DEFAULT_GPU), "an engine without a GPU"
+    (line,) = kept.messages
+    assert line.startswith("kvhorizon does not know the GPU NVIDIA GeForce RTX 4090: steps are priced as on h100-80gb")

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvhorizon.errors import InputError
-from kvhorizon.models.gpu import gpu_names, preset, tpot_target_s
+from kvhorizon.models.gpu import gpu_names, preset, recognised, tpot_target_s
 from kvhorizon.models.pool import pool_blocks
 from kvhorizon.models.shape import builtin
 
@@ -16,6 +16,60 @@ def test_presets_by_any_case_and_errors_list_them() -> None:
     assert preset("H100-80GB").max_num_batched_tokens == 8192
     with pytest.raises(InputError, match=r"gpu='h999'.*a100-40gb.*l40s-48gb"):
         preset("h999")
+
+
+RECOGNISED = {
+    "NVIDIA A100-SXM4-40GB": "a100-40gb",
+    "NVIDIA A100-PCIE-40GB": "a100-40gb",
+    "A100-SXM4-40GB": "a100-40gb",  # as older drivers say
+    "NVIDIA A100-SXM4-80GB": "a100-80gb",
+    "NVIDIA A100 80GB PCIe": "a100-80gb-pcie",
+    "NVIDIA H100 80GB HBM3": "h100-80gb",
+    "NVIDIA H100 PCIe": "h100-80gb-pcie",
+    "NVIDIA H200": "h200",
+    "NVIDIA L4": "l4-24gb",
+    "NVIDIA L40S": "l40s-48gb",
+    "NVIDIA RTX PRO 6000 Blackwell Workstation Edition": "rtx-pro-6000",
+}
+UNKNOWN = (
+    "NVIDIA A100-SXM4-40GB MIG 1g.5gb",
+    "NVIDIA A10G",
+    "NVIDIA A10",
+    "NVIDIA B200",
+    "NVIDIA GH200 480GB",
+    "NVIDIA GB200",
+    "NVIDIA H100 NVL",
+    "NVIDIA H200 NVL",
+    "NVIDIA H20",
+    "NVIDIA L40",
+    "NVIDIA GeForce RTX 4090",
+    "NVIDIA GeForce RTX 5090",
+    "NVIDIA RTX 6000 Ada Generation",
+    "NVIDIA RTX A6000",
+    "NVIDIA RTX PRO 6000 Blackwell Server Edition",
+    "NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition",
+    "Tesla T4",
+    "Tesla V100-SXM2-32GB",
+    "AMD Instinct MI300X",
+    "AMD Instinct MI300X OAM",
+    "",
+)
+
+
+@pytest.mark.parametrize(("device", "name"), RECOGNISED.items())
+def test_a_device_is_recognised_by_what_its_driver_calls_it(device: str, name: str) -> None:
+    assert recognised(device) is recognised(device.upper()) is preset(name)
+
+
+@pytest.mark.parametrize("device", UNKNOWN)
+def test_no_device_is_taken_for_another(device: str) -> None:
+    assert recognised(device) is None
+
+
+def test_every_preset_has_a_device_and_none_has_two_presets() -> None:
+    devices = [device.lower() for name in gpu_names() for device in preset(name).devices]
+    assert len(devices) == len(set(devices))
+    assert all(preset(name).devices for name in gpu_names())
 
 
 def test_goodput_targets() -> None:
