@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kvhorizon.errors import InputError
+from kvhorizon.errors import InputError, in_a_line
 from kvhorizon.recording.schema import (
     FACTS_KEY,
     FORMAT,
@@ -93,9 +93,8 @@ def _read(pa: Any, pq: Any, file: Path) -> Any:
     try:
         known = set(pq.read_schema(file).names)
         table = pq.read_table(file, columns=[name for name in Row._fields if name in known])
-    except (pa.ArrowInvalid, pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError("recording", str(file), f"must be readable Parquet ({reason})") from None
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last of a column's name
+        raise InputError("recording", str(file), f"must be readable Parquet ({in_a_line(error)})") from None
     found = (table.schema.metadata or {}).get(FORMAT_KEY, b"").decode(errors="replace")
     may_lack = OLDER_LACK.get(found, ())
     missing = [name for name in Row._fields if name not in known and name not in may_lack]

@@ -163,6 +163,8 @@ def damaged(folder: Path, kind: str) -> Path:
     write_rows(path, ROWS, FACTS)
     if kind == "cut":
         path.write_bytes(path.read_bytes()[:-20])
+    elif kind == "name":
+        path.write_bytes(path.read_bytes().replace(b"preemptions", b"pre\xcfmptions"))
     elif kind == "empty":
         write_rows(path, [], FACTS)
     elif kind == "foreign":
@@ -191,6 +193,7 @@ def damaged(folder: Path, kind: str) -> Path:
     ("kind", "says"),
     [
         ("cut", "must be readable Parquet"),
+        ("name", "must be readable Parquet (UnicodeDecodeError: 'utf-8' codec can't decode byte 0xcf"),
         ("empty", "at least one request"),
         ("foreign", "format 3"),
         ("newer", "it says 99"),
