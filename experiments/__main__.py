@@ -54,6 +54,7 @@ EXPERIMENTS = (
     Experiment("bench_service"),
     Experiment("bench_whatif"),
     Experiment("fuzz_inputs"),
+    Experiment("house"),
     Experiment("report_browser", BROWSER),
     Experiment("readme_picture", not_quick="it has no smoke run"),
     Experiment("lockstep", ENGINE, not_quick="its smoke run is a test of `make test-engine`, and takes minutes"),
