@@ -2,7 +2,8 @@
 
 `python -m experiments` takes hours and keeps its results and figures; `--quick` is a smoke run of each, in minutes,
 that keeps nothing and begins no experiment after QUICK_S. What cannot run here is skipped, loudly. One that fails does
-not keep the others from running, but makes the exit status 1; a target that is missed is a result.
+not keep the others from running, but makes the exit status 1; a target that is missed is a result. `--stale` runs
+nothing: it lists the kept results that are older than the code, and the exit status is 1 where there are any.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
+
+from experiments._house.tree import Tree
+from experiments._sources import ROOT, stale_results
 
 QUICK_S = 720.0
 ENGINE, DATA, BROWSER = "engine", "data", "browser"
@@ -143,11 +147,22 @@ def run_all(
     return ended
 
 
+def list_stale(tree: Tree, say: Callable[[str], None]) -> int:
+    """One line for each stale result; returns the exit status."""
+    found = stale_results(tree)
+    for one in found:
+        say(f"{one.path}: {one.why}")
+    return 1 if found else 0
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a smoke run of each, nothing kept")
+    parser.add_argument("--stale", action="store_true", help="list the results that are older than the code")
     parser.add_argument("--engine-python", type=Path, default=Path(sys.executable), help="an interpreter with vLLM")
     options = parser.parse_args()
+    if options.stale:
+        raise SystemExit(list_stale(Tree(ROOT), print))
 
     def run(command: list[str]) -> int:
         return subprocess.run(command, check=False).returncode

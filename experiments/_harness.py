@@ -1,6 +1,7 @@
 """The frame of every experiment: arguments, targets, versions, one object to print and to keep.
 
-An experiment is a module with `measure(options) -> (figures, targets)` that ends in
+Each run says by a digest which sources it measured (`_sources`); `python -m experiments --stale` lists results that are
+older than the code. An experiment is a module with `measure(options) -> (figures, targets)` that ends in
 
     if __name__ == "__main__":
         main("step_time", SEED, measure)
@@ -23,6 +24,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from experiments._sources import digest_of
 from kvhorizon import __version__
 from kvhorizon.errors import InputError
 
@@ -66,30 +68,29 @@ def versions() -> dict[str, str]:
     return found
 
 
-def report(
-    name: str, seed: int, figures: Figures, targets: Targets, options: Options, suffix: str = ""
-) -> dict[str, Any]:
-    """Print the run, and keep it under its name and `suffix` unless it was a quick one; returns it."""
+def report(name: str, seed: int, figures: Figures, targets: Targets, options: Options) -> dict[str, Any]:
+    """Print the run, and keep it under its name unless it was a quick one; returns it."""
     command = f"python -m experiments.{name}" + (" --quick" if options.quick else "")
-    parts = {"command": command, "seed": seed, "versions": versions(), "figures": figures, "targets": targets}
-    run: dict[str, Any] = _plain(parts)
+    about = {"command": command, "seed": seed, "versions": versions()}
+    if not options.quick:
+        about["sources"] = digest_of(name)
+    run: dict[str, Any] = _plain({**about, "figures": figures, "targets": targets})
     print(json.dumps(run) if options.json else _table(run))
     if not options.quick:
-        _keep(RESULTS / f"{name}{suffix}.json", run)
+        _keep(RESULTS / f"{name}.json", run)
     return run
 
 
-def main(name: str, seed: int, measure: Callable[[Options], tuple[Figures, Targets]], suffix: str = "") -> None:
-    """Parse the arguments, measure, report; bad input ends in one line and exit status 2.
-
-    `suffix` tells apart what one experiment finds on machines of different kinds.
-    """
+def main(name: str, seed: int, measure: Callable[[Options], tuple[Figures, Targets]]) -> None:
+    """Parse the arguments, measure, report; bad input ends in one line and exit status 2."""
     parser = argparse.ArgumentParser(prog=f"python -m experiments.{name}", description=sys.modules["__main__"].__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quick", action="store_true", help="a smoke run, not kept")
     options = Options(**vars(parser.parse_args()))
+    if not options.quick:
+        digest_of(name)  # of the sources as they are now, whatever happens to them while this measures
     try:
-        report(name, seed, *measure(options), options, suffix)
+        report(name, seed, *measure(options), options)
     except InputError as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from None

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments._cells import Cell, build, tpot_target
+from experiments._sources import digest_of
 from kvhorizon import __version__
 from kvhorizon.sim.alone import alone
 from kvhorizon.sim.in_process import InProcess
@@ -56,7 +57,12 @@ def run_one(job: Job, policy: Policy) -> Row:
     )
     about = {"cell": job.cell.name, "kind": job.cell.kind, "seed": job.seed, "policy": job.policy}
     rest = {"forecast": job.forecast, "reload_s": job.reload_s, "version": __version__, "cpu_s": round(cpu_s, 3)}
-    return {**about, **rest, "columns": columns}
+    return {**about, **rest, "sources": digest_of("_runs"), "columns": columns}
+
+
+def is_current(row: Row) -> bool:
+    """Whether a row is of the code as it is."""
+    return bool(row.get("sources") == digest_of("_runs"))
 
 
 def run_jobs(jobs: Sequence[Job]) -> list[Row]:
@@ -89,8 +95,8 @@ def _each(groups: list[list[Job]], workers: int, work: Any) -> Iterator[list[Row
 
 
 def gather(jobs: Sequence[Job], path: Path | None, workers: int = 1, work: Any = run_jobs) -> list[Row]:
-    """Rows of all jobs: those kept in `path`, and those still to be run, which are added to it."""
-    kept = load(path) if path else {}
+    """Rows of all jobs: those kept in `path` of the code as it is, and those still to be run, which are added to it."""
+    kept = {key: row for key, row in (load(path) if path else {}).items() if is_current(row)}
     missing = grouped(job for job in jobs if job.key not in kept)
     for i, rows in enumerate(_each(missing, workers, work)):
         kept.update((key_of(row), row) for row in rows)

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from experiments._harness import Figures, Options, Targets, main, target
-from experiments._house import blocks, documents, imports, shape, tuples, words
+from experiments._house import blocks, documents, imports, quoted, shape, tuples, words
 from experiments._house.tree import Finding, Tree
 from kvhorizon.errors import InputError
 
 SEED = 0
 ROOT = Path(__file__).resolve().parents[1]
+MEASURES = ("kvhorizon", "experiments", "tests", "docs", "proto", "deploy")
 Findings = list[Finding]
 
 
@@ -52,6 +53,7 @@ COUNTERS = {
     "private_words": Counter(words.private_words, len, "<=0"),
     "dangling_symbols": Counter(documents.dangling_symbols, len, "<=0"),
     "duplicate_blocks": Counter(blocks.duplicate_blocks, len, "<=8"),
+    "stale_results_quoted": Counter(quoted.stale_results_quoted, len, "<=0"),
 }
 
 

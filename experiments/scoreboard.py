@@ -21,7 +21,8 @@ from experiments._cells import Cell, frozen_cells
 from experiments._harness import RESULTS, versions
 from experiments._pareto import draw
 from experiments._ratios import REFERENCES, aggregate, print_tables
-from experiments._runs import ANY_FORECAST, Job, Row, gather, load
+from experiments._runs import ANY_FORECAST, Job, Row, gather, is_current, load
+from experiments._sources import digest_of
 from kvhorizon.errors import InputError
 
 KEPT = Path("out") / "scoreboard.jsonl"
@@ -82,6 +83,11 @@ def rows_of(arguments: argparse.Namespace) -> list[Row]:
     return gather(jobs, None if arguments.quick else KEPT, arguments.workers)
 
 
+def sources_of(rows: list[Row]) -> str | None:
+    """The digest of the sources, if all rows are of the code as it is."""
+    return digest_of("scoreboard") if all(is_current(row) for row in rows) else None
+
+
 def main() -> None:
     arguments = parse()
     try:
@@ -90,7 +96,8 @@ def main() -> None:
         print(error, file=sys.stderr)
         raise SystemExit(2) from None
     cpu_s = round(sum(row["cpu_s"] for row in rows))
-    result = {"command": "python -m experiments.scoreboard", "versions": versions(), "cpu_s": cpu_s, **aggregate(rows)}
+    about = {"command": "python -m experiments.scoreboard", "versions": versions(), "sources": sources_of(rows)}
+    result = {**about, "cpu_s": cpu_s, **aggregate(rows)}
     if arguments.json:
         print(json.dumps(result))
     else:

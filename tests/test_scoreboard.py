@@ -12,8 +12,9 @@ from experiments._front import kind_of, not_dominated, settings
 from experiments._program_front import program_settings
 from experiments._ratios import aggregate, ratios, summary
 from experiments._runs import Job, gather, key_of
+from experiments._sources import digest_of
 from experiments.program_front import covering, dominates
-from experiments.scoreboard import job_of, seeds_of, wanted
+from experiments.scoreboard import job_of, seeds_of, sources_of, wanted
 from kvhorizon.sim.policies import parse_policy
 from kvhorizon.solver.greedy import Knob
 from kvhorizon.solver.settings import settings_of
@@ -29,7 +30,7 @@ def row(cell: str, policy: str, e2e: float, goodput: float = 0.5, seed: int = 0)
     more = ("preemption_frequency", "recompute_gpu_s", "recompute_fraction", "wasted_flops", "gpu_utilization")
     columns = {**dict.fromkeys(names, spread), **dict.fromkeys([*plain, *more, "max_wait_s"], 1.0), "goodput": goodput}
     about = {"cell": cell, "kind": "bound", "seed": seed, "policy": policy, "forecast": "none", "reload_s": 0.0}
-    return {**about, "cpu_s": 0.0, "columns": columns}
+    return {**about, "cpu_s": 0.0, "sources": digest_of("_runs"), "columns": columns}
 
 
 def test_ratios_are_pooled_as_geometric_means_and_differences_as_means() -> None:
@@ -82,6 +83,17 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert [key_of(each) for each in rows] == [job.key for job in jobs]
     assert len(path.read_text().splitlines()) == 3
     assert json.loads(path.read_text().splitlines()[0])["seed"] == 0
+
+
+def test_rows_of_other_code_are_run_again_and_make_no_fresh_result(tmp_path: Path) -> None:
+    kept = row(CELL.name, "fcfs", 1.0)
+    older = {**kept, "sources": "0" * 64}
+    path = tmp_path / "runs.jsonl"
+    path.write_text(json.dumps(older) + "\n")
+    assert gather([Job(CELL, 0, "fcfs", "none")], path, work=lambda _: [kept]) == [kept]
+    assert len(path.read_text().splitlines()) == 2
+    assert sources_of([kept]) == digest_of("scoreboard")
+    assert sources_of([kept, older]) is None
 
 
 def test_the_load_is_scaled_once_per_cell_and_seed() -> None:

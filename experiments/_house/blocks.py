@@ -33,8 +33,8 @@ def duplicate_blocks(tree: Tree) -> list[Finding]:
     windows: defaultdict[tuple[str, ...], list[Window]] = defaultdict(list)
     for file, its_lines in enumerate(lines):
         for first in range(len(its_lines) - LEAST_LINES + 1):
-            text = tuple(line for _, line in its_lines[first : first + LEAST_LINES])
-            windows[text].append(Window(file, first))
+            content = tuple(line for _, line in its_lines[first : first + LEAST_LINES])
+            windows[content].append(Window(file, first))
     group_of = {window: tuple(group) for group in windows.values() if len(group) > 1 for window in group}
     found = []
     for group in dict.fromkeys(group_of.values()):

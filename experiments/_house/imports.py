@@ -22,13 +22,19 @@ class Modules:
         names = (".".join(steps[:size]) for size in range(len(steps), 0, -1))
         return next((name for name in names if name in self.by_name), None)
 
-    def is_lazy(self, dotted: str) -> bool:
-        """Whether a name of a package is more than a constant there, so that its functions' imports count."""
+    def needs(self, dotted: str, is_text: bool) -> tuple[str, bool] | None:
+        """The module that a dotted name leads into, and whether what it imports in functions counts; None: not ours.
+
+        Of a package it does not where that is only passed through or asked for a constant. In a text a name must be
+        defined there; one that is imported may also be made when it is asked for.
+        """
         module = self.module_of(dotted)
-        if module is None or module == dotted:
-            return False
+        if module is None or self.by_name[module].path.name != "__init__.py":
+            return None if module is None else (module, True)
+        asked, body = dotted[len(module) + 1 :].split(".")[0], self.by_name[module].syntax.body
+        defined = {node.name for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
         constants = {target.id for target in _assigned(self.by_name[module].syntax)}
-        return dotted[len(module) + 1 :].split(".")[0] not in constants
+        return module, bool(asked) and (asked in defined or not (is_text or asked in constants))
 
 
 def _assigned(syntax: ast.Module) -> Iterator[ast.Name]:
@@ -37,35 +43,31 @@ def _assigned(syntax: ast.Module) -> Iterator[ast.Name]:
         yield from (target for target in targets if isinstance(target, ast.Name))
 
 
-def imported(syntax: ast.AST, within_functions: bool, strings: bool = False) -> Iterator[tuple[str, int]]:
-    """Dotted names that are imported, with their lines, but for those that only a type checker reads.
-
-    `strings` adds texts that look like dotted names: they start child processes and name classes to other programs.
-    """
+def imported(syntax: ast.AST, within_functions: bool) -> Iterator[str]:
+    """Dotted names that are imported, but for those that only a type checker reads."""
     for node in ast.iter_child_nodes(syntax):
         if isinstance(node, FUNCTIONS) and not within_functions:
             continue
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             continue
         if isinstance(node, ast.Import):
-            yield from ((alias.name, node.lineno) for alias in node.names)
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
-        elif strings and isinstance(node, ast.Constant) and isinstance(node.value, str) and _is_dotted(node.value):
-            yield node.value, node.lineno
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
         else:
-            yield from imported(node, within_functions, strings)
+            yield from imported(node, within_functions)
 
 
-def _is_dotted(text: str) -> bool:
-    return "." in text and all(step.isidentifier() for step in text.split("."))
+def dotted_texts(syntax: ast.AST) -> Iterator[str]:
+    """Texts that look like dotted names: they start child processes and name classes to other programs."""
+    for node in ast.walk(syntax):
+        value = node.value if isinstance(node, ast.Constant) else None
+        if isinstance(value, str) and "." in value and all(step.isidentifier() for step in value.split(".")):
+            yield value
 
 
 def closure(modules: Modules, name: str) -> set[str]:
-    """All modules that `name` needs, itself among them: what it imports, wherever, and what those import.
-
-    Of a package that is only passed through, what it imports in functions does not count.
-    """
+    """All modules that `name` needs, itself among them: what it imports, wherever, or names in a text, and so on."""
     needed: dict[str, bool] = {}  # module, and whether all of it counts
     left = [(name, True)]
     while left:
@@ -73,12 +75,10 @@ def closure(modules: Modules, name: str) -> set[str]:
         if needed.get(module, False) or (module in needed and not whole):
             continue
         needed[module] = whole
-        for dotted, _ in imported(modules.by_name[module].syntax, whole, strings=True):
-            inside = modules.module_of(dotted)
-            if inside is None:
-                continue
-            is_package = modules.by_name[inside].path.name == "__init__.py"
-            left.append((inside, not is_package or modules.is_lazy(dotted)))
+        syntax = modules.by_name[module].syntax
+        names = [modules.needs(dotted, False) for dotted in imported(syntax, whole)]
+        names += [modules.needs(dotted, True) for dotted in dotted_texts(syntax)]
+        left += [need for need in names if need is not None]
         steps = module.split(".")
         parents = (".".join(steps[:size]) for size in range(1, len(steps)))
         left += [(parent, False) for parent in parents if parent in modules.by_name]
@@ -95,7 +95,7 @@ def import_cycles(tree: Tree) -> list[Finding]:
     graph: dict[str, set[str]] = {}
     for name, source in modules.by_name.items():
         whole = source.path.name != "__init__.py"
-        inside = (modules.module_of(dotted) for dotted, _ in imported(source.syntax, whole))
+        inside = (modules.module_of(dotted) for dotted in imported(source.syntax, whole))
         graph[name] = {other for other in inside if other is not None and other != name}
     groups = _strongly_connected(graph)
     return [

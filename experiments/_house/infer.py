@@ -18,7 +18,7 @@ def kind_of(node: ast.expr, names: Names, known: Known) -> Kind:
         case ast.Tuple():
             return Fixed(tuple(kind_of(part, names, known) for part in node.elts))
         case ast.Name():
-            return names[node.id] if node.id in names else known.constants.get(node.id)
+            return names.get(node.id, known.constants.get(node.id))
         case ast.Attribute():
             of = kind_of(node.value, names, known)
             own = known.own.get((of.name, node.attr)) if isinstance(of, Instance) else None
@@ -33,7 +33,8 @@ def kind_of(node: ast.expr, names: Names, known: Known) -> Kind:
         case ast.IfExp():
             return kind_of(node.body, names, known) or kind_of(node.orelse, names, known)
         case ast.BoolOp():
-            return next(filter(None, (kind_of(part, names, known) for part in node.values)), None)
+            kinds = [kind_of(part, names, known) for part in node.values]
+            return next((kind for kind in kinds if kind is not None), None)
         case ast.NamedExpr() | ast.Starred() | ast.Await():
             return kind_of(node.value, names, known)
         case ast.Subscript():
@@ -62,8 +63,8 @@ def number_of(node: ast.expr) -> int | None:
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         inner = number_of(node.operand)
         return None if inner is None else -inner
-    is_number = isinstance(node, ast.Constant) and isinstance(node.value, int) and not isinstance(node.value, bool)
-    return node.value if is_number else None  # type: ignore[attr-defined]
+    value = node.value if isinstance(node, ast.Constant) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _of_call(call: ast.Call, names: Names, known: Known) -> Kind:

@@ -46,7 +46,8 @@ def private_words(tree: Tree) -> list[Finding]:
     words = listed()
     quick = re.compile("|".join(word.replace("_", "_?") for word in words), re.IGNORECASE)
     patterns = [f"{folder}/**/*.{suffix}" for folder in FOLDERS for suffix in SUFFIXES]
-    found, folders = [], set()
+    found: list[Finding] = []
+    folders: set[Path] = set()
     for path in tree.files("*.md", *patterns):
         if GENERATED in path.name:
             continue
