@@ -51,6 +51,10 @@ class PrefixCache:
         held = boundary(hashes, found, held, lambda one: _in_use(lookup(one, group)))
         return found, held
 
+    def holds(self, request: Any) -> bool:
+        """Whether a request has blocks at the moment."""
+        return bool((self._tables or {}).get(request.request_id))
+
     def shared(self, request: Any) -> int:
         """Leading blocks of a running request that others hold, too."""
         blocks = (self._tables or {}).get(request.request_id, ())

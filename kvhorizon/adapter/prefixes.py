@@ -75,10 +75,10 @@ class Prefixes:
     def freed(self, slot: int, request: Any) -> None:
         """A running request gives its blocks back; what is in them stays until it is overwritten.
 
-        Those that others hold stay in use: as of now, or as of its admission where vLLM has freed them already.
+        Those that others hold stay in use; where vLLM has freed its own already, they are found by their hashes.
         """
         if self.enabled and len(self.boundaries):
-            shared = self.cache.shared(request) or self._rows.cells.shared[slot] // self._size
+            shared = self.cache.shared(request) if self.cache.holds(request) else self.cache.found(request)[1]
             self.boundaries.changed(request.block_hashes, shared)
 
     def admitted(self, slot: int, request: Any) -> None:
