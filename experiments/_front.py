@@ -1,8 +1,7 @@
-"""The greedy's tuned front: settings of rules N′, L and B drawn by a seed, with and without reload.
+"""The greedy's tuned front: settings of rules N′ and B drawn by a seed, with and without reload.
 
 A setting is a `Greedy` with a name that tells its parameters; the draw is the grid's, shuffled, and repeats. N′ is the
-rule without a budget of reordering (`means`), L the same with a late lane, B the one with the budget (`balanced`,
-`strict`).
+rule without a budget of reordering (`means`), B the one with the budget (`balanced`, `strict`).
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from kvhorizon.sim.steer import Guest
 from kvhorizon.solver.greedy import GREEDY, Greedy, Knob
 
 SEED = 100
-PER_RULE = 78  # settings drawn per rule, each with and without reload: 468 besides the shipped ones
+PER_RULE = 117  # settings drawn per rule, each with and without reload: 468 besides the shipped ones
 N_GRID = {
     "reserve_cap_share": (0.02, 0.03, 0.05, 0.07, 0.10),
     "size_scaled": (False, True),
@@ -26,15 +25,6 @@ N_GRID = {
     "aging_s": (0.5, 2.0, 8.0, 30.0),
     "aging_share": (0.05, 0.2, 0.8),
     "tries": (4, 16),
-}
-L_GRID = {
-    "reserve_cap_share": (0.03, 0.05, 0.07),
-    "size_scaled": (False, True),
-    "z": (1.0, 2.0),
-    "aging_s": (0.5, 2.0, 8.0),
-    "late_after_s": (0.0, 2.0, 5.0, 15.0),
-    "late_steps": (0.0, 0.3, 1.0),
-    "late_again": (1.0, 3.0),
 }
 B_GRID = {
     "reserve_cap_share": (0.03, 0.05, 0.07),
@@ -50,14 +40,13 @@ B_GRID = {
 
 SHIPPED = {  # what a grid's values are set in
     "N": GREEDY[Knob.MEANS],
-    "L": GREEDY[Knob.MEANS]._replace(late_virtual=True, late_after_s=5.0, late_steps=0.3),
     "B": GREEDY[Knob.BALANCED],
 }
 
 
 def kind_of(rule: Greedy) -> str:
     """The name that the rule goes by."""
-    return "B" if rule.budgeted else "L" if rule.late_virtual else "N"
+    return "B" if rule.budgeted else "N"
 
 
 def changed(rule: Greedy, base: Greedy) -> dict[str, float | bool]:
@@ -101,9 +90,9 @@ class Setting(NamedTuple):
 
 def settings() -> list[Setting]:
     """All settings, the shipped ones first."""
-    grids = {"N": N_GRID, "L": L_GRID, "B": B_GRID}
+    grids = {"N": N_GRID, "B": B_GRID}
     tried = [SHIPPED[kind]._replace(**values) for kind, grid in grids.items() for values in drawn(grid, PER_RULE)]
-    rules = [*GREEDY.values(), SHIPPED["L"], *tried]
+    rules = [*GREEDY.values(), *tried]
     return [Setting(rule, reload) for rule in dict.fromkeys(rules) for reload in (False, True)]
 
 

@@ -101,10 +101,8 @@ def plan() -> Plan:
         admissions=handles,
         admit_at_steps=np.zeros(1),
         evictions=np.array([3], np.uint64),
-        victims=np.array([2, 4], np.uint64),
         bucket_steps=np.array([0.0, 8.0]),
         block_prices=np.array([0.1, 0.0]),
-        reserve_blocks=3,
         objective=2.0,
         bound=1.0,
     )

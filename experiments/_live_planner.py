@@ -66,8 +66,8 @@ def garbled(plan: Plan, revision: int) -> Plan:
     strangers = np.arange(5, dtype=np.uint64) + np.uint64(10**12)
     kinds = (
         replace(plan, evictions=strangers),
-        replace(plan, victims=strangers),
-        replace(plan, admissions=plan.admissions[::-1].copy(), reserve_blocks=-7),
+        replace(plan, admissions=strangers, admit_at_steps=np.zeros(5)),
+        replace(plan, admissions=plan.admissions[::-1].copy(), admit_at_steps=plan.admit_at_steps - 7.0),
         replace(plan, block_prices=np.full_like(plan.block_prices, np.nan)),
         replace(plan, admissions=np.repeat(plan.admissions, 2), admit_at_steps=np.repeat(plan.admit_at_steps, 2)),
     )

@@ -1,6 +1,6 @@
 """The program's tuned front: settings of the step's rule beside a plan, and of the plan's model, drawn by a seed.
 
-N has no budget of reordering (`means`), L the same with a late lane, B a budget beside the plan (`balanced`, `strict`).
+N has no budget of reordering (`means`), B a budget beside the plan (`balanced`, `strict`).
 One order holds for plan and step. The shipped settings go by their policies' names.
 """
 
@@ -16,7 +16,7 @@ from kvhorizon.sim.steer import Guest
 from kvhorizon.solver.greedy import PLANNED, Greedy, Knob
 from kvhorizon.solver.settings import Settings, settings_of
 
-PER_FAMILY = 24
+PER_FAMILY = 36
 EVERYBODY = 1e9  # mean outputs: whatever is planned is sure of its place
 N_GRID = {
     "size_power": (0.5, 0.75, 1.0),
@@ -24,11 +24,6 @@ N_GRID = {
     "reserve_cap_share": (0.05, 0.10, 0.15),
     "sure_outputs": (0.5, 1.0, EVERYBODY),
     "z": (1.0, 2.0, 3.0),
-}
-L_GRID = {
-    **N_GRID,
-    "late_after_s": (0.0, 5.0, 15.0),
-    "late_steps": (0.0, 0.3, 1.0),
 }
 B_GRID = {
     "size_power": (0.25, 0.5, 1.0),
@@ -61,7 +56,6 @@ FAMILIES = {
     family.name: family
     for family in (
         Family("N", Knob.MEANS, PLANNED[Knob.MEANS], N_GRID),
-        Family("L", Knob.MEANS, PLANNED[Knob.MEANS]._replace(late_virtual=True), L_GRID),
         Family("B", Knob.BALANCED, PLANNED[Knob.BALANCED], B_GRID),
     )
 }

@@ -68,10 +68,8 @@ class Evictions:
             admissions=waiting,
             admit_at_steps=np.zeros(len(waiting)),
             evictions=snapshot.requests.handle[: snapshot.num_running][-1:],
-            victims=snapshot.requests.handle[:0],
             bucket_steps=none,
             block_prices=none,
-            reserve_blocks=0,
         )
         self.newest = DatedPlan(plan, snapshot.now_s)
 

@@ -78,10 +78,8 @@ class RandomPlans:
             admissions=some,
             admit_at_steps=np.array([rng.choice([0.0, 0.0, 8.0]) for _ in pick]),
             evictions=some[::-1],
-            victims=some,
             bucket_steps=np.zeros(0),
             block_prices=np.zeros(0),
-            reserve_blocks=rng.randrange(100),
         )
         self.newest = DatedPlan(plan, self.now() - rng.choice([0.0, 0.0, 0.0, 1.0, 3.0]))
 

@@ -135,10 +135,8 @@ class Plan:
     admissions: HandleArray  # (a,) waiting requests in the order in which to admit them
     admit_at_steps: FloatArray  # (a,) planned admission point, steps after the snapshot; 0 = now
     evictions: HandleArray  # (e,) running requests to evict now, gated by the engine side
-    victims: HandleArray  # (r,) running requests, the first to give up first
     bucket_steps: FloatArray  # (K,) steps after the snapshot at which bucket k begins
     block_prices: FloatArray  # (K,) weighted seconds of delay per block held in bucket k
-    reserve_blocks: int  # kept free from admissions that the plan does not name
     objective: float = float("nan")  # weighted seconds of delay
     bound: float = float("nan")  # proven lower bound of the program's optimum
     work_units: int = 0

@@ -18,10 +18,10 @@ ALLOWED: dict[str, set[str]] = {
     "recording": {"errors", "extras"},
     "wire": {"errors", "state"},
     "solver": {"errors", "state", "models"},
-    "service": {"errors", "state", "config", "models", "solver", "wire"},
+    "service": {"errors", "state", "models", "solver", "wire"},
     "adapter": {"errors", "state", "models", "solver", "wire", "recording"},
-    "sim": {"errors", "extras", "state", "models", "solver", "wire", "recording"},
-    "report": {"errors", "state", "models", "solver", "sim"},
+    "sim": {"errors", "extras", "state", "models", "solver", "recording"},
+    "report": {"state", "models", "sim"},
     "notebook": {"errors", "sim", "report"},
     "config": {"errors"},
     "cli": {
@@ -90,6 +90,14 @@ def test_heavy_packages_stay_in_their_file(package: str, where: set[str]) -> Non
             if any(name.split(".")[0] == package for name in names):
                 users.add(str(path.relative_to(PACKAGE)))
     assert users <= where
+
+
+def test_every_import_that_is_allowed_is_used() -> None:
+    used: dict[str, set[str]] = {part: set() for part in ALLOWED}
+    for path in sources():
+        inside = path.relative_to(PACKAGE)
+        used[inside.parts[0] if len(inside.parts) > 1 else inside.stem] |= parts_imported(path)
+    assert {part: allowed - used[part] for part, allowed in ALLOWED.items() if allowed - used[part]} == {}
 
 
 def test_every_part_is_named() -> None:

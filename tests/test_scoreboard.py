@@ -109,7 +109,7 @@ def test_the_front_has_three_hundred_settings_that_repeat() -> None:
     assert len(drawn) >= 300
     assert len({setting.name for setting in drawn}) == len(drawn)
     assert drawn == settings()
-    assert {kind_of(setting.rule) for setting in drawn} == {"N", "L", "B"}
+    assert {kind_of(setting.rule) for setting in drawn} == {"N", "B"}
     assert {setting.reload for setting in drawn} == {False, True}
 
 

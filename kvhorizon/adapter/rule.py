@@ -145,7 +145,6 @@ class Rule:
             NO_LIMIT if engine.long_prefill > 0 and tokens > 0 else tokens,
             now_s,
             self.greedy.late_after_s,
-            0.0,
             engine.total_blocks - free,
             self.step_s,
             self.prefill_s_per_token,
@@ -197,7 +196,6 @@ def decide(  # type: ignore[no-untyped-def]
     token_budget,
     now_s,
     late_after_s,
-    late_per_token_s,
     used_blocks,
     step_s,
     prefill_s_per_token,
@@ -210,7 +208,6 @@ def decide(  # type: ignore[no-untyped-def]
     """
     columns, curves = columns_in(real, whole, marks), curves_in(real, whole, survival, residual)
     desk = desk_in(real, whole, sums, picked, overtakes)
-    late = late_after_s, late_per_token_s
     room = Room(
         free_blocks,
         owed_blocks,
@@ -219,7 +216,7 @@ def decide(  # type: ignore[no-untyped-def]
         seats,
         token_budget,
         now_s,
-        *late,
+        late_after_s,
         used_blocks,
         step_s,
         prefill_s_per_token,

@@ -30,7 +30,7 @@ def warm_up(rule: Rule, engine: Engine) -> None:
     sizes = np.array(engine.sizes, dtype=np.int64)
     totals = share(real, whole, marks, rows.extra.pending, running, 0, sizes, tokens, blocks)
     rows.desk.waiting[0] = 1
-    room = Room(30, 0, 100, 16, 1, 64, 1.0, 1.0, 0.0, 70, 0.02, 0.0)
+    room = Room(30, 0, 100, 16, 1, 64, 1.0, 1.0, 70, 0.02, 0.0)
     decide(*rows.pool, survival, residual, rule.greedy, running, 1, np.zeros(1, np.int32), *room)
     scored = running, running, 1.0, np.zeros(1)
     score_victims(real, whole, marks, survival, residual, rule.greedy, rule.losing, *scored)

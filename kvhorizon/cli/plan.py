@@ -42,12 +42,10 @@ def as_json(solved: Solved) -> dict[str, object]:
             for handle, steps in zip(made.admissions, made.admit_at_steps, strict=True)
         ],
         "evictions": made.evictions.tolist(),
-        "victims": made.victims.tolist(),
         "buckets": [
             {"from_step": float(step), "price_s_per_block": float(price)}
             for step, price in zip(made.bucket_steps, made.block_prices, strict=True)
         ],
-        "reserve_blocks": made.reserve_blocks,
         "explanations": explain(solved.problem, solved.improved),
     }
 

@@ -43,7 +43,7 @@ def _thin(rows: FloatArray, points: int = POINTS) -> FloatArray:
     return rows[np.unique(np.linspace(0, len(rows) - 1, points).astype(np.int64))]
 
 
-def layout(figure: go.Figure, x: str, y: str, **axis: object) -> go.Figure:
+def layout(figure: go.Figure, x: str, y: str, **axis: object) -> None:
     """The house's look: no background of its own, quiet grid, axes named."""
     figure.update_layout(
         paper_bgcolor="rgba(0,0,0,0)",
@@ -55,7 +55,6 @@ def layout(figure: go.Figure, x: str, y: str, **axis: object) -> go.Figure:
     )
     figure.update_xaxes(title=x, gridcolor="rgba(128,128,128,.25)", zeroline=False, **axis)
     figure.update_yaxes(title=y, gridcolor="rgba(128,128,128,.25)", zeroline=False, rangemode="tozero")
-    return figure
 
 
 def unlisted_from_s(outcome: Outcome) -> float | None:

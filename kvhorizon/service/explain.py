@@ -10,7 +10,7 @@ from kvhorizon.wire.v1 import scheduler_pb2 as pb
 
 
 class Explanation(NamedTuple):
-    """Of one request; `rank` and `admit_at_steps` are None where the plan does not name it."""
+    """Of one request; `rank` and `admit_at_steps` are None where the plan does not admit it."""
 
     handle: int
     decision: int  # of the contract's enum Decision
@@ -28,24 +28,22 @@ def explain(snapshot: Snapshot, plan: Plan, handles: list[int]) -> list[Explanat
     if unknown:
         raise InputError("handle", unknown[0], "must be a live request")
     evicted = {int(handle) for handle in plan.evictions}
-    victim_rank = {int(handle): rank for rank, handle in enumerate(plan.victims)}
     admission = {int(h): (rank, float(plan.admit_at_steps[rank])) for rank, h in enumerate(plan.admissions)}
     price = float(plan.block_prices[0]) if len(plan.block_prices) else 0.0
     return [
-        _running(snapshot, row_of[handle], handle in evicted, victim_rank.get(handle), price)
+        _running(snapshot, row_of[handle], handle in evicted, price)
         if row_of[handle] < snapshot.num_running
         else _waiting(snapshot, row_of[handle], admission.get(handle), price)
         for handle in handles or row_of
     ]
 
 
-def _running(snapshot: Snapshot, n: int, evicted: bool, rank: int | None, price: float) -> Explanation:
+def _running(snapshot: Snapshot, n: int, evicted: bool, price: float) -> Explanation:
     size = snapshot.facts.block_size
     blocks = max(int(snapshot.requests.blocks_held[n]) - int(snapshot.requests.shared_tokens[n]) // size, 0)
-    order = "not among the victims" if rank is None else f"number {rank + 1} in the order of victims"
-    text = f"{'evict: frees' if evicted else 'keep: holds'} {blocks} blocks at {price:.3g} s each; {order}"
+    text = f"{'evict: frees' if evicted else 'keep: holds'} {blocks} blocks at {price:.3g} s each"
     decision = pb.DECISION_EVICT if evicted else pb.DECISION_KEEP
-    return Explanation(int(snapshot.requests.handle[n]), decision, rank, None, blocks, price, text)
+    return Explanation(int(snapshot.requests.handle[n]), decision, None, None, blocks, price, text)
 
 
 def _waiting(snapshot: Snapshot, n: int, admission: tuple[int, float] | None, price: float) -> Explanation:

@@ -32,7 +32,6 @@ from kvhorizon.sim.arrays import (
 )
 from kvhorizon.sim.crowd import catch_up, end_members, gather, make_room, open_blocks, opening, scatter, step_on
 from kvhorizon.sim.execute import run_batch, take_tokens
-from kvhorizon.sim.lane import forget_queue
 from kvhorizon.sim.queue import arrive
 from kvhorizon.sim.steer import admit_chosen, put_victims_last
 from kvhorizon.sim.step import admit_in_order, blocks_wanted, schedule_running
@@ -118,8 +117,6 @@ def schedule(engine, curves, guest, cost, desk):  # type: ignore[no-untyped-def]
         return False
     decodes_only = budget == engine.limits.max_tokens - engine.counters[RUNNING]
     if engine.counters[WAITING] == 0:
-        if guest.steers and guest.rule.late_virtual:
-            forget_queue(engine)
         return True
     if guest.steers:
         catch_up(engine, 1)

@@ -27,9 +27,6 @@ RESTORED, RECOMPUTED, COUNTS = range(12, 15)  # tokens of the evicted that came 
 # Places in `Engine.clock` (float64).
 NOW, BUSY, RECOMPUTE, STEP, TOKENS, PAIRS, NEXT_SAMPLE, SAMPLE_EVERY, RELOAD, UNDER_WAY_S, CLOCKS = range(11)
 
-# Places in `Engine.lane` (float64).
-VIRTUAL_WAIT, BACKLOG, FRONTIER, FULL, STEPS_SEEN, LANE_PLACES = range(6)
-
 # Places in `Crowd.tally` (int64).
 SIZE, CLOCK, SYNCED, KV, CROWD_COUNTS = range(5)
 
@@ -99,7 +96,6 @@ class Engine(NamedTuple):
     counters: NDArray[np.int64]  # (COUNTS,)
     clock: FloatArray  # (CLOCKS,)
     crowd: Crowd
-    lane: FloatArray  # (LANE_PLACES,) of virtual first-come-first-served, see `lane`
     cache: BlockCache | None  # with prefix caching; compiled apart from the engine without
     turns: Turns | None  # with prefix caching and our rule
 
@@ -165,4 +161,4 @@ def new_engine(
     clock[STEP] = 0.02
     ring = 1 << (int(output.max(initial=1)) + 1).bit_length()
     crowd = Crowd(np.zeros(CROWD_COUNTS, np.int64), np.zeros(limits.block_size, np.int32), np.zeros(ring, np.int32))
-    return Engine(columns, live, lists, limits, count, clock, crowd, np.zeros(LANE_PLACES), cache, turns)
+    return Engine(columns, live, lists, limits, count, clock, crowd, cache, turns)

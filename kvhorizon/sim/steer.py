@@ -5,7 +5,6 @@ from typing import NamedTuple
 from kvhorizon.models.compiled import inside
 from kvhorizon.sim.arrays import FREE, NOW, RUNNING, STEP
 from kvhorizon.sim.blocks import blocks_for, would_free
-from kvhorizon.sim.lane import look_on
 from kvhorizon.sim.look import collect_waiting, owed_blocks
 from kvhorizon.sim.prefix import look_up
 from kvhorizon.sim.rivals.codes import LAST, OURS
@@ -119,8 +118,7 @@ def admit_by_ours(engine, curves, rule, losing, desk, budget):  # type: ignore[n
         seats,
         budget,
         engine.clock[NOW],
-        rule.late_after_s + look_on(engine, curves, rule),
-        rule.late_steps * engine.clock[STEP],
+        rule.late_after_s,
         limits.total_blocks - engine.counters[FREE],
         engine.clock[STEP],
         losing.linear_s_per_token,

@@ -102,7 +102,6 @@ class Builder:
             spread_out(requests.handle[rows], slot, size),
             spread_out(outlook.key[rows], slot, size, np.inf),
             loss,
-            running_blocks,
             Turned(arena.rows.blocks_by_option, arena.rows.sequences_by_option),
         )
 

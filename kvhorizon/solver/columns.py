@@ -38,7 +38,6 @@ class Room(NamedTuple):
     token_budget: int
     now_s: float
     late_after_s: float  # a request is late once it has waited so long, inf: never
-    late_per_token_s: float  # and so much longer per token of predicted output
     used_blocks: int  # that are in use now
     step_s: float  # how long a step takes at the moment
     prefill_s_per_token: float  # by how much a token of prefill lengthens it

@@ -109,7 +109,6 @@ def use(tables, n, a, sign, out):  # type: ignore[no-untyped-def]
 def climb(tables, turned, ceiling, limit, scale, upper, rounds, ascent):  # type: ignore[no-untyped-def]
     """`rounds` evaluations and steps of `ascent` (`Ascent.parts`)."""
     prices, best_prices, velocity, slope, used, state, picked, by_option, best, least, second = ascent
-    points = tables.blocks.shape[1]
     for _ in range(rounds):
         reduced_costs(tables, turned, prices, by_option)
         two_least(by_option, best, least, second)
@@ -142,7 +141,6 @@ def climb(tables, turned, ceiling, limit, scale, upper, rounds, ascent):  # type
         step = 0.5 * state[SHARE] * max(upper - value, 1e-3 * abs(upper)) / norm
         for i in range(len(prices)):
             prices[i] = min(max(0.0, prices[i] + step * velocity[i] / scale[i]), ceiling[i])
-    return points
 
 
 def scale_of(problem: Problem) -> FloatArray:

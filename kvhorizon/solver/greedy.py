@@ -14,10 +14,8 @@ Notation: c context [tokens], R predicted output to come [tokens], age time sinc
   they get a share of the tokens let in (`reordering`).
 
 * Late lane: a request that has waited longer than a bound goes before all that have not and keeps only the least
-  reserve. With `max-wait:SECONDS` the late go in order of arrival, and where the first of them does not fit, nobody
-  enters: then nobody is served later than first-come-first-served would, by more than about these seconds. In the
-  simulator's rule L the bound is what first-come-first-served would have made it wait (`sim.lane`), and the late go by
-  χ·v^¾ (χ = 3 if preempted).
+  reserve (`max-wait:SECONDS`). The late go in order of arrival, and where the first of them does not fit, none enters:
+  then none is served later than first-come-first-served would, by more than about these seconds.
 
 Where requests differ in weight, v is divided by it throughout: in the order, in who may overtake, and in the score of
 victims. Bounds on waiting, the oldest request's turn and reserves know of no weight.
@@ -90,7 +88,6 @@ class Greedy(NamedTuple):
     growth_spread: float = 2.0  # up to so many deviations of what is known of it
     reserve_cap_share: float = 0.07
     reserve_oldest_share: float = 0.02  # cap for the oldest request, if budgeted
-    reserve_unplanned_share: float = 0.05  # for requests that the present plan does not name
     size_scaled: bool = False  # cap grows with R relative to the queue's mean
     z: float = 2.0
     aging_s: float = 2.0
@@ -106,10 +103,6 @@ class Greedy(NamedTuple):
     size_power: float = 1.0  # p of a plan's order
     sure_outputs: float = 1.0  # planned requests with at most so many mean R need no more than the least reserve
     late_after_s: float = math.inf  # unbudgeted: a request that has waited so long is late
-    late_steps: float = 0.0  # and so many steps longer per token of predicted output
-    late_virtual: bool = False  # and beyond the wait of virtual first-come-first-served
-    late_again: float = 3.0  # χ: a request that was preempted is less urgent
-    late_in_order: bool = False  # the late by arrival, and each waits for the one before it
     overdue_share: float = math.inf  # budgeted: of a wait in order of arrival, by which the oldest may be late
     overdue_warm: float = math.inf  # likewise, where a request goes before it whose prompt is cached
     hold_pool_share: float = (
@@ -154,7 +147,7 @@ PLANNED: dict[Knob, Greedy] = {
 
 def waiting_at_most(rule: Greedy, seconds: float) -> Greedy:
     """The rule with a late lane in order of arrival after so many seconds."""
-    return rule._replace(late_after_s=seconds, late_in_order=True)
+    return rule._replace(late_after_s=seconds)
 
 
 def with_prefix_cache(rule: Greedy) -> Greedy:
@@ -173,14 +166,6 @@ def kv_time(context, remaining):  # type: ignore[no-untyped-def]
 def aging(age_s, predicted_output, rule):  # type: ignore[no-untyped-def]
     """Weight of a request's delay [-]: 1 + age / (a + b·predicted output)."""
     return 1.0 + age_s / (rule.aging_s + rule.aging_share * predicted_output)
-
-
-@compiled
-def urgency(work, age_s, preemptions, rule):  # type: ignore[no-untyped-def]
-    """Order among the late, the greatest first: age, or 1 / (χ·v^¾)."""
-    if rule.late_in_order:
-        return age_s
-    return 1.0 / ((rule.late_again if preemptions > 0 else 1.0) * max(work, 1.0) ** 0.75)
 
 
 @compiled

@@ -24,7 +24,7 @@ from kvhorizon.solver.improve import Improved, Improver, Search, Warm, improve
 from kvhorizon.solver.insert import by_key, cost_of, greedy_choices, insert_planned
 from kvhorizon.solver.prices import Prices, no_prices
 from kvhorizon.solver.problem import NEVER, NOBODY, Problem
-from kvhorizon.solver.rule_plan import admissions, victims
+from kvhorizon.solver.rule_plan import admissions
 from kvhorizon.solver.settings import Settings, settings_of
 from kvhorizon.state import HandleArray, Plan, Snapshot, Source
 
@@ -112,7 +112,7 @@ class Planner:
         incumbent = min(choices, key=lambda choice: cost_of(problem, choice))
         if publish is not None:
             first = Improved(incumbent, cost_of(problem, incumbent), None, False, False, 0)
-            publish(self._plan_of(snapshot, curves, problem, key_order, first, self._clock() - began_s))
+            publish(self._plan_of(snapshot, problem, key_order, first, self._clock() - began_s))
         repaired = kept is not None and kept.repaired and incumbent is planned
         warm, search = self._warm(snapshot, problem), self._settings.search
         improved = improve(problem, incumbent, repaired, spending, warm, search, self._core)
@@ -128,7 +128,7 @@ class Planner:
             snapshot.facts.engine_epoch,
         )
         ended_s = self._clock()
-        plan = self._plan_of(snapshot, curves, problem, key_order, improved, ended_s - began_s)
+        plan = self._plan_of(snapshot, problem, key_order, improved, ended_s - began_s)
         if spending.by_clock:
             self._pace.measured(FINISH, self._clock() - ended_s)
         return Solved(plan, problem, improved)
@@ -188,13 +188,12 @@ class Planner:
     def _plan_of(
         self,
         snapshot: Snapshot,
-        curves: Curves,
         problem: Problem,
         key_order: IntArray,
         improved: Improved,
         solve_s: float,
     ) -> Plan:
-        choice, running, handles = improved.choice, problem.num_running, snapshot.requests.handle
+        choice, running = improved.choice, problem.num_running
         waiting = key_order[choice[key_order] != NEVER]
         admitted = waiting[np.argsort(choice[waiting].astype(np.int16), kind="stable")]
         prices = improved.duals.prices.blocks if improved.duals else np.zeros(problem.shape[2])
@@ -205,25 +204,13 @@ class Planner:
             admissions=problem.handle[admitted],
             admit_at_steps=problem.point_steps[choice[admitted]],
             evictions=problem.handle[np.flatnonzero((choice[:running] != 0) & (problem.rows[:running] != NOBODY))],
-            victims=handles[self._victims(snapshot, curves, problem, prices)],
             bucket_steps=problem.bucket_steps[:-1],
             block_prices=prices,
-            reserve_blocks=int(self._settings.rule.reserve_unplanned_share * snapshot.facts.total_blocks),
             objective=improved.objective,
             bound=improved.bound,
             work_units=improved.work,
             solve_s=solve_s,
         )
-
-    def _victims(self, snapshot: Snapshot, curves: Curves, problem: Problem, prices: FloatArray) -> IntArray:
-        """Running requests (R,), the first to give up first: most memory freed, at its price, per second lost.
-
-        Where memory has no price the rules' order stands, by memory over all time to come.
-        """
-        worth = problem.running_blocks @ prices
-        if not worth.any():
-            return victims(snapshot, self._settings.rule, curves)
-        return np.argsort(-worth / np.maximum(problem.eviction_loss, 1e-12), kind="stable")
 
 
 def points_after(before: Problem, problem: Problem) -> IntArray:

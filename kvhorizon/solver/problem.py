@@ -69,7 +69,6 @@ class Problem:
     handle: HandleArray  # (N,)
     key: FloatArray  # (N,) the greedy's order, least first
     eviction_loss: FloatArray  # (R,) weighted seconds that evicting each running request costs, its own delay apart
-    running_blocks: FloatArray  # (R, K) what each running request will hold if it stays
     turned: Turned
 
     @property

@@ -4,7 +4,7 @@ import numpy as np
 
 from kvhorizon.models.compiled import compiled
 from kvhorizon.solver.footprint import is_warm, own_tokens, prefill_tokens
-from kvhorizon.solver.greedy import aging, kv_time, urgency
+from kvhorizon.solver.greedy import aging, kv_time
 
 TRIED = np.inf
 PLANNED_FIRST, LATE_FIRST = 0.0, -1.0  # below these lie the keys of planned requests, and of late ones
@@ -17,7 +17,7 @@ def is_late(columns, rule, room, n):  # type: ignore[no-untyped-def]
     """Whether waiting request n goes by the late lane; a budget of reordering has none."""
     if rule.budgeted or room.late_after_s == np.inf:
         return False
-    return room.now_s - columns.arrival_s[n] > room.late_after_s + room.late_per_token_s * columns.remaining[n]
+    return room.now_s - columns.arrival_s[n] > room.late_after_s
 
 
 @compiled
@@ -52,9 +52,7 @@ def rank_waiting(columns, rule, room, desk, num_waiting):  # type: ignore[no-unt
     for i in range(num_waiting):
         n = desk.waiting[i]
         if is_late(columns, rule, room, n):
-            work = work_of(columns, rule, room, n) / columns.weight[n]
-            age_s = room.now_s - columns.arrival_s[n]
-            desk.keys[i] = LATE_FIRST - LATE_SCALE * urgency(work, age_s, columns.preemptions[n], rule)
+            desk.keys[i] = LATE_FIRST - LATE_SCALE * (room.now_s - columns.arrival_s[n])
         elif desk.rank[n] > 0 and not (rule.cached and rule.budgeted):
             desk.keys[i] = PLANNED_FIRST - 1.0 / desk.rank[n]
         elif rule.budgeted and desk.keys[i] > mean_work:

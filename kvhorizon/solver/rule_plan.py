@@ -1,17 +1,15 @@
-"""The greedy on a snapshot: which waiting requests it would admit now, and whom it would give up first."""
+"""The greedy on a snapshot: which waiting requests it would admit now."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kvhorizon.models.compiled import compiled
-from kvhorizon.models.step_time import undoing
 from kvhorizon.models.survival import Curves
 from kvhorizon.solver.columns import Columns, Room
 from kvhorizon.solver.desk import new_desk
 from kvhorizon.solver.greedy import Greedy, at_pace
-from kvhorizon.solver.select import choose_admissions, refresh_remaining, victim_row
+from kvhorizon.solver.select import choose_admissions, refresh_remaining
 from kvhorizon.state import Snapshot
 
 IntArray = NDArray[np.int64]
@@ -54,7 +52,6 @@ def room_of(snapshot: Snapshot, rule: Greedy) -> Room:
         token_budget=facts.max_num_batched_tokens - (int(step_tokens[-1]) if snapshot.num_running else 0),
         now_s=snapshot.now_s,
         late_after_s=rule.late_after_s,
-        late_per_token_s=rule.late_steps * snapshot.step_s,
         used_blocks=facts.total_blocks - snapshot.free_blocks,
         step_s=snapshot.step_s,
         prefill_s_per_token=facts.cost.linear_s_per_token,
@@ -76,27 +73,3 @@ def admissions(snapshot: Snapshot, rule: Greedy, curves: Curves) -> IntArray:
     rule = at_pace(rule, snapshot.habits.tokens_per_step)
     chosen = choose_admissions(columns, curves, rule, running, snapshot.num_running, room, desk, num_waiting)
     return desk.chosen[:chosen].astype(np.int64)
-
-
-@compiled
-def _victim_scores(columns, curves, rule, cost, num_running, now_s, oldest_age_s, out):  # type: ignore[no-untyped-def]
-    for n in range(num_running):
-        out[n] = victim_row(columns, curves, rule, cost, n, now_s, oldest_age_s)
-
-
-def victims(snapshot: Snapshot, rule: Greedy, curves: Curves) -> IntArray:
-    """Indices (r,) of the running requests, the best victim first."""
-    scores, habits = np.zeros(snapshot.num_running), snapshot.habits
-    waiting = snapshot.requests.arrival_s[snapshot.num_running :]
-    oldest_age_s = snapshot.now_s - float(waiting.min()) if len(waiting) else 0.0
-    _victim_scores(
-        columns_of(snapshot),
-        curves,
-        rule,
-        undoing(snapshot.facts.cost, habits.kept_share, habits.reload_s_per_token),
-        snapshot.num_running,
-        snapshot.now_s,
-        oldest_age_s,
-        scores,
-    )
-    return np.argsort(-scores, kind="stable")

@@ -142,7 +142,7 @@ def choose_admissions(columns, curves, rule, running, num_running, room, desk, n
             )
         desk.keys[place] = TRIED
         if not fits:
-            if overdue or (late and rule.late_in_order):
+            if overdue or late:
                 break
             failures += 1
             oldest_waits = oldest_waits or place == oldest

@@ -84,8 +84,6 @@ def plan_violations(snapshot: Snapshot, plan: Plan) -> list[str]:
         return [*found, f"{len(plan.admit_at_steps)} admission points for {len(plan.admissions)} admissions"]
     if not all(math.isfinite(at) and at >= 0.0 for at in plan.admit_at_steps):
         found.append("admit_at_steps must be finite and >= 0")
-    if plan.reserve_blocks < 0:
-        found.append(f"reserve_blocks={plan.reserve_blocks}, must be >= 0")
     return found or _room(snapshot, plan)
 
 
@@ -105,7 +103,6 @@ def _handles(snapshot: Snapshot, plan: Plan) -> list[str]:
     for field, kind, among in (
         ("admissions", "waiting", waiting),
         ("evictions", "running", running),
-        ("victims", "running", running),
     ):
         named = getattr(plan, field).tolist()
         found += [f"{field} names {handle}, which is not {kind}" for handle in named if handle not in among]

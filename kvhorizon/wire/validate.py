@@ -135,12 +135,11 @@ def check_plan(plan: Plan) -> None:
     for name, other in (("admit_at_steps", "admissions"), ("block_prices", "bucket_steps")):
         count, wanted = len(getattr(plan, name)), len(getattr(plan, other))
         _rule(count == wanted, f"plan.{name}", count, f"must have {wanted} entries, one per entry of {other}")
-    for name in ("admissions", "evictions", "victims"):
+    for name in ("admissions", "evictions"):
         check_unique(f"plan.{name}", getattr(plan, name))
     for name in ("admit_at_steps", "bucket_steps", "block_prices"):
         values = getattr(plan, name)
         _column(f"plan.{name}", values, np.isfinite(values) & (values >= 0.0), "must be finite and >= 0")
-    _rule(plan.reserve_blocks >= 0, "plan.reserve_blocks", plan.reserve_blocks, "must be >= 0")
 
 
 def check_plan_for(plan: Plan, snapshot: Snapshot) -> None:
@@ -152,7 +151,6 @@ def check_plan_for(plan: Plan, snapshot: Snapshot) -> None:
     running, waiting = np.split(snapshot.requests.handle, [snapshot.num_running])
     _column("plan.admissions", plan.admissions, np.isin(plan.admissions, waiting), "must be a waiting request")
     _column("plan.evictions", plan.evictions, np.isin(plan.evictions, running), "must be a running request")
-    _column("plan.victims", plan.victims, np.isin(plan.victims, running), "must be a running request")
 
 
 def check_unique(field: str, handles: HandleArray) -> None:

@@ -21,10 +21,8 @@ def plan(admissions: list[int], at_steps: list[float], epoch: int = EPOCH, evict
         admissions=np.array(admissions, np.uint64),
         admit_at_steps=np.array(at_steps),
         evictions=np.array(evictions or [], np.uint64),
-        victims=np.zeros(0, np.uint64),
         bucket_steps=nothing,
         block_prices=nothing,
-        reserve_blocks=0,
     )
 
 

@@ -32,7 +32,7 @@ class StubPlanner:
         if snapshot.now_s == REFUSE_S:
             raise InputError("now_s", REFUSE_S, "must be another day")
         plan = admit_all(snapshot, float(self.seen))
-        return replace(plan, victims=plan.victims + np.uint64(1000)) if snapshot.now_s == GARBAGE_S else plan
+        return replace(plan, admissions=plan.admissions + np.uint64(1000)) if snapshot.now_s == GARBAGE_S else plan
 
     def refine(self, seconds):
         pass
@@ -60,10 +60,8 @@ def admit_all(snapshot, price=1.0):
         admissions=waiting,
         admit_at_steps=np.arange(len(waiting), dtype=np.float64),
         evictions=running[:0],
-        victims=running[::-1],
         bucket_steps=np.array([0.0]),
         block_prices=np.array([price]),
-        reserve_blocks=int(snapshot.requests.blocks_held.sum()),
         objective=1.1,
         bound=1.0,
     )

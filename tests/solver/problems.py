@@ -106,6 +106,5 @@ def random_problem(seed: int, running: int, waiting: int, points: int = 3, bucke
         handles,
         key,
         loss,
-        blocks[:running, 0],
         turn(tables),
     )

@@ -17,7 +17,7 @@ BATCH = np.arange(RUNNING, dtype=np.int32)
 
 
 def room(free: int, prefill_s: float = 0.0) -> Room:
-    return Room(free, 0, TOTAL, 16, 8, 8000, 200.0, np.inf, 0.0, TOTAL - free, 0.02, prefill_s)
+    return Room(free, 0, TOTAL, 16, 8, 8000, 200.0, np.inf, TOTAL - free, 0.02, prefill_s)
 
 
 def kept(prefill_s: float) -> float:

@@ -7,10 +7,12 @@ import pytest
 from problems import random_snapshot
 
 from kvhorizon.models.resolve import resolve_curves
+from kvhorizon.models.step_time import undoing
 from kvhorizon.solver.build import build, shared_blocks
 from kvhorizon.solver.costs import eviction_losses, outlook_of, overflow_price
 from kvhorizon.solver.greedy import GREEDY, Knob
-from kvhorizon.solver.rule_plan import victims
+from kvhorizon.solver.rule_plan import columns_of
+from kvhorizon.solver.select import victim_row
 from kvhorizon.solver.settings import Settings
 from kvhorizon.state import Habits, Snapshot
 
@@ -51,12 +53,21 @@ def test_what_comes_back_makes_an_eviction_cheap() -> None:
     assert overflow_price(having(snapshot, kept_share=1.0), rows) < overflow_price(snapshot, rows)
 
 
-def test_the_rules_in_the_child_price_victims_alike() -> None:
+def by_victim_score(snapshot: Snapshot) -> np.ndarray:
+    """Running requests (R,) as the step's rule would evict them, the first to go first."""
+    columns, curves, habits = columns_of(snapshot), resolve_curves(snapshot), snapshot.habits
+    cost = undoing(snapshot.facts.cost, habits.kept_share, habits.reload_s_per_token)
+    scores = [
+        victim_row(columns, curves, GREEDY[Knob.MEANS], cost, n, snapshot.now_s, 0.0)
+        for n in range(snapshot.num_running)
+    ]
+    return np.argsort(scores)[::-1]
+
+
+def test_the_steps_rule_prices_victims_alike() -> None:
     """Free to come back: the greatest future memory goes first; priced by size, smaller ones may."""
     snapshot = random_snapshot(7, 40, 10)
-    curves = resolve_curves(snapshot)
-    dear = victims(snapshot, GREEDY[Knob.MEANS], curves)
-    free = victims(having(snapshot, kept_share=1.0), GREEDY[Knob.MEANS], curves)
+    dear, free = by_victim_score(snapshot), by_victim_score(having(snapshot, kept_share=1.0))
     assert sorted(dear.tolist()) == sorted(free.tolist()) == list(range(40))
     context = snapshot.requests.prompt_tokens + snapshot.requests.generated_tokens
     assert context[free[:10]].mean() > context[dear[:10]].mean()

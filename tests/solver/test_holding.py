@@ -34,7 +34,7 @@ def admitted(
     desk.owed[ADMITTED] = ahead
     desk.waiting[:2] = first, first + 1
     free = TOTAL // 2
-    room = Room(free, 0, TOTAL, BLOCK, 8, 8000, 200.0, np.inf, 0.0, TOTAL - free, 0.02, 1e-4, returning)
+    room = Room(free, 0, TOTAL, BLOCK, 8, 8000, 200.0, np.inf, TOTAL - free, 0.02, 1e-4, returning)
     rule: Greedy = with_prefix_cache(GREEDY[Knob(knob)])
     count = choose_admissions(columns, curves, rule, BATCH[:running], running, room, desk, 2)
     return [int(n) - first for n in desk.chosen[:count]]

@@ -1,4 +1,4 @@
-"""The late lane: whoever has waited longer than the bound goes first, and needs only the least reserve."""
+"""The late lane: requests that have waited longer than the bound go first, and need only the least reserve."""
 
 import dataclasses
 import math
@@ -9,7 +9,7 @@ from problems import random_snapshot
 
 from kvhorizon.models.resolve import resolve_curves
 from kvhorizon.solver.desk import new_desk
-from kvhorizon.solver.greedy import GREEDY, Greedy, Knob, kv_time
+from kvhorizon.solver.greedy import GREEDY, Greedy, Knob
 from kvhorizon.solver.ranking import is_late, rank_waiting
 from kvhorizon.solver.rule_plan import admissions, columns_of, room_of
 from kvhorizon.solver.select import refresh_remaining
@@ -19,10 +19,8 @@ RUNNING, WAITING = 8, 40
 MEANS = GREEDY[Knob.MEANS]
 
 
-def order_and_lateness(
-    snapshot: Snapshot, rule: Greedy, ranks: dict[int, int]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Waiting requests (W,) in the order in which they would be tried, who is late, and χ·(v / weight)^¾ of each."""
+def order_and_lateness(snapshot: Snapshot, rule: Greedy, ranks: dict[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Waiting requests (W,) in the order in which they would be tried, and which of them are late."""
     curves, columns, room = resolve_curves(snapshot), columns_of(snapshot), room_of(snapshot, rule)
     desk = new_desk(RUNNING + WAITING, 1)
     waiting = np.arange(RUNNING, RUNNING + WAITING)
@@ -32,26 +30,21 @@ def order_and_lateness(
     refresh_remaining(columns, curves, desk.waiting, WAITING)
     rank_waiting(columns, rule, room, desk, WAITING)
     late = np.array([is_late(columns, rule, room, n) for n in waiting])
-    work = kv_time.py_func(
-        columns.prompt[waiting] + columns.generated[waiting] - columns.shared[waiting], columns.remaining[waiting]
-    )
-    work = work / columns.weight[waiting]
-    least_first = np.where(columns.preemptions[waiting] > 0, rule.late_again, 1.0) * np.maximum(work, 1.0) ** 0.75
-    return np.argsort(desk.keys[:WAITING], kind="stable"), late, least_first
+    return np.argsort(desk.keys[:WAITING], kind="stable"), late
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_the_late_go_first_then_the_planned_then_the_rest(seed: int) -> None:
+def test_the_late_go_first_by_arrival_then_the_planned_then_the_rest(seed: int) -> None:
     snapshot = random_snapshot(seed, RUNNING, WAITING)
     ages = snapshot.now_s - snapshot.requests.arrival_s[RUNNING:]
     rule = MEANS._replace(late_after_s=float(np.quantile(ages, 0.7)))
     planned = {RUNNING + 3: 2, RUNNING + 17: 1}
-    order, late, least_first = order_and_lateness(snapshot, rule, planned)
+    order, late = order_and_lateness(snapshot, rule, planned)
     np.testing.assert_array_equal(late, ages > rule.late_after_s)
     assert 0 < late.sum() < WAITING
     first = order[: late.sum()]
     assert late[first].all()
-    assert (np.diff(least_first[first]) >= 0.0).all()
+    assert (np.diff(ages[first]) <= 0.0).all()
     sooner = [place for place in (17, 3) if not late[place]]
     np.testing.assert_array_equal(order[late.sum() :][: len(sooner)], sooner)
 

@@ -83,7 +83,7 @@ def test_a_short_planned_request_may_fill_what_a_long_one_may_not(planned: bool,
     desk = new_desk(runs + 2, 4)
     desk.waiting[:2] = [runs, runs + 1]
     desk.rank[runs:] = [2, 1] if planned else [0, 0]
-    room = Room(7, 0, 100, BLOCK, 4, 1000, 100.0, np.inf, 0.0, 93, 0.02, 0.0)
+    room = Room(7, 0, 100, BLOCK, 4, 1000, 100.0, np.inf, 93, 0.02, 0.0)
     rule = PLANNED[Knob.MEANS]._replace(
         reserve_cap_share=0.07, size_scaled=False, z=2.0, sure_outputs=1.0, growth_steps=0.0
     )

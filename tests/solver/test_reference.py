@@ -35,10 +35,7 @@ def hand_problem(price: float = 100.0) -> Problem:
         admission_bucket=np.zeros(1, np.int64),
     )
     handles = np.arange(3, dtype=np.uint64)
-    nobody = np.zeros((0, 1))
-    return Problem(
-        tables, np.array([0.0, 1.0]), 0, np.arange(3), handles, np.arange(3.0), np.zeros(0), nobody, turn(tables)
-    )
+    return Problem(tables, np.array([0.0, 1.0]), 0, np.arange(3), handles, np.arange(3.0), np.zeros(0), turn(tables))
 
 
 def improved(problem: Problem, incumbent) -> Improved:

@@ -315,7 +315,7 @@ def test_the_choice_is_the_rule_read_plainly(
 ) -> None:
     columns, curves, rng = state(seed, cached=block_size if caching else 0)
     seats, tokens = int(rng.integers(1, 20)), int(rng.integers(1, 4000))
-    room = Room(free, 3, TOTAL, block_size, seats, tokens, 110.0, np.inf, 0.0, TOTAL - free, 0.02, 1e-5, returning)
+    room = Room(free, 3, TOTAL, block_size, seats, tokens, 110.0, np.inf, TOTAL - free, 0.02, 1e-5, returning)
     waiting = (RUNNING + rng.permutation(100)[: rng.integers(1, 100)]).astype(np.int32)
     desk = new_desk(160, 32)
     desk.owed[0] = owed
@@ -351,7 +351,7 @@ def test_half_a_block_is_kept_per_request() -> None:
         desk.waiting[0] = RUNNING
         blocks = -(-tokens // block_size)
         own = -(-int(columns.prompt[RUNNING] + columns.generated[RUNNING]) // block_size)
-        room = Room(own + 40, 0, blocks + own + 40, block_size, 1, 4000, 110.0, np.inf, 0.0, blocks, 0.02, 0.0)
+        room = Room(own + 40, 0, blocks + own + 40, block_size, 1, 4000, 110.0, np.inf, blocks, 0.02, 0.0)
         rule = GREEDY[Knob.MEANS]._replace(
             reserve_min_share=0.0, growth_steps=0.0, reserve_cap_share=1.0, size_scaled=False, z=0.0
         )

@@ -20,7 +20,7 @@ FIRST = RUNNING  # the first that waits
 
 def chosen(columns: Columns, curves: Curves, rule: Greedy, free: int, waiting: int) -> list[tuple[int, int]]:
     """Whom a step admits, in order, and whether as an overtaker."""
-    desk, room = new_desk(160, 32), Room(free, 3, TOTAL, 16, 12, 3000, 110.0, np.inf, 0.0, TOTAL - free, 0.02, 0.0)
+    desk, room = new_desk(160, 32), Room(free, 3, TOTAL, 16, 12, 3000, 110.0, np.inf, TOTAL - free, 0.02, 0.0)
     desk.waiting[:waiting] = np.arange(FIRST, FIRST + waiting)
     count = choose_admissions(columns, curves, rule, np.arange(RUNNING, dtype=np.int32), RUNNING, room, desk, waiting)
     return list(zip(desk.chosen[:count].tolist(), desk.overtakes[:count].tolist(), strict=True))
@@ -98,7 +98,7 @@ def test_the_weight_decides_between_twins() -> None:
         column[other] = column[one]
     columns.arrival_s[[one, other]] = 50.0, 51.0
     blocks = -(-int(columns.prompt[one] + columns.generated[one]) // 16)
-    room = Room(blocks, 0, TOTAL, 16, 4, 4000, 110.0, np.inf, 0.0, TOTAL - blocks, 0.02, 0.0)
+    room = Room(blocks, 0, TOTAL, 16, 4, 4000, 110.0, np.inf, TOTAL - blocks, 0.02, 0.0)
     for weight, first in ((1.0, one), (4.0, other)):
         columns.weight[other] = weight
         desk = new_desk(160, 32)

@@ -103,8 +103,8 @@ def test_the_grid_is_the_one_of_the_survival_curves():
 
 
 def plan(**changes):
-    """Of the sample: admits 7, gives up 2; bucket prices of two buckets."""
-    handles = {"admissions": [7], "evictions": [], "victims": [2]}
+    """Of the sample: admits 7, evicts 2; bucket prices of two buckets."""
+    handles = {"admissions": [7], "evictions": [2]}
     handles.update({name: changes.pop(name) for name in list(changes) if name in handles})
     base = Plan(
         engine_epoch=0,
@@ -113,7 +113,6 @@ def plan(**changes):
         admit_at_steps=np.zeros(len(handles["admissions"])),
         bucket_steps=np.array([0.0, 8.0]),
         block_prices=np.array([0.1, 0.0]),
-        reserve_blocks=0,
         **{name: np.array(values, dtype=np.uint64) for name, values in handles.items()},
     )
     return replace(base, **changes)
@@ -125,10 +124,9 @@ BAD_PLANS = [
     (plan(admissions=[1]), "plan.admissions[0]=1, must be a waiting request"),
     (plan(admissions=[7, 7]), "plan.admissions=7, must be unique"),
     (plan(evictions=[7]), "plan.evictions[0]=7, must be a running request"),
-    (plan(victims=[99]), "plan.victims[0]=99, must be a running request"),
+    (plan(evictions=[2, 2]), "plan.evictions=2, must be unique"),
     (plan(admit_at_steps=np.zeros(2)), "plan.admit_at_steps=2, must have 1 entries"),
     (plan(block_prices=np.array([np.nan, 0.0])), "plan.block_prices[0]=nan, must be finite and >= 0"),
-    (plan(reserve_blocks=-1), "plan.reserve_blocks=-1, must be >= 0"),
 ]
 
 

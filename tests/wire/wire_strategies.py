@@ -116,7 +116,7 @@ def successors(draw, old):
 
 @st.composite
 def plans(draw):
-    a, e, r, k = (draw(st.integers(0, 5)) for _ in range(4))
+    a, e, k = (draw(st.integers(0, 5)) for _ in range(3))
     anything = st.floats(allow_nan=False)
     return Plan(
         engine_epoch=draw(u64),
@@ -125,10 +125,8 @@ def plans(draw):
         admissions=draw(column(a, np.uint64, u64)),
         admit_at_steps=draw(column(a, np.float64, anything)),
         evictions=draw(column(e, np.uint64, u64)),
-        victims=draw(column(r, np.uint64, u64)),
         bucket_steps=draw(column(k, np.float64, anything)),
         block_prices=draw(column(k, np.float64, anything)),
-        reserve_blocks=draw(st.integers(-(2**63), 2**63 - 1)),
         objective=draw(st.floats()),
         bound=draw(st.floats()),
         work_units=draw(st.integers(0, 2**63)),

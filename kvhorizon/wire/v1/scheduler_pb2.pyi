@@ -245,17 +245,15 @@ class Resync(_message.Message):
     def __init__(self, reason: _Optional[str] = ..., held_revision: _Optional[int] = ...) -> None: ...
 
 class Plan(_message.Message):
-    __slots__ = ("engine_epoch", "based_on_revision", "source", "admissions", "admit_at_steps", "evictions", "victims", "bucket_steps", "block_prices", "reserve_blocks", "objective", "bound", "work_units", "solve_s", "resync")
+    __slots__ = ("engine_epoch", "based_on_revision", "source", "admissions", "admit_at_steps", "evictions", "bucket_steps", "block_prices", "objective", "bound", "work_units", "solve_s", "resync")
     ENGINE_EPOCH_FIELD_NUMBER: _ClassVar[int]
     BASED_ON_REVISION_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     ADMISSIONS_FIELD_NUMBER: _ClassVar[int]
     ADMIT_AT_STEPS_FIELD_NUMBER: _ClassVar[int]
     EVICTIONS_FIELD_NUMBER: _ClassVar[int]
-    VICTIMS_FIELD_NUMBER: _ClassVar[int]
     BUCKET_STEPS_FIELD_NUMBER: _ClassVar[int]
     BLOCK_PRICES_FIELD_NUMBER: _ClassVar[int]
-    RESERVE_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     OBJECTIVE_FIELD_NUMBER: _ClassVar[int]
     BOUND_FIELD_NUMBER: _ClassVar[int]
     WORK_UNITS_FIELD_NUMBER: _ClassVar[int]
@@ -267,16 +265,14 @@ class Plan(_message.Message):
     admissions: _containers.RepeatedScalarFieldContainer[int]
     admit_at_steps: _containers.RepeatedScalarFieldContainer[float]
     evictions: _containers.RepeatedScalarFieldContainer[int]
-    victims: _containers.RepeatedScalarFieldContainer[int]
     bucket_steps: _containers.RepeatedScalarFieldContainer[float]
     block_prices: _containers.RepeatedScalarFieldContainer[float]
-    reserve_blocks: int
     objective: float
     bound: float
     work_units: int
     solve_s: float
     resync: Resync
-    def __init__(self, engine_epoch: _Optional[int] = ..., based_on_revision: _Optional[int] = ..., source: _Optional[_Union[Source, str]] = ..., admissions: _Optional[_Iterable[int]] = ..., admit_at_steps: _Optional[_Iterable[float]] = ..., evictions: _Optional[_Iterable[int]] = ..., victims: _Optional[_Iterable[int]] = ..., bucket_steps: _Optional[_Iterable[float]] = ..., block_prices: _Optional[_Iterable[float]] = ..., reserve_blocks: _Optional[int] = ..., objective: _Optional[float] = ..., bound: _Optional[float] = ..., work_units: _Optional[int] = ..., solve_s: _Optional[float] = ..., resync: _Optional[_Union[Resync, _Mapping]] = ...) -> None: ...
+    def __init__(self, engine_epoch: _Optional[int] = ..., based_on_revision: _Optional[int] = ..., source: _Optional[_Union[Source, str]] = ..., admissions: _Optional[_Iterable[int]] = ..., admit_at_steps: _Optional[_Iterable[float]] = ..., evictions: _Optional[_Iterable[int]] = ..., bucket_steps: _Optional[_Iterable[float]] = ..., block_prices: _Optional[_Iterable[float]] = ..., objective: _Optional[float] = ..., bound: _Optional[float] = ..., work_units: _Optional[int] = ..., solve_s: _Optional[float] = ..., resync: _Optional[_Union[Resync, _Mapping]] = ...) -> None: ...
 
 class ExplainRequest(_message.Message):
     __slots__ = ("snapshot", "handle", "engine_id")
