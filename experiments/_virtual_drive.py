@@ -7,9 +7,10 @@ priced by a step-time model, a real solver child, no model and no noise.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -122,10 +123,19 @@ def priced_as(cost: StepCost) -> Iterator[None]:
 
 
 class Drive:
-    """One engine and its clients; a solver is for contenders that have plans."""
+    """One engine and its clients; a solver is for contenders that have plans.
+
+    Given `arrivals`, the requests of another run come when they came there, whatever becomes of them here.
+    """
 
     def __init__(
-        self, load: Load, contender: Contender, cost: StepCost, solver: SolverLike | None = None, caching: bool = True
+        self,
+        load: Load,
+        contender: Contender,
+        cost: StepCost,
+        solver: SolverLike | None = None,
+        caching: bool = True,
+        arrivals: Sequence[Seen] | None = None,
     ) -> None:
         self.clock, self.cost, self.contender = VirtualClock(), cost, contender
         self.seen: list[Seen] = []
@@ -153,8 +163,10 @@ class Drive:
         self._hasher = hasher() if caching else None
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._ties = count()
-        self._live: dict[str, tuple[Seen, Client, list[int], Any]] = {}
-        for client in clients(load):
+        self._live: dict[str, tuple[Seen, Client | None, list[int], Any]] = {}
+        for one in arrivals or ():
+            self._at(one.sent_s, partial(self._send, None, one.ask))
+        for client in clients(load) if arrivals is None else ():
             self._ask(client, client.next())
 
     def run(self) -> list[Seen]:
@@ -175,7 +187,7 @@ class Drive:
     def _at(self, time_s: float, event: Callable[[], None]) -> None:
         heapq.heappush(self._events, (time_s, next(self._ties), event))
 
-    def _send(self, client: Client, ask: Ask) -> None:
+    def _send(self, client: Client | None, ask: Ask) -> None:
         name, seen = f"r{len(self.seen)}", Seen(ask, self.clock.now_s)
         request = request_of(name, ask, self.clock.time(), self._hasher, self.contender.hints)
         self.seen.append(seen)
@@ -247,7 +259,8 @@ class Drive:
                 if one.finish_reason is not None:
                     seen, client, answer, request = live.pop(one.request_id)
                     seen.last_s, seen.preemptions = now_s, request.num_preemptions
-                    self._ask(client, client.next(answer))
+                    if client is not None:
+                        self._ask(client, client.next(answer))
 
 
 if __name__ == "__main__":

@@ -5,14 +5,15 @@ from __future__ import annotations
 import atexit
 import multiprocessing
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from experiments._defaults_loads import make_load
 
 PROCESSES = 2
+Result = TypeVar("Result")
 _SOLVER: list[Any] = []  # of this process, for one run after the other
 
 
@@ -32,23 +33,28 @@ class Found(NamedTuple):
     rows: dict[str, dict[str, float]]
 
 
-def run_all(cases: Iterable[Case], contenders: Iterable[str]) -> list[Found]:
-    """In the order of the cases."""
+def run_all(one: Callable[[Case], Result], cases: Iterable[Case]) -> list[Result]:
+    """What `one` returns, in the order of the cases."""
     processes = min(PROCESSES, os.cpu_count() or 1)
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _begin) as pool:
-        asked = [pool.submit(one, case, tuple(contenders)) for case in cases]
+        asked = [pool.submit(one, case) for case in cases]
         return [future.result() for future in asked]
 
 
-def one(case: Case, contenders: tuple[str, ...]) -> Found:
+def solver() -> Any:
+    """The child of this process; None outside of `run_all`."""
+    return _SOLVER[0] if _SOLVER else None
+
+
+def all_contenders(case: Case) -> Found:
     """All contenders on one case, in this process."""
     from experiments._virtual_drive import CONTENDERS, MODELS, Drive
     from experiments._virtual_figures import figures
 
     rows = {}
-    for name in contenders:
+    for name, contender in CONTENDERS.items():
         load = make_load(case.load, case.requests, case.seed)
-        drive = Drive(load, CONTENDERS[name], MODELS[case.model], _SOLVER[0] if _SOLVER else None)
+        drive = Drive(load, contender, MODELS[case.model], solver())
         seen = drive.run()
         if len(seen) != load.requests:
             raise RuntimeError(f"{case}, {name}: {len(seen)} of {load.requests} requests were served")

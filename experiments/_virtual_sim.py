@@ -1,8 +1,10 @@
 """The requests of a run under the virtual clock, put through the simulator: same arrivals, pool, step cost, policy.
 
-The run's clients are a closed loop; the simulator gets the arrivals that came of it. What requests share is told by
-hashes of their prompts' blocks, or, in conversations, by the session that they continue. The plugin prices its steps
-as the simulator does, and has the plans of a machine with many cores: one every tick.
+The clients of plain vLLM are a closed loop; its arrivals are what all policies get, in both. (Were they those of each
+policy's own loop, a small difference in the simulator would move a queue that these arrivals just keep in balance:
+the drive itself, given its own arrivals and a step time changed by .2 %, differs by a sixth.) What requests share is
+told by hashes of their prompts' blocks, or, in conversations, by the session that they continue. The plugin prices its
+steps as the simulator does, and has the plans of a machine with many cores: one every tick.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments._defaults_loads import BLOCK, Load, make_load
+from experiments._virtual_runs import Case, run_all, solver
 from kvhorizon.sim.in_process import InProcess
 from kvhorizon.sim.outcome import Outcome
 from kvhorizon.sim.policies import parse_policy
@@ -69,21 +72,27 @@ def simulated(trace: Trace, load: Load, cost: StepCost, policy: str) -> Outcome:
 
 def difference(seeds: Iterable[int], requests: int) -> dict[str, dict[str, float]]:
     """By load and policy, relative differences of the drive's means over the seeds from the simulator's."""
-    from experiments._virtual_drive import CONTENDERS, MODELS, Drive, solver_child
-
+    cases = [Case(name, MODEL, seed, requests) for name in LOADS for seed in seeds]
+    pairs = list(zip(cases, run_all(both, cases), strict=True))
     found = {}
-    with solver_child() as solver:
-        for name in LOADS:
-            for contender, policy in POLICIES.items():
-                pairs = []
-                for seed in seeds:
-                    load = make_load(name, requests, seed)
-                    own = replace(CONTENDERS[contender], cores=CORES, knows_cost=True)
-                    seen = Drive(load, own, MODELS[MODEL], solver).run()
-                    trace = trace_of(seen)
-                    pairs.append((_of_drive(seen), _of_sim(trace, simulated(trace, load, MODELS[MODEL], policy))))
-                drive, sim = np.mean(pairs, axis=0)
-                found[f"{name}_{contender}"] = _relative(drive, sim)
+    for name in LOADS:
+        for contender in POLICIES:
+            drive, sim = np.mean([pair[contender] for case, pair in pairs if case.load == name], axis=0)
+            found[f"{name}_{contender}"] = _relative(drive, sim)
+    return found
+
+
+def both(case: Case) -> dict[str, tuple[list[float], list[float]]]:
+    """By contender, the figures of the drive and of the simulator on one case."""
+    from experiments._virtual_drive import CONTENDERS, MODELS, Drive
+
+    load, cost = make_load(case.load, case.requests, case.seed), MODELS[case.model]
+    arrivals = Drive(load, CONTENDERS["plain"], cost).run()
+    trace, found = trace_of(arrivals), {}
+    for name, policy in POLICIES.items():
+        contender = replace(CONTENDERS[name], cores=CORES, knows_cost=True)
+        seen = Drive(load, contender, cost, solver(), arrivals=arrivals).run()
+        found[name] = _of_drive(seen), _of_sim(trace, simulated(trace, load, cost, policy))
     return found
 
 

@@ -3,7 +3,8 @@
 vLLM's real scheduler with prefix caching on, the real plugin and its solver child, under a virtual clock
 (`_virtual_drive`): five closed-loop loads (`_defaults_loads`), two step-time models, seeds 0 … SEEDS − 1. Every
 contender serves the same requests. Figures are means over the seeds, ratios are of means, and the worst of the ten
-cases counts. `sim_difference` puts open-loop arrivals through the drive and through the simulator (`_virtual_sim`).
+cases counts. `sim_difference` puts open-loop arrivals, those of plain vLLM's closed loop, through the drive and through
+the simulator (`_virtual_sim`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 
 from experiments._defaults_loads import NAMES
 from experiments._harness import Figures, Options, Targets, main, target
-from experiments._virtual_runs import Case, Found, run_all
+from experiments._virtual_runs import Case, Found, all_contenders, run_all
 from experiments._virtual_sim import difference
 
 SEEDS, QUICK_SEEDS = 20, 1
@@ -31,9 +32,9 @@ def measure(options: Options) -> tuple[Figures, Targets]:
     seeds = range(QUICK_SEEDS if options.quick else SEEDS)
     requests = QUICK_REQUESTS if options.quick else REQUESTS
     cases = [Case(load, model, seed, requests) for load in NAMES for model in MODELS for seed in seeds]
-    found = run_all(cases, CONTENDERS)
+    found = run_all(all_contenders, cases)
     means = {(load, model): _means(found, load, model) for load in NAMES for model in MODELS}
-    simulated = difference(seeds[:3], requests)
+    simulated = difference(seeds, requests)
     figures: dict[str, Any] = {"requests_per_run": requests, "seeds": len(seeds), "against_simulator": simulated}
     for (load, model), rows in means.items():
         figures[f"{load}_{model}"] = {

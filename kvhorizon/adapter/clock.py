@@ -6,9 +6,8 @@ from collections.abc import Callable
 
 from kvhorizon.adapter.intake import AGE_LIMIT_S
 from kvhorizon.adapter.prefill_price import PrefillPrice
+from kvhorizon.models.measured_steps import FIRST_STEP_S, STEP_WEIGHT
 
-FIRST_STEP_S = 0.02
-_STEP_WEIGHT = 0.1  # of the newest step in the mean of their duration
 _LONGEST_STEP_S = 1.0
 
 
@@ -42,7 +41,7 @@ class StepClock:
         if busy and last_s > 0.0:
             gap_s = now_s - last_s
             gap_s = 0.0 if gap_s < 0.0 else _LONGEST_STEP_S if gap_s > _LONGEST_STEP_S else gap_s
-            self.step_s += _STEP_WEIGHT * (gap_s - self.step_s)
+            self.step_s += STEP_WEIGHT * (gap_s - self.step_s)
             ended = self._before if self._ahead else self._newest
             if ended is not None and gap_s < _LONGEST_STEP_S:
                 self.prefill.see(gap_s, ended)

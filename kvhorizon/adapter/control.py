@@ -137,13 +137,14 @@ class Control:
             demand, candidates, self.passing = beside
         if not len(candidates):
             return NOBODY
-        self.prefixes.check_some()
+        self.prefixes.check_some(demand.total_blocks)
         self.rule.returning_tokens = self.sessions.returning_tokens(now_s, self.rule.prefill_s_per_token)
         before = self.rows.desk.owed.copy()
         choice = self._by_class(candidates, demand, now_s)
         if not self.prefixes.confirm(choice.slots):
             self.rows.desk.owed[:] = before  # as if nothing had been chosen yet
             choice = self._by_class(candidates, demand, now_s)
+        self.prefixes.cache.expect(0)
         if choice is NOBODY:
             self.reasons.held(self.step, candidates, now_s, self.rule.returning_tokens)
         return choice

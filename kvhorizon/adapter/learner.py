@@ -28,7 +28,7 @@ from kvhorizon.errors import in_a_line
 logger = logging.getLogger(__name__)
 
 LEARN_S = 0.25
-WATCH_S = 2.0
+WATCH_S = 0.25
 SAVE_S = 60.0
 
 

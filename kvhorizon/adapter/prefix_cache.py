@@ -8,7 +8,7 @@ side by side can make the second boundary too small; vLLM's own check at admissi
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from kvhorizon.adapter.engine import Engine, block_tables, growing_group
@@ -27,6 +27,8 @@ class PrefixCache:
         pool, groups = self._manager.block_pool, scheduler.kv_cache_config.kv_cache_groups
         plain = len(groups) == 1 and getattr(pool, "hash_block_size", None) == self.block_size
         self._lookup = getattr(pool, "get_cached_block", None) if plain else None
+        self._head = getattr(getattr(pool, "free_block_queue", None), "fake_free_list_head", None)
+        self._taken: set[int] = set()  # blocks that the running requests take in this step
         self.by_block = self._lookup is not None  # one block per hash
 
     def is_cached(self, one: bytes) -> bool:
@@ -47,9 +49,21 @@ class PrefixCache:
         lookup, group = self._lookup, self._group
         if lookup is None:
             return self._computed(request)
-        found = boundary(hashes, most, found, lambda one: lookup(one, group) is not None)
+        taken = self._taken
+        found = boundary(hashes, most, found, lambda one: _lasts(lookup(one, group), taken))
         held = boundary(hashes, found, held, lambda one: _in_use(lookup(one, group)))
         return found, held
+
+    def expect(self, blocks: int) -> None:
+        """The running requests take so many blocks in this step, before any is admitted: the first that are free.
+
+        What is cached in them is overwritten, so it is no longer found.
+        """
+        self._taken.clear()
+        block = None if self._head is None else self._head.next_free_block
+        while blocks > 0 and block is not None:
+            self._taken.add(block.block_id)
+            block, blocks = block.next_free_block, blocks - 1
 
     def holds(self, request: Any) -> bool:
         """Whether a request has blocks at the moment."""
@@ -84,6 +98,11 @@ def boundary(hashes: Sequence[bytes], most: int, guess: int, good: Callable[[byt
         else:
             high = middle - 1
     return low
+
+
+def _lasts(cached: Sequence[Any] | None, taken: Collection[int]) -> bool:
+    """Whether the block that vLLM finds is still there once blocks with the ids `taken` have been overwritten."""
+    return cached is not None and cached[0].block_id not in taken
 
 
 def _in_use(cached: Sequence[Any] | None) -> bool:

@@ -18,7 +18,7 @@ from kvhorizon.adapter.rule import Rule
 
 LOOK_MOST = 32  # requests looked up before a choice; the others of a flood follow in the next steps
 GLANCE_MOST = 4  # likewise, in a step that would otherwise look at none
-IN_TURN = 2  # requests checked in turn before a choice
+IN_TURN = 8  # of those with cached blocks that are free, so many are checked before a choice, the next ones each time
 
 
 class Prefixes:
@@ -47,11 +47,13 @@ class Prefixes:
             for slot in list(islice(self.boundaries.stale, most)):
                 self._look_up(slot)
 
-    def check_some(self) -> None:
-        """A few of those that wait, the next ones each time."""
+    def check_some(self, taken_blocks: int) -> None:
+        """Some of those that could lose what is cached for them, when running requests take so many blocks first."""
         if not self.enabled:
             return
+        self.cache.expect(taken_blocks)
         waiting = self._rows.waiting()
+        waiting = waiting[self._rows.columns.idle[waiting] > 0]
         for _ in range(min(IN_TURN, len(waiting))):
             self._next = (self._next + 1) % len(waiting)
             self._look_up(int(waiting[self._next]))

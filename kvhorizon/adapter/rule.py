@@ -145,7 +145,7 @@ class Rule:
             NO_LIMIT if engine.long_prefill > 0 and tokens > 0 else tokens,
             now_s,
             self.greedy.late_after_s,
-            engine.total_blocks - free,
+            engine.total_blocks - free + demand.total_blocks,
             self.step_s,
             self.prefill_s_per_token,
             self.returning_tokens,

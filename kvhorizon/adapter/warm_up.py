@@ -10,6 +10,7 @@ from kvhorizon.adapter.engine import Engine
 from kvhorizon.adapter.forecast import Forecaster
 from kvhorizon.adapter.lora import Adapters
 from kvhorizon.adapter.plans import named_of, rank_named
+from kvhorizon.adapter.prefill_price import PrefillPrice
 from kvhorizon.adapter.rows import Rows, Slots, close_gaps
 from kvhorizon.adapter.rule import Rule, decide, score_victims
 from kvhorizon.adapter.snapshot import take_moment
@@ -41,3 +42,4 @@ def warm_up(rule: Rule, engine: Engine) -> None:
     if engine.max_loras:
         Adapters(engine, rows).admissible(running, running, 1.0)
     recompute_seconds(rule.losing, 0, 1)
+    PrefillPrice(0.0).see(0.02, 0)

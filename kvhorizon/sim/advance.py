@@ -6,6 +6,7 @@ Requests that only decode are carried as a crowd, so that a step costs what happ
 import numpy as np
 
 from kvhorizon.models.compiled import compiled, inside
+from kvhorizon.models.measured_steps import STEP_WEIGHT
 from kvhorizon.models.step_time import step_seconds
 from kvhorizon.models.survival import mean_remaining
 from kvhorizon.sim.ahead import drain
@@ -35,6 +36,7 @@ from kvhorizon.sim.execute import run_batch, take_tokens
 from kvhorizon.sim.queue import arrive
 from kvhorizon.sim.steer import admit_chosen, put_victims_last
 from kvhorizon.sim.step import admit_in_order, blocks_wanted, schedule_running
+from kvhorizon.sim.turns import note_step
 
 FINISHED, TICK, LEARN = range(3)  # why `advance` returned
 REEVALUATE_STEPS = 16  # a guest with a queue looks again after so many steps in which nothing happened
@@ -163,8 +165,9 @@ def decode_on(engine, cost, most, watch_arrivals, until_s):  # type: ignore[no-u
         seconds = without_kv + per_token * together[KV]
         clock[NOW] += seconds
         clock[BUSY] += seconds
-        clock[STEP] += 0.01 * (seconds - clock[STEP])
+        clock[STEP] += STEP_WEIGHT * (seconds - clock[STEP])
         clock[PAIRS] += together[KV]
+        note_step(engine.turns, seconds, 0)
         step_on(engine)
         steps += 1
         sample(engine)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from kvhorizon.models.measured_steps import FIRST_STEP_S
 from kvhorizon.sim.cache import BlockCache
 from kvhorizon.solver.columns import Columns
 
@@ -158,7 +159,7 @@ def new_engine(
     count[HEAD] = count[TAIL] = NOBODY
     clock = np.zeros(CLOCKS)
     clock[SAMPLE_EVERY] = 0.05
-    clock[STEP] = 0.02
+    clock[STEP] = FIRST_STEP_S
     ring = 1 << (int(output.max(initial=1)) + 1).bit_length()
     crowd = Crowd(np.zeros(CROWD_COUNTS, np.int64), np.zeros(limits.block_size, np.int32), np.zeros(ring, np.int32))
     return Engine(columns, live, lists, limits, count, clock, crowd, cache, turns)

@@ -4,10 +4,12 @@ Source: vllm/v1/core/sched/scheduler.py, release 0.32.
 """
 
 from kvhorizon.models.compiled import compiled, inside
+from kvhorizon.models.measured_steps import STEP_WEIGHT
 from kvhorizon.models.step_time import step_seconds
 from kvhorizon.sim.ahead import exchange, seconds_passing
 from kvhorizon.sim.arrays import BUSY, DONE, NOW, PAIRS, RECOMPUTE, RECOMPUTED, RELOAD, RUNNING, STEP, STEPS, TOKENS
 from kvhorizon.sim.blocks import give_back
+from kvhorizon.sim.turns import note_step
 
 
 @inside
@@ -44,6 +46,15 @@ def batch_work(engine, together, kv_together):  # type: ignore[no-untyped-def]
 
 
 @inside
+def beyond_one_each(engine, together):  # type: ignore[no-untyped-def]
+    """Tokens of the scheduled step beyond one of each request."""
+    tokens = 0
+    for i in range(together, engine.counters[RUNNING]):
+        tokens += max(engine.lists.scheduled[i] - 1, 0)
+    return tokens
+
+
+@inside
 def run_batch(engine, cost, together, kv_together):  # type: ignore[no-untyped-def]
     """Let the step's time pass; charge what recomputation added to it. `…together` as for `batch_work`."""
     clock, count = engine.clock, engine.counters
@@ -60,10 +71,11 @@ def run_batch(engine, cost, together, kv_together):  # type: ignore[no-untyped-d
     seconds += clock[RELOAD]
     clock[RECOMPUTE] += clock[RELOAD]
     clock[RELOAD] = 0.0
+    note_step(engine.turns, seconds, beyond_one_each(engine, together))
     seconds = seconds_passing(engine, seconds, prefill + decodes)
     clock[NOW] += seconds
     clock[BUSY] += seconds
-    clock[STEP] += 0.01 * (seconds - clock[STEP])
+    clock[STEP] += STEP_WEIGHT * (seconds - clock[STEP])
     clock[TOKENS] += prefill + decodes
     clock[PAIRS] += pairs + kv
     count[STEPS] += 1

@@ -13,7 +13,7 @@ from kvhorizon.sim.rivals.loop import admit_by_rival, observe
 from kvhorizon.sim.rivals.rules import Rules
 from kvhorizon.sim.rivals.victim import rival_score
 from kvhorizon.sim.step import admit, blocks_wanted, fits_now, next_chunk
-from kvhorizon.sim.turns import returning_tokens
+from kvhorizon.sim.turns import learned_price, returning_tokens
 from kvhorizon.solver.columns import Room
 from kvhorizon.solver.greedy import GREEDY, Greedy, Knob, with_prefix_cache
 from kvhorizon.solver.select import choose_admissions, victim_row
@@ -110,6 +110,7 @@ def admit_by_ours(engine, curves, rule, losing, desk, budget):  # type: ignore[n
         return 0
     num_waiting = collect_waiting(engine, desk.waiting)[0]
     look_up(engine, engine.cache, desk.waiting, num_waiting)
+    prefill_s = learned_price(engine.turns, losing.linear_s_per_token)
     room = Room(
         engine.counters[FREE],
         owed_blocks(engine),
@@ -121,8 +122,8 @@ def admit_by_ours(engine, curves, rule, losing, desk, budget):  # type: ignore[n
         rule.late_after_s,
         limits.total_blocks - engine.counters[FREE],
         engine.clock[STEP],
-        losing.linear_s_per_token,
-        returning_tokens(engine, engine.turns, losing.linear_s_per_token),
+        prefill_s,
+        returning_tokens(engine, engine.turns, prefill_s),
     )
     running, num_running = engine.lists.running, engine.counters[RUNNING]
     chosen = choose_admissions(engine.columns, curves, rule, running, num_running, room, desk, num_waiting)

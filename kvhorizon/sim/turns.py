@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvhorizon.models.compiled import inside
+from kvhorizon.models.measured_steps import StepTimes, no_steps, prefill_price, see_step
 from kvhorizon.models.returns import FIRST_TURN, LATER_TURN
 from kvhorizon.sim.arrays import ARRIVED, DONE, NOW
 from kvhorizon.sim.prefix import boundary
@@ -36,6 +37,7 @@ class Turns(NamedTuple):
     after: Int32Array  # (N,) the request that continues this one's
     idle: IdleSessions
     seen: NDArray[np.int64]  # (2,) requests taken in that have finished, and that have come
+    steps: StepTimes  # of which the price of a prefill is learned
 
 
 def turns_of(trace: Trace) -> Turns:
@@ -58,7 +60,7 @@ def turns_of(trace: Trace) -> Turns:
     after = np.full(len(trace), NO_TURN, np.int32)
     later = np.flatnonzero(before != NO_TURN)
     after[before[later]] = later
-    return Turns(before, after, new_idle_sessions(), np.zeros(2, np.int64))
+    return Turns(before, after, new_idle_sessions(), np.zeros(2, np.int64), no_steps())
 
 
 @inside
@@ -95,6 +97,21 @@ def see_what_is_cached(engine, idle):  # type: ignore[no-untyped-def]
         most = min(full_blocks(engine, n), cache.start[n + 1] - cache.start[n])
         found = boundary(cache, n, most, 0, (int(idle.tokens[i]) + shared) // size)
         idle.tokens[i] = max(found * size - shared, 0)
+
+
+@inside
+def note_step(turns, step_s, prefill_tokens):  # type: ignore[no-untyped-def]
+    """A step of so many prefill tokens took so long."""
+    if turns is not None:
+        see_step(turns.steps, step_s, prefill_tokens)
+
+
+@inside
+def learned_price(turns, prior_s):  # type: ignore[no-untyped-def]
+    """Seconds per token of prefill, learned where there are turns; else what is believed."""
+    if turns is None:
+        return prior_s
+    return prefill_price(turns.steps, prior_s)
 
 
 @inside

@@ -89,3 +89,23 @@ def test_requests_on_one_prompt_take_memory_for_it_once() -> None:
         engine.step(count)
     assert most >= 8
     check_whole(engine.scheduler, requests, setup.blocks)
+
+
+def test_what_running_requests_take_first_is_not_found() -> None:
+    """However many blocks are expected to be taken: what is found is what vLLM finds once it has handed them out."""
+    for taken in range(0, 60, 7):
+        engine = drive(Setup(blocks=60, caching=True))
+        cache = engine.scheduler.kvhorizon.control.prefixes.cache
+        manager = engine.scheduler.kv_cache_manager
+        request = workload(1, 3, prompt=(400, 400), output=(5, 8), caching=True)[0]
+        engine.scheduler.add_request(request)
+        while engine.busy:
+            engine.step()
+        all_of_it = cache.found(request)[0]
+        cache.expect(taken)
+        found = cache.found(request)[0]
+        cache.expect(0)
+        assert cache.found(request)[0] == all_of_it == 25
+        manager.block_pool.get_new_blocks(min(taken, manager.block_pool.get_num_free_blocks()))
+        assert found == cache.found(request)[0]
+    assert found < all_of_it

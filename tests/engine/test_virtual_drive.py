@@ -8,7 +8,8 @@ import pytest
 from experiments._defaults_loads import LORA, MAX_TOKENS, NAMES, STRUCTURED, clients, make_load
 from experiments._virtual_drive import CONTENDERS, MODELS, Drive, Seen, solver_child
 from experiments._virtual_figures import figures
-from experiments._virtual_sim import _of_drive, _of_sim, simulated, trace_of
+from experiments._virtual_runs import Case
+from experiments._virtual_sim import _of_drive, _of_sim, both, simulated, trace_of
 from kvhorizon.wire.resilient import ResilientSolver
 
 REQUESTS = 150
@@ -77,9 +78,17 @@ def test_plain_vllm_is_the_simulator_s_to_the_step(name: str) -> None:
     load = make_load(name, 300, 3)
     seen: list[Seen] = Drive(load, CONTENDERS["plain"], MODELS["heavy"]).run()
     trace = trace_of(seen)
+    assert _of_drive(Drive(load, CONTENDERS["plain"], MODELS["heavy"], arrivals=seen).run()) == _of_drive(seen)
     there = _of_sim(trace, simulated(trace, load, MODELS["heavy"], "fcfs"))
     assert sum(one.preemptions for one in seen) > 0
     assert _of_drive(seen) == pytest.approx(there, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["shared", "sessions"])
+def test_our_rules_are_the_simulator_s_nearly(name: str) -> None:
+    here, there = both(Case(name, "heavy", 101, 300))["rules"]
+    assert here[:2] == pytest.approx(there[:2], rel=0.1)
+    assert here[2] == pytest.approx(there[2], abs=10)
 
 
 def test_time_passes_as_the_step_time_model_says() -> None:

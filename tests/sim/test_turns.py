@@ -7,7 +7,7 @@ from kvhorizon.sim.policies import parse_policy
 from kvhorizon.sim.replay import replay
 from kvhorizon.sim.setup import Setup
 from kvhorizon.sim.trace import Trace, make_trace
-from kvhorizon.sim.turns import NO_TURN, turns_of
+from kvhorizon.sim.turns import NO_TURN, learned_price, note_step, turns_of
 from kvhorizon.state import EngineFacts, StepCost
 
 # Prefills are dear: all of the pool takes 2 s.
@@ -72,3 +72,14 @@ def test_histories_are_computed_again_less_often(computed: dict[str, tuple[int, 
 
 def test_requests_end_sooner(computed: dict[str, tuple[int, float]]) -> None:
     assert computed["kvhorizon:greedy"][1] < 0.7 * computed["fcfs"][1]
+
+
+def test_the_price_of_a_prefill_is_learned_of_the_steps_that_ran() -> None:
+    """Prefills of 2.5e-4 s a token, believed to cost a tenth; without turns what is believed stays."""
+    rng, turns = np.random.default_rng(0), turns_of(trace(session=np.array([7, 8, 7, -1])))
+    assert learned_price(turns, 2.5e-5) == 2.5e-5
+    for tokens in rng.integers(0, 600, 300) * rng.integers(0, 2, 300):
+        note_step(turns, 5e-3 + 2.5e-4 * tokens + rng.normal(0.0, 1e-4), tokens)
+    assert learned_price(turns, 2.5e-5) == pytest.approx(2.5e-4, rel=0.01)
+    note_step(None, 1.0, 100)
+    assert learned_price(None, 2.5e-5) == 2.5e-5
