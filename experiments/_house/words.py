@@ -1,6 +1,6 @@
 """Private words: terms that no one outside knows, where the field has its own. The list is `private_words.txt`.
 
-Names are split at underscores and capitals, so a word counts in `Guest`, `guest_id` and "the guest" alike; two words
+Names are split at underscores and capitals, so a word counts in `TheWord`, `the_word` and "the word" alike; two words
 joined by an underscore in the list count in names only. Names of files and folders count once each.
 """
 
