@@ -35,8 +35,11 @@ from kvhorizon.models.features import SAMPLING_BITS
 IntArray = NDArray[np.int64]
 
 LEVELS = 4
-_SHIFTS = (0, 32, 12, 4, 0)  # bits of a leaf below the key of a level; the tenant's 24 stand above 32 others
-_GROUP_SHIFTS = (0, 52, 28, 8, 0)  # likewise of a leaf with a group
+# Bits of a leaf below the key of a level; the tenant's 24 stand above 32 others. Likewise of a leaf with a group.
+_TENANT_SHIFT = 32
+_SHIFTS = {1: _TENANT_SHIFT, 2: 12, 3: 4, 4: 0}
+_GROUP_SHIFT, _GROUPED_TENANT_SHIFT = 52, 28
+_GROUP_SHIFTS = {1: _GROUP_SHIFT, 2: _GROUPED_TENANT_SHIFT, 3: 8, 4: 0}
 _GROUPED = 16  # first number of a group: no other leaf has a bit so high
 MOST_GROUPS = 256 - _GROUPED
 _LEVEL_BITS = 3
@@ -53,7 +56,7 @@ def leaf_of(request: Any, tenant: str, hint: Hint | None, limit: int, room: int,
     limit_class = 0 if limit >= room else 1 + round(4.0 * math.log2(max(limit, 1)))
     alike = ((_owner_bits(owner) << 16 | name) << 4 | _kind(request)) << 8 | limit_class
     if group >= 0:
-        return int((_GROUPED + group) << _GROUP_SHIFTS[1] | alike)
+        return int((_GROUPED + group) << _GROUP_SHIFT | alike)
     prompt_class = min((max(request.num_prompt_tokens, 1).bit_length() - 1) // PROMPT_CLASS_BITS, 15)
     return int(alike << 4 | prompt_class)
 
@@ -66,7 +69,7 @@ def group_keys(groups: IntArray) -> IntArray:
 
 def source_of(leaf: int) -> int:
     """Of its hints."""
-    return (leaf >> _GROUP_SHIFTS[2]) & 0xFFFFFF if _grouped(leaf) else leaf >> _SHIFTS[1]
+    return (leaf >> _GROUPED_TENANT_SHIFT) & 0xFFFFFF if _grouped(leaf) else leaf >> _TENANT_SHIFT
 
 
 def hint_leaf(leaf: int, hint: Hint | None) -> int:
@@ -104,7 +107,7 @@ def hint_sources_of(leaves: IntArray) -> IntArray:
 
 def _grouped(leaf: Any) -> Any:
     """1 or 0."""
-    return (leaf >> _GROUP_SHIFTS[1] >= _GROUPED) * 1
+    return (leaf >> _GROUP_SHIFT >= _GROUPED) * 1
 
 
 def _tag(level: int, grouped: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,13 @@ from kvhorizon.solver.expiry import DatedPlan
 from kvhorizon.state import Plan, Source
 
 Handles = NDArray[np.uint64]
+
+
+class _Prepared(NamedTuple):
+    """A plan to come, and which requests it names: their handles and slots."""
+
+    plan: Plan
+    named: tuple[Handles, Slots]
 
 
 class PlanFollower:
@@ -27,7 +35,7 @@ class PlanFollower:
         self.plan: Plan | None = None
         self.serial = 0
         self._epoch = epoch
-        self._prepared: tuple[Plan, Handles, Slots] | None = None  # the plan to come, and whom it names
+        self._prepared: _Prepared | None = None
         self.last: DatedPlan | None = None  # that was looked at
         self.expires_s = math.inf  # of the plan in force
 
@@ -50,7 +58,7 @@ class PlanFollower:
 
     def prepare(self, plan: Plan, rows: Rows) -> None:
         """Find out whom a plan names, beside the step that is going to take it up."""
-        self._prepared = plan, *named_of(_now(plan), rows)
+        self._prepared = _Prepared(plan, named_of(_now(plan), rows))
 
     def look(self, newest: DatedPlan | None, rows: Rows, now_s: float) -> bool:
         """Take up a new plan, or drop the one in force once it has expired; True if either happened."""
@@ -79,8 +87,8 @@ class PlanFollower:
             self.counts["stale"] += 1
             return False
         prepared = self._prepared
-        known = prepared is not None and prepared[0] is plan
-        handles, slots = prepared[1:] if prepared is not None and known else named_of(_now(plan), rows)
+        known = prepared is not None and prepared.plan is plan
+        handles, slots = prepared.named if prepared is not None and known else named_of(_now(plan), rows)
         rank_named(rows.desk.rank, rows.extra.waits, rows.extra.handle, handles, slots)
         self.plan, self.expires_s = plan, newest.expires_s
         self.serial += 1

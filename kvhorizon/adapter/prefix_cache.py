@@ -9,9 +9,16 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from kvhorizon.adapter.engine import Engine, block_tables, growing_group
+
+
+class Found(NamedTuple):
+    """What vLLM would find of a waiting request: leading blocks that are cached, and how many of them others hold."""
+
+    cached: int
+    held: int
 
 
 class PrefixCache:
@@ -35,24 +42,24 @@ class PrefixCache:
         """Whether a block with this hash is found; only `by_block`."""
         return self._lookup is not None and self._lookup(one, self._group) is not None
 
-    def found(self, request: Any, found: int = 0, held: int = 0) -> tuple[int, int]:
+    def found(self, request: Any, found: int = 0, held: int = 0) -> Found:
         """Leading blocks that vLLM would find of a waiting request, and how many of them others hold.
 
         `found` and `held` are guesses.
         """
         if not self.enabled or getattr(request, "skip_reading_prefix_cache", False):
-            return 0, 0
+            return Found(0, 0)
         hashes = request.block_hashes
         most = min((int(request.num_tokens) - 1) // self.block_size, len(hashes))
         if most <= 0:
-            return 0, 0
+            return Found(0, 0)
         lookup, group = self._lookup, self._group
         if lookup is None:
             return self._computed(request)
         taken = self._taken
         found = boundary(hashes, most, found, lambda one: _lasts(lookup(one, group), taken))
         held = boundary(hashes, found, held, lambda one: _in_use(lookup(one, group)))
-        return found, held
+        return Found(found, held)
 
     def expect(self, blocks: int) -> None:
         """The running requests take so many blocks in this step, before any is admitted: the first that are free.
@@ -74,11 +81,11 @@ class PrefixCache:
         blocks = (self._tables or {}).get(request.request_id, ())
         return bisect_left(blocks, True, key=lambda block: block.ref_cnt <= 1)
 
-    def _computed(self, request: Any) -> tuple[int, int]:
+    def _computed(self, request: Any) -> Found:
         """As `found`, by vLLM's own search: where blocks and hashes differ in size, or layers keep less than all."""
         blocks, tokens = self._manager.get_computed_blocks(request)[:2]
         first = blocks.blocks[self._group[0]] if tokens else ()
-        return int(tokens) // self.block_size, sum(block.ref_cnt > 0 for block in first)
+        return Found(int(tokens) // self.block_size, sum(block.ref_cnt > 0 for block in first))
 
 
 def boundary(hashes: Sequence[bytes], most: int, guess: int, good: Callable[[bytes], bool]) -> int:

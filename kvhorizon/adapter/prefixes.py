@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any
 
 from kvhorizon.adapter.engine import Engine
-from kvhorizon.adapter.prefix_cache import PrefixCache
+from kvhorizon.adapter.prefix_cache import Found, PrefixCache
 from kvhorizon.adapter.rows import Rows
 from kvhorizon.adapter.rule import Rule
 
@@ -39,7 +39,7 @@ class Prefixes:
         tokens = int(request.num_tokens)
         if not self.enabled or not request.block_hashes:
             return tokens
-        return tokens - self.cache.found(request, *self.boundaries.like(request.block_hashes))[1] * self._size
+        return tokens - self.cache.found(request, *self.boundaries.like(request.block_hashes)).held * self._size
 
     def refresh(self, most: int = LOOK_MOST) -> None:
         """Look up those that are to be looked at again, at most so many."""
@@ -80,7 +80,7 @@ class Prefixes:
         Those that others hold stay in use; where vLLM has freed its own already, they are found by their hashes.
         """
         if self.enabled and len(self.boundaries):
-            shared = self.cache.shared(request) if self.cache.holds(request) else self.cache.found(request)[1]
+            shared = self.cache.shared(request) if self.cache.holds(request) else self.cache.found(request).held
             self.boundaries.changed(request.block_hashes, shared)
 
     def admitted(self, slot: int, request: Any) -> None:
@@ -100,14 +100,14 @@ class Prefixes:
         if not hashes:
             return False
         shared, idle, size = cells.shared[slot], cells.idle[slot], self._size
-        before = (shared + idle) // size, shared // size
-        found, held = now = self.cache.found(request, *(before if before[0] else self.boundaries.like(hashes)))
+        before = Found((shared + idle) // size, shared // size)
+        found, held = now = self.cache.found(request, *(before if before.cached else self.boundaries.like(hashes)))
         self.boundaries.put(slot, hashes, found, held)
         if now == before:
             return False
         own = rows.tokens(slot)
         cells.shared[slot], cells.idle[slot] = held * size, (found - held) * size
-        if held < before[1]:
+        if held < before.held:
             self._rule.left(own)
         self._rule.arrived(rows.tokens(slot))
         return True

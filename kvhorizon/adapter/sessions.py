@@ -68,7 +68,8 @@ class Sessions:
         kind = LATER_TURN if request.request_id in self._later else FIRST_TURN
         if not self.enabled or len(hashes) * self._size <= shared or request.status.name == ABORTED:
             return
-        known = self._key_of.get(hashes[-1])
+        last = next(reversed(hashes))
+        known = self._key_of.get(last)
         if known is not None:  # the same context again: one of them is counted
             self._forget(known)
             turn_came(self.idle, known, now_s)
@@ -77,7 +78,7 @@ class Sessions:
         key, self._next_key = self._next_key, self._next_key + 1
         places = _sampled(len(hashes))
         self._chains[key] = _Chain([hashes[place - 1] for place in places], places, shared)
-        self._key_of[hashes[-1]] = key
+        self._key_of[last] = key
         turn_ended(self.idle, key, kind, now_s, float(len(hashes) * self._size - shared))
 
     def gone(self, request: Any) -> None:

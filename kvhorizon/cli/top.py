@@ -99,9 +99,7 @@ def _engine(address: str, before: Scrape | None, now: Scrape) -> Table:
 def _lines(pool: float, before: Scrape | None, now: Scrape) -> list[tuple[str, str]]:
     samples = now.samples
     promised = by_label(samples, "kvhorizon_promised_blocks", "steps")
-    ahead = ", ".join(
-        f"{value / pool:.0%} in {steps}" for steps, value in sorted(promised.items(), key=lambda one: float(one[0]))
-    )
+    ahead = ", ".join(f"{promised[steps] / pool:.0%} in {steps}" for steps in sorted(promised, key=float))
     wasted, useful = (_rate(before, now, f"kvhorizon_{kind}_flops_total") for kind in ("wasted", "useful"))
     share = wasted / (wasted + useful) if wasted is not None and useful is not None and wasted + useful > 0.0 else None
     return [

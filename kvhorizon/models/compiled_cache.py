@@ -87,7 +87,7 @@ def cache_of(function: Any) -> Any:
     """This package's cache for what is compiled as here, none where that fails; numba's own for all else."""
     try:
         file = Path(function.__code__.co_filename).resolve()
-        ours = function.__module__.partition(".")[0] == PACKAGE.name or (file.is_file() and source_of(file).compiles)
+        ours = function.__module__.startswith(f"{PACKAGE.name}.") or (file.is_file() and source_of(file).compiles)
     except (AttributeError, OSError):
         ours = False
     if not ours:

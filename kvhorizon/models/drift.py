@@ -74,9 +74,8 @@ class DriftDetector:
     def __init__(self) -> None:
         bands = len(BANDS) - 1
         self._observed, self._expected = np.zeros(bands), np.zeros(bands)
-        self._running: tuple[NDArray[np.int32], IntArray] | None = (
-            None  # rows and tokens of those that ran at the last look
-        )
+        # Rows and tokens of those that ran at the last look.
+        self._running: tuple[NDArray[np.int32], IntArray] | None = None
         self._looks = np.zeros((LOOKS, 2, bands))  # O and E at the last looks, a ring
         self._looked = 0
         self.finished = 0  # requests since the last alarm
@@ -92,7 +91,8 @@ class DriftDetector:
         same curves, so that a change of the curves is none of E."""
         off = np.zeros(len(self._expected))
         if self._running is not None:
-            collect(survival, self._running[0], scale, self._running[1], False, self._observed, off)
+            known_rows, known_tokens = self._running
+            collect(survival, known_rows, scale, known_tokens, False, self._observed, off)
         collect(survival, rows, scale, generated, False, self._observed, self._expected)
         self._expected -= off
         self._running = (rows, generated)

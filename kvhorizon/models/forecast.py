@@ -145,7 +145,8 @@ class NoisyForecast:
             return False
         self._looked_at = self._window.seen
         mean, log_sigma = fit_lognormal(self._window.lengths())
-        if abs(mean - self._prior[0]) < MATERIAL and abs(math.log(log_sigma / self._prior[1])) < MATERIAL:
+        known_mean, known_sigma = self._prior
+        if abs(mean - known_mean) < MATERIAL and abs(math.log(log_sigma / known_sigma)) < MATERIAL:
             return False
         self._prior = (mean, log_sigma)
         self._update()
@@ -156,7 +157,8 @@ class NoisyForecast:
         """What a request has generated does not change what was predicted of it."""
 
     def _update(self) -> None:
-        mean, prior_variance = self._prior[0], self._prior[1] ** 2
+        mean, log_sigma = self._prior
+        prior_variance = log_sigma**2
         trust = prior_variance / (prior_variance + self._variance)
         np.exp(trust * self._predicted + (1.0 - trust) * mean, out=self.curves.scale)
         self.curves.survival[0] = lognormal_curve(math.sqrt(trust * self._variance))

@@ -20,13 +20,13 @@ class Kept:
 
     def __init__(self, offloads: bool) -> None:
         self._believed = BELIEVED_SHARE if offloads else 0.0
-        self._counted = (0, 0)  # restored and recomputed tokens so far
+        self._restored_before = self._again_before = 0  # tokens so far
         self._restored = self._seen = 0.0  # tokens, older ones fading
 
     def see(self, restored_tokens: int, recomputed_tokens: int) -> None:
         """Take in what was restored and computed again so far, of which the last call's is known already."""
-        restored, again = restored_tokens - self._counted[0], recomputed_tokens - self._counted[1]
-        self._counted = (restored_tokens, recomputed_tokens)
+        restored, again = restored_tokens - self._restored_before, recomputed_tokens - self._again_before
+        self._restored_before, self._again_before = restored_tokens, recomputed_tokens
         fade = math.exp(-(restored + again) / MEMORY_TOKENS)
         self._restored = fade * self._restored + restored
         self._seen = fade * self._seen + restored + again

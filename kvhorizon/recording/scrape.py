@@ -69,9 +69,10 @@ def _gained(before: Sequence[Sample], after: Sequence[Sample], name: str) -> _Co
     """What a histogram's buckets gained."""
     found, old = buckets(after, name), dict(buckets(before, name))
     gained = [(bound, count - old.get(bound, 0.0)) for bound, count in found]
-    if not gained or not math.isinf(gained[-1][0]):
+    bounds, counts = [bound for bound, _ in gained], [count for _, count in gained]
+    if not bounds or not math.isinf(bounds[-1]):
         raise InputError(f"metrics: {name}", None, "must be there, as vLLM exposes it")
-    if any(two < one for (_, one), (_, two) in itertools.pairwise(gained)) or gained[0][1] < 0.0:
+    if any(two < one for one, two in itertools.pairwise([0.0, *counts])):
         raise InputError(f"metrics: {name}", None, "must not count less than in the earlier scrape")
     return gained
 

@@ -52,7 +52,7 @@ class Folder:
     def make_room(self) -> None:
         """Remove the oldest files beyond the limit."""
         files = [(found.stat().st_mtime, found.stat().st_size, found) for found in self._path.glob(f"{PREFIX}*")]
-        size = sum(one[1] for one in files)
+        size = sum(its_size for _, its_size, _ in files)
         for _, its_size, file in sorted(files):
             if size <= self._most_bytes:
                 return

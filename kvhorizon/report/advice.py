@@ -53,11 +53,11 @@ def advise(answer: Answer) -> Advice:
         told = "Nothing to switch on: no policy that was asked for makes requests noticeably faster here."
         return Advice(None, told, None, costs=_harm(rest, base), sure=_basis(answer))
     mean = _change(best, base, "e2e_s", "mean")
-    interval = _interval(answer, best["policy"])
+    low, high = _interval(answer, best["policy"])
     told = f"{best['policy']} makes the mean request {-100.0 * mean:.0f} % faster than first-come-first-served."
     sure = (
-        f"Over other requests like these the change of mean latency is {_percent(interval[0])} to "
-        f"{_percent(interval[1])} (95 % of resampled blocks).",
+        f"Over other requests like these the change of mean latency is {_percent(low)} to "
+        f"{_percent(high)} (95 % of resampled blocks).",
         *_basis(answer),
     )
     buys, costs = _sides(best, base)
@@ -84,7 +84,7 @@ def switch_of(policy: str) -> str | None:
         settings += ["KVHORIZON_LOCAL_ONLY=true"] if head.endswith("greedy") else []
         return " ".join([*settings, "vllm serve MODEL --scheduler-cls kvhorizon.adapter.make_scheduler"])
     if head.startswith("watermark:"):
-        return f"vllm serve MODEL --watermark {head.partition(':')[2]}"
+        return f"vllm serve MODEL --watermark {head.removeprefix('watermark:')}"
     return None
 
 

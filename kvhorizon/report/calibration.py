@@ -7,7 +7,7 @@ from html import escape
 import numpy as np
 from plotly.subplots import make_subplots
 
-from kvhorizon.report.figures import COLOURS, Picture, layout
+from kvhorizon.report.figures import BLUE, GREY, RED, Picture, layout
 from kvhorizon.report.reliability import CHANCES, HORIZON_TOKENS, Reliability, reliability
 from kvhorizon.sim.setup import Setup
 from kvhorizon.sim.whatif import Answer
@@ -28,15 +28,15 @@ def _picture(forecast: str, found: Reliability) -> Picture:
     titles = ["place in its forecast", "promised against seen", *(["batches beyond"] if with_batches else [])]
     figure = make_subplots(rows=1, cols=len(titles), subplot_titles=titles)
     tenths = np.histogram(found.pit, bins=10, range=(0.0, 1.0))[0] / len(found.pit)
-    figure.add_bar(x=0.05 + np.arange(10) / 10, y=np.round(tenths, 4), marker={"color": COLOURS[3]}, row=1, col=1)
-    figure.add_hline(y=0.1, line={"color": COLOURS[0], "dash": "dot", "width": 1}, row=1, col=1)
+    figure.add_bar(x=0.05 + np.arange(10) / 10, y=np.round(tenths, 4), marker={"color": BLUE}, row=1, col=1)
+    figure.add_hline(y=0.1, line={"color": GREY, "dash": "dot", "width": 1}, row=1, col=1)
     seen = np.searchsorted(np.sort(found.pit), LEVELS, side="right") / len(found.pit)
-    for y, colour, dash in ((LEVELS, COLOURS[0], "dot"), (seen, COLOURS[3], "solid")):
+    for y, colour, dash in ((LEVELS, GREY, "dot"), (seen, BLUE, "solid")):
         line = {"color": colour, "dash": dash, "width": 1.5}
         figure.add_scatter(x=LEVELS, y=np.round(y, 4), mode="lines", line=line, row=1, col=2)
     if with_batches:
         names = [f"{100 * chance:g} %" for chance in CHANCES]
-        for values, colour in ((np.array(CHANCES), COLOURS[0]), (found.exceeded, COLOURS[5])):
+        for values, colour in ((np.array(CHANCES), GREY), (found.exceeded, RED)):
             figure.add_bar(x=names, y=np.round(values, 4), marker={"color": colour}, row=1, col=3)
     layout(figure, "", "")
     figure.update_layout(showlegend=False, barmode="group", margin={"t": 30})

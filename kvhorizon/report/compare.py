@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from kvhorizon.report.figures import COLOURS, FloatArray, Picture, colour, layout
+from kvhorizon.report.figures import RED, FloatArray, Picture, colour, layout
 from kvhorizon.sim.whatif import Answer
 
 DECILES = 10
@@ -36,7 +36,7 @@ def pareto(answer: Answer) -> Picture:
     bound = (answer.results.get("hindsight_bound") or {}).get("e2e_mean_s")
     if bound:
         label = "no schedule is left of this"
-        figure.add_vline(x=bound, line={"color": COLOURS[5], "dash": "dash"}, annotation={"text": label})
+        figure.add_vline(x=bound, line={"color": RED, "dash": "dash"}, annotation={"text": label})
     says = "Towards the lower left is better for everyone; to the left and up, the mean gains what the slowest pay."
     table = [
         (row["policy"], _two(row["e2e_s"]["mean"]), _two(row["e2e_s"]["p99"]), _two(row.get("over_bound")))

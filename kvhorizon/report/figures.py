@@ -17,7 +17,8 @@ from kvhorizon.sim.whatif import Answer
 FloatArray = NDArray[np.float64]
 POINTS = 600  # per line
 ROW_PIXELS = 130  # height of one policy's occupancy
-COLOURS = ("#8a94a0", "#d98e04", "#2f9e77", "#0b6bcb", "#a55bc4", "#c2410c", "#0e7490", "#65a30d")
+GREY, BLUE, RED = "#8a94a0", "#0b6bcb", "#c2410c"
+COLOURS = (GREY, "#d98e04", "#2f9e77", BLUE, "#a55bc4", RED, "#0e7490", "#65a30d")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ def occupancy(answer: Answer) -> Picture:
             y=np.full(len(marks), 1.12),
             mode="markers",
             name="eviction",
-            marker={"color": COLOURS[5], "symbol": "line-ns-open", "size": 7},
+            marker={"color": RED, "symbol": "line-ns-open", "size": 7},
             row=index + 1,
             col=1,
         )

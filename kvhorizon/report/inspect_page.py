@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from kvhorizon.report.figures import COLOURS, POINTS, Picture, colour, layout
+from kvhorizon.report.figures import POINTS, RED, Picture, colour, layout
 from kvhorizon.report.page import document, section
 from kvhorizon.sim.demand import kv_demand
 from kvhorizon.sim.trace import Trace
@@ -92,7 +92,7 @@ def demand(trace: Trace, facts: EngineFacts, step_s: float) -> Picture:
         fill="tozeroy",
         line={"color": colour(3), "width": 1.5},
     )
-    pool = {"color": COLOURS[5], "dash": "dash"}
+    pool = {"color": RED, "dash": "dash"}
     figure.add_hline(y=facts.total_blocks, line=pool, annotation={"text": "the engine's pool"})
     layout(figure, "seconds since the first arrival", "KV blocks")
     figure.update_layout(showlegend=False)

@@ -10,6 +10,7 @@ import numpy as np
 
 from kvhorizon.report.figures import unlisted_from_s
 from kvhorizon.sim.outcome import Outcome
+from kvhorizon.sim.policies import parts_of
 from kvhorizon.sim.whatif import Answer
 
 WINDOWS = 240  # at most, over the whole replay; at least a minute each
@@ -77,7 +78,7 @@ def _of(answer: Answer, row: dict[str, Any], outcome: Outcome) -> dict[str, Any]
     events = outcome.preempted_at[chosen]
     who = events[:, 1].astype(np.int64)
     trace = answer.trace
-    head = row["policy"].partition("/")[0].partition(":")[0]
+    head = parts_of(row["policy"]).name
     return {
         "policy": row["policy"],
         "rule": VICTIMS.get(head, "its rule chose this request to give way"),

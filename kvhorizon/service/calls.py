@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 import grpc
 
@@ -20,6 +20,13 @@ from kvhorizon.wire.v1 import scheduler_pb2 as pb
 from kvhorizon.wire.validate import parse
 
 logger = logging.getLogger(__name__)
+
+
+class Planned(NamedTuple):
+    """A session's newest plan, and what it is based on."""
+
+    snapshot: Snapshot
+    plan: Plan
 
 
 class PlannerLike(Protocol):
@@ -53,7 +60,7 @@ class PlannerService:
         self._refine_s = refine_s
         self._turn = Turn()
         self._inboxes: set[Inbox] = set()
-        self._newest: dict[Inbox, tuple[Snapshot, Plan]] = {}
+        self._newest: dict[Inbox, Planned] = {}
         self._lock = threading.Lock()  # over the inboxes and what is newest
 
     def PlanOnce(self, raw: bytes, context: Any) -> pb.Plan:
@@ -102,16 +109,16 @@ class PlannerService:
             return pb.Plan(resync=pb.Resync(**item._asdict()))
         plan = self._plan(planner, item, context)
         with self._lock:
-            self._newest[inbox] = (item, plan)
+            self._newest[inbox] = Planned(item, plan)
         return encode_plan(plan)
 
-    def _newest_of(self, engine_id: str) -> tuple[Snapshot, Plan]:
+    def _newest_of(self, engine_id: str) -> Planned:
         """The newest plan of the engine's session, and what it is based on. Raises InputError where there is none."""
         with self._lock:
-            held = [one for one in self._newest.values() if one[0].facts.engine_id == engine_id]
+            held = [one for one in self._newest.values() if one.snapshot.facts.engine_id == engine_id]
         if not held:
             raise InputError("engine_id", engine_id, "must have a session, and a plan in it")
-        return max(held, key=lambda one: one[0].facts.engine_epoch)
+        return max(held, key=lambda one: one.snapshot.facts.engine_epoch)
 
     def _refine(self, planner: PlannerLike, inbox: Inbox) -> None:
         """Let a session's planner work ahead, if neither its engine nor another one waits."""

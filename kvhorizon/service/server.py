@@ -114,7 +114,8 @@ def _bind(server: Any, listen: str, tls: Tls | None) -> str:
         port = 0
     if port == 0:
         raise InputError("listen", listen, "cannot be bound: in use, or not an address of this machine")
-    return f"{listen.rpartition(':')[0]}:{port}"
+    host, _, _ = listen.rpartition(":")
+    return f"{host}:{port}"
 
 
 def _bind_unix(server: Any, listen: str, path: Path) -> None:
@@ -148,7 +149,8 @@ def _clear(listen: str, path: Path) -> None:
 def _expose(metrics: ServiceMetrics, listen: str, port: int | None) -> Any:
     if port is None:
         return None
-    host = "127.0.0.1" if unix_path(listen) else listen.rpartition(":")[0].strip("[]")
+    named, _, _ = listen.rpartition(":")
+    host = "127.0.0.1" if unix_path(listen) else named.strip("[]")
     try:
         return metrics.expose(host, port)
     except OSError as error:

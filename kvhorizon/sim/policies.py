@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from kvhorizon.errors import InputError
 from kvhorizon.sim.rivals.named import RIVALS
@@ -95,7 +96,7 @@ def _kvhorizon(policy: str, option: str, knob: str) -> Policy:
 
 
 def _rival(policy: str, option: str, knob: str) -> Policy:
-    name = policy.partition("/")[0].partition(":")[0]
+    name = parts_of(policy).name
     if knob and option != "ours":
         raise InputError("policy", policy, "only parts of ours take a '/KNOB'")
     rival = RIVALS[name](policy, option, _knob(policy, knob))
@@ -112,10 +113,24 @@ POLICIES: dict[str, Callable[[str, str, str], Policy]] = {
 DEFAULT_POLICIES = ("fcfs", "watermark:0.02", "kvhorizon:greedy", "kvhorizon", "fcfs:free-recompute")
 
 
-def parse_policy(text: str) -> Policy:
-    """`NAME[:OPTION][/KNOB]` to a policy. Raises InputError naming the known ones."""
+class Parts(NamedTuple):
+    """Of a policy's name, `NAME[:OPTION][/KNOB]`; empty where it is not there."""
+
+    name: str
+    option: str
+    knob: str
+
+
+def parts_of(text: str) -> Parts:
+    """What a policy is made of."""
     head, _, knob = text.partition("/")
     name, _, option = head.partition(":")
+    return Parts(name, option, knob)
+
+
+def parse_policy(text: str) -> Policy:
+    """`NAME[:OPTION][/KNOB]` to a policy. Raises InputError naming the known ones."""
+    name, option, knob = parts_of(text)
     if name not in POLICIES:
         raise InputError("policy", text, f"must begin with one of {', '.join(sorted(POLICIES))}")
     return POLICIES[name](text, option, knob)

@@ -101,11 +101,12 @@ def _logged(
 ) -> Columns:
     """A server's log; requests that failed gave no output and are left out."""
     _require(fields, names)
+    time, *counts = names
     columns = Columns()
     for number, row in rows:
-        prompt, output = (_whole(number, name, row[name], 0) for name in names[1:])
+        prompt, output = (_whole(number, name, row[name], 0) for name in counts)
         if prompt and output:
-            columns.arrival_s.append(when(number, names[0], row[names[0]]))
+            columns.arrival_s.append(when(number, time, row[time]))
             columns.prompt.append(prompt)
             columns.output.append(output)
     return columns

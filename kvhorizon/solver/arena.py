@@ -55,7 +55,7 @@ class Arena:
     def regrid(self, grid: Grid) -> None:
         """Cut time differently; requests keep their slots, and arrays of the same shape stay where they are."""
         if len(grid.bucket) != len(self.grid.bucket) or not np.array_equal(grid.bucket, self.grid.bucket):
-            self.rows = _empty(len(self.slots.taken), grid)[0]
+            self.rows, _ = _empty(len(self.slots.taken), grid)
         self.grid = grid
         self.forget()
 

@@ -13,6 +13,7 @@ on residuals relative to the row's scale, so that rows of different units move a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -176,6 +177,22 @@ def root_square_sums(uses, size, bucket):  # type: ignore[no-untyped-def]
     return out
 
 
+class Parts(NamedTuple):
+    """Of an ascent over M = 2K + A + 1 rows and N requests with A + 1 options, as the compiled rounds change it."""
+
+    prices: FloatArray  # (M,)
+    best_prices: FloatArray  # (M,) of the best bound so far
+    velocity: FloatArray  # (M,)
+    slope: FloatArray  # (M,)
+    used: FloatArray  # (M,) by the options picked
+    state: FloatArray  # (3,) best bound, share of a step, rounds without progress
+    picked: IntArray  # (N,) options in the last round
+    by_option: FloatArray  # (A + 1, N) reduced costs
+    best: IntArray  # (N,) options of least reduced cost
+    least: FloatArray  # (N,)
+    second: FloatArray  # (N,)
+
+
 class Ascent:
     """An ascent under way: it may be continued, and asked for what it has proven."""
 
@@ -194,7 +211,7 @@ class Ascent:
         prices = np.minimum(start.rows, self._ceiling)
         count = len(prices)
         picked, best = np.full(size, points), np.full(size, points)
-        self.parts = (
+        self.parts = Parts(
             prices, prices.copy(), np.zeros(count), np.zeros(count), np.zeros(count),
             np.array([-np.inf, first_step, 0.0]),
             picked, np.empty((points + 1, size)), best, np.empty(size), np.empty(size),
@@ -203,7 +220,7 @@ class Ascent:
     @property
     def value(self) -> float:
         """The bound so far [weighted seconds]."""
-        return float(self.parts[5][BEST])
+        return float(self.parts.state[BEST])
 
     def run(self, rounds: int, upper: float) -> None:
         """`rounds` >= 1 more; `upper` is the cost of a known solution."""
@@ -213,8 +230,8 @@ class Ascent:
     def bound(self) -> Bound:
         """The best so far."""
         _, points, buckets = self._problem.shape
-        best = self.parts[1].copy()
-        by_option = np.empty_like(self.parts[7])
+        best = self.parts.best_prices.copy()
+        by_option = np.empty_like(self.parts.by_option)
         reduced_costs(self._problem.tables, self._problem.turned, best, by_option)
         size = by_option.shape[1]
         least, second = np.empty(size), np.empty(size)

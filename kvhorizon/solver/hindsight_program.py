@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,17 @@ from kvhorizon.solver.fluid_bound import fluid_bound
 from kvhorizon.solver.hindsight import Instance, Schedule, latency, shortest_first
 
 IntArray = NDArray[np.int64]
-Node = tuple[object, ...]
+
+
+class Node(NamedTuple):
+    """A point on request `n`'s way: absent or resident before output `output` in step `step`, or done."""
+
+    kind: str
+    n: int
+    output: int = 0
+    step: int = 0
+
+
 PROOF_GAP = 0.99  # of a whole objective
 
 
@@ -94,7 +104,7 @@ def whole_runs(instance: Instance, n: int, end: int) -> Iterator[Arc]:
     for begin in range(arrival, end - output + 1):
         held = [(begin + g, instance.blocks(prompt + g)) for g in range(output)]
         emits = [(g, begin + g) for g in range(output)]
-        yield Arc(("absent", n, 0, arrival), ("done", n), held, emits, begin + output - arrival)
+        yield Arc(Node("absent", n, 0, arrival), Node("done", n), held, emits, begin + output - arrival)
 
 
 def broken_runs(instance: Instance, n: int, end: int) -> Iterator[Arc]:
@@ -103,23 +113,23 @@ def broken_runs(instance: Instance, n: int, end: int) -> Iterator[Arc]:
 
     def to(g: int, step: int, held: list[tuple[int, int]], tail: Node) -> Arc:
         last = g + 1 == output
-        head = ("done", n) if last else ("resident", n, g + 1, step + 1)
+        head = Node("done", n) if last else Node("resident", n, g + 1, step + 1)
         return Arc(tail, head, held, [(g, step)], step + 1 - arrival if last else 0)
 
     for g in range(output):
         blocks, silent = instance.blocks(prompt + g), instance.silent_steps(n, g)
         final = end - (output - g)  # step in which this output must have come
         for t in range(arrival + g, final + 1):
-            absent, resident = ("absent", n, g, t), ("resident", n, g, t)
+            absent, resident = Node("absent", n, g, t), Node("resident", n, g, t)
             if t + silent <= final:
                 yield to(g, t + silent, [(step, blocks) for step in range(t, t + silent + 1)], absent)
             if t < final:
-                yield Arc(absent, ("absent", n, g, t + 1), [], [])
+                yield Arc(absent, Node("absent", n, g, t + 1), [], [])
             if g > 0:
                 yield to(g, t, [(t, blocks)], resident)
                 lost = 0 if silent else 1
                 if t + lost <= final:
-                    yield Arc(resident, ("absent", n, g, t + lost), [], [])
+                    yield Arc(resident, Node("absent", n, g, t + lost), [], [])
 
 
 def build(instance: Instance, preemptive: bool, ends: IntArray) -> Network:
@@ -133,9 +143,10 @@ def build(instance: Instance, preemptive: bool, ends: IntArray) -> Network:
 
 def balance_of(instance: Instance, node: Node) -> float:
     """Right-hand side of a node: one path of each request begins at its arrival and ends when it is done."""
-    if node[0] == "done":
+    if node.kind == "done":
         return 1.0
-    return -1.0 if node[0] == "absent" and node[2] == 0 and node[3] == instance.arrival[int(str(node[1]))] else 0.0
+    begins = node.kind == "absent" and node.output == 0 and node.step == instance.arrival[node.n]
+    return -1.0 if begins else 0.0
 
 
 def optimum(instance: Instance, preemptive: bool, seconds: float, known: Schedule | None = None) -> Optimum:
@@ -156,7 +167,7 @@ def schedule_of(instance: Instance, network: Network, values: NDArray[np.float64
     for column in np.flatnonzero(values > 0.5):
         arc = network.arcs[column]
         for output, step in arc.emits:
-            schedule[int(str(arc.tail[1]))][output] = step
+            schedule[arc.tail.n][output] = step
     return schedule
 
 

@@ -146,7 +146,8 @@ def full_pool_variance(
     The constraint binds where the pool is full, so that is where its tangent should touch. Both pairs are mean and
     variance (K,), summed over requests that run from now on.
     """
-    room = np.maximum(pool - running[0], 0.0)  # (K,)
-    per_block = offered[1] / np.maximum(offered[0], 1e-9)
-    filled = running[1] + np.minimum(room, offered[0]) * per_block
+    (held, variance), (offered_blocks, offered_variance) = running, offered
+    room = np.maximum(pool - held, 0.0)  # (K,)
+    per_block = offered_variance / np.maximum(offered_blocks, 1e-9)
+    filled = variance + np.minimum(room, offered_blocks) * per_block
     return np.asarray(np.maximum(filled, 1.0))

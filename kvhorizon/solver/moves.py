@@ -87,7 +87,7 @@ def move_pairs(tables, used, choice, seconds, near):  # type: ignore[no-untyped-
         for first in near:
             if first == second or choice[second] == NEVER or choice[first] == 0:
                 continue
-            before = choice[first], choice[second]
+            first_before, second_before = choice[first], choice[second]
             old = remove(tables, used, choice, second)
             old += remove(tables, used, choice, first)
             a, new = cheapest(tables, used, first, old - floor - GAIN)
@@ -99,8 +99,8 @@ def move_pairs(tables, used, choice, seconds, near):  # type: ignore[no-untyped-
                     continue
                 if a != NEVER:
                     give_back(tables, used, first, a)
-            put(tables, used, choice, first, before[0])
-            put(tables, used, choice, second, before[1])
+            put(tables, used, choice, first, first_before)
+            put(tables, used, choice, second, second_before)
 
 
 @counting_unlocked

@@ -101,11 +101,11 @@ def test_what_running_requests_take_first_is_not_found() -> None:
         engine.scheduler.add_request(request)
         while engine.busy:
             engine.step()
-        all_of_it = cache.found(request)[0]
+        all_of_it = cache.found(request).cached
         cache.expect(taken)
-        found = cache.found(request)[0]
+        found = cache.found(request).cached
         cache.expect(0)
-        assert cache.found(request)[0] == all_of_it == 25
+        assert cache.found(request).cached == all_of_it == 25
         manager.block_pool.get_new_blocks(min(taken, manager.block_pool.get_num_free_blocks()))
-        assert found == cache.found(request)[0]
+        assert found == cache.found(request).cached
     assert found < all_of_it

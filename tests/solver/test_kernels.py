@@ -77,7 +77,7 @@ def test_the_ascent_proves_what_its_prices_say(seed: int) -> None:
     bound = ascent.bound()
     value = bound.least.sum() - bound.prices.rows @ rows_of(problem.tables).limit
     assert bound.value == pytest.approx(value, rel=1e-9)
-    picked, used = ascent.parts[6], ascent.parts[4]
+    picked, used = ascent.parts.picked, ascent.parts.used
     there = np.flatnonzero(picked < problem.shape[1])
     np.testing.assert_allclose(used, rows_of(problem.tables).uses[there, picked[there]].sum(axis=0), atol=1e-6)
 
