@@ -27,18 +27,25 @@ from vllm.v1.request import Request, RequestStatus
 from experiments._guest_engine import BLOCK, Setup, make
 
 
+class Shared(NamedTuple):
+    """So many tokens, with which every so many-th request begins."""
+
+    tokens: int
+    every: int = 1
+
+
 def workload(
     count: int,
     seed: int,
     prompt: tuple[int, int] = (10, 300),
     output: tuple[int, int] = (5, 150),
     caching: bool = False,
-    shared: int = 0,
-    share_every: int = 1,
+    shared: Shared | int = 0,
     priorities: int = 1,
     extra: dict[str, Any] | None = None,
 ) -> list[Request]:
-    """Random requests; every `share_every`-th begins with the same `shared` tokens. Deterministic in the seed."""
+    """Random requests that begin with the same `shared` tokens. Deterministic in the seed."""
+    prefix = Shared(shared) if isinstance(shared, int) else shared
     rng = random.Random(seed)
     hash_of = get_hash_fn_by_name("sha256")
     init_none_hash(hash_of)
@@ -47,7 +54,7 @@ def workload(
     for number in range(count):
         sampling = SamplingParams(max_tokens=rng.randint(*output), ignore_eos=True, extra_args=extra)
         sampling.update_from_generation_config({}, 2)
-        tokens = [5] * (shared if number % share_every == 0 else 0) + [
+        tokens = [5] * (prefix.tokens if number % prefix.every == 0 else 0) + [
             rng.randint(3, 1000) for _ in range(rng.randint(*prompt))
         ]
         found.append(

@@ -14,7 +14,7 @@ import numpy as np
 
 from kvhorizon.models.chains import length_chain
 from kvhorizon.models.compiled import counting
-from kvhorizon.models.growth import block_profile, sample_steps, survival_profile
+from kvhorizon.models.growth import Growth, block_profile, sample_steps, survival_profile
 from kvhorizon.models.history import UNIT_TOKENS, LengthHistory
 from kvhorizon.models.overflow import PeakScores, peak_at, score_of
 from kvhorizon.models.survival import Curves
@@ -102,7 +102,7 @@ class Watch:
         alive, mean, variance = np.zeros((3, size, len(steps)))
         limit = np.full(size, NO_LIMIT)
         survival_profile(curves, np.arange(size), generated, limit, steps, 1.0, alive)
-        block_profile(alive, held, np.zeros(size), steps, 1.0, BLOCK, float(NO_LIMIT), mean, variance)
+        block_profile(alive, held, np.zeros(size), Growth(steps, 1.0, BLOCK, float(NO_LIMIT)), mean, variance)
         return mean.sum(axis=0), np.sqrt(variance.sum(axis=0))
 
 

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from vllm.utils.gc_utils import freeze_gc_heap
 
-from experiments._guest_driver import Drive, drive, workload
+from experiments._guest_driver import Drive, Shared, drive, workload
 from experiments._guest_engine import Setup
 from experiments._harness import Options, main, target
 
@@ -58,7 +58,7 @@ def setup(mode: str | None, blocks: int = 13_000, seats: int = RUNNING, local: b
 
 def requests(count: int, seed: int) -> list[Any]:
     """Prompts of 300 … 700 tokens, outputs of 400 … 800; every second prompt begins with the same 256 tokens."""
-    return workload(count, seed, prompt=(300, 700), output=(400, 800), caching=True, shared=256, share_every=2)
+    return workload(count, seed, prompt=(300, 700), output=(400, 800), caching=True, shared=Shared(256, every=2))
 
 
 class Clocked:

@@ -22,7 +22,7 @@ from kvhorizon.adapter.groups import Groups
 from kvhorizon.models.bins import UNIT_TOKENS
 from kvhorizon.models.chains import length_chain
 from kvhorizon.models.features import FEATURES, Inputs
-from kvhorizon.models.growth import block_profile, sample_steps, survival_profile
+from kvhorizon.models.growth import Growth, block_profile, sample_steps, survival_profile
 from kvhorizon.models.guarded import GuardedHistory
 from kvhorizon.models.learned import LearnedModel
 from kvhorizon.models.survival import Curves
@@ -65,7 +65,7 @@ def _profiles(history: GuardedHistory, chains: np.ndarray, rng: np.random.Genera
     def work() -> None:
         curves = Curves(history.survival, history.residual, history.rows_of(chains[:size]), scale)
         survival_profile(curves, rows, generated, limit, steps, 1.0, alive)
-        block_profile(alive, held, shared, steps, 1.0, 16, 1e9, mean, variance)
+        block_profile(alive, held, shared, Growth(steps, 1.0, 16, 1e9), mean, variance)
 
     return work
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kvhorizon.adapter.demand import STEADY, Demand, Sizes, share
+from kvhorizon.adapter.demand import STEADY, Demand, Sizes, Wishes, share
 from kvhorizon.adapter.engine import Engine
 from kvhorizon.adapter.rows import Rows, Slots
 from kvhorizon.models.compiled import compiled
@@ -109,7 +109,8 @@ class Batch:
         slots, count = self._slots[: self._count], self._count
         tokens, blocks, rows = self._tokens[:count], self._blocks[:count], self.rows
         real, whole, marks, *_ = rows.pool
-        totals = share(real, whole, marks, rows.extra.pending, slots, self._ahead, self._numbers, tokens, blocks)
+        wishes = Wishes(tokens, blocks)
+        totals = share(real, whole, marks, rows.extra.pending, slots, self._ahead, self._numbers, wishes)
         self._ahead = 0
         return Demand(slots, tokens, blocks, *totals)
 

@@ -41,6 +41,13 @@ class Demand(NamedTuple):
     total_tokens: int  # sum of `tokens`
 
 
+class Wishes(NamedTuple):
+    """What running requests take in a step, (R,) each."""
+
+    tokens: IntArray
+    blocks: IntArray
+
+
 @compiled
 def sizes_in(numbers):  # type: ignore[no-untyped-def]
     """Sizes from (6,) numbers."""
@@ -54,14 +61,15 @@ def blocks_for(tokens, sizes):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def share(real, whole, marks, pending, slots, ahead, numbers, tokens, blocks):  # type: ignore[no-untyped-def]
-    """Fill `tokens` and `blocks` (R,) of the requests at `slots`; returns (owed blocks, blocks, tokens) in all.
+def share(real, whole, marks, pending, slots, ahead, numbers, wishes):  # type: ignore[no-untyped-def]
+    """Fill the `wishes` (R,) of the requests at `slots`; returns (owed blocks, blocks, tokens) in all.
 
     Columns of steady requests are `ahead` steps old, and brought up to date; `pending` (N,) tokens of the others,
     drafts among them, and their columns are as of now, blocks only where there are drafts: those that were refused
     leave their room behind. Columns as they lie in the pool; `numbers` (6,) are `Sizes`.
     """
     columns, sizes = columns_in(real, whole, marks), sizes_in(numbers)
+    tokens, blocks = wishes
     owed, total_blocks, total_tokens, wished = 0, 0, 0, 0
     for i in range(len(slots)):
         n = slots[i]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from kvhorizon.adapter.accounting import Accounting
 from kvhorizon.adapter.accounts import Accounts
@@ -33,26 +33,33 @@ ENTER_FEW = 16  # newcomers that may wait for their rows until somebody looks at
 _CONTROL, _ADVISE, _NONE = Mode.CONTROL, Mode.ADVISE, Level.NONE
 
 
+class Parts(NamedTuple):
+    """Of one guest."""
+
+    control: Control
+    accounting: Accounting
+    switch: Switch
+    forecaster: Forecaster
+    learner: Learner
+    losing: Losing
+    session: PlanSession | None
+    ticker: Ticker
+
+
 class Guest(Accounts):
     """Of one scheduler."""
 
     def __init__(
         self,
-        control: Control,
-        accounting: Accounting,
-        switch: Switch,
-        forecaster: Forecaster,
-        learner: Learner,
-        losing: Losing,
-        session: PlanSession | None,
-        ticker: Ticker,
+        parts: Parts,
         may_evict: bool = True,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        super().__init__(control, accounting)
-        self.switch, self.forecaster, self.learner, self.losing = switch, forecaster, learner, losing
-        self.session, self.ticker, self.may_evict = session, ticker, may_evict
+        control, forecaster = parts.control, parts.forecaster
+        super().__init__(control, parts.accounting)
+        self.switch, self.forecaster, self.learner, self.losing = parts.switch, forecaster, parts.learner, parts.losing
+        self.session, self.ticker, self.may_evict = parts.session, parts.ticker, may_evict
         self.rows, self.rule, self.plans = control.rows, control.rule, control.plans
         self.guard = Guard("scheduling")
         self.mode = Mode.OFF  # of this step

@@ -8,6 +8,8 @@ so that a place which comes free is not taken again by who came later. Where a r
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,20 +34,26 @@ class Adapters:
         if held:  # they go before all that wait in the queue
             running = np.concatenate([running, np.array(held, dtype=np.int32)])
         kept = np.empty(len(candidates), np.int32)
-        extra, arrival_s, before_s = rows.extra, rows.columns.arrival_s, now_s - PATIENCE_S
-        places = self._seated, self._users
-        count = may_run(
-            extra.adapter, arrival_s, extra.priority, engine.by_priority, running, candidates, before_s, *places, kept
-        )
+        order = Order(rows.columns.arrival_s, rows.extra.priority, engine.by_priority)
+        places, before_s = (self._seated, self._users), now_s - PATIENCE_S
+        count = may_run(rows.extra.adapter, order, running, candidates, before_s, *places, kept)
         return kept[:count]
 
 
+class Order(NamedTuple):
+    """vLLM's own order of the queue."""
+
+    arrival_s: NDArray[np.float64]  # (N,)
+    priority: NDArray[np.int64]  # (N,)
+    by_priority: bool
+
+
 @compiled
-def goes_before(priority, arrival_s, by_priority, n, m):  # type: ignore[no-untyped-def]
-    """Whether request n stands before m in vLLM's own order."""
-    if by_priority and priority[n] != priority[m]:
-        return priority[n] < priority[m]
-    return arrival_s[n] < arrival_s[m]
+def goes_before(order, n, m):  # type: ignore[no-untyped-def]
+    """Whether request n stands before m."""
+    if order.by_priority and order.priority[n] != order.priority[m]:
+        return order.priority[n] < order.priority[m]
+    return order.arrival_s[n] < order.arrival_s[m]
 
 
 @compiled
@@ -58,21 +66,19 @@ def place_of(seated, taken, adapter):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def first_without(adapter, arrival_s, priority, by_priority, waiting, seated, taken):  # type: ignore[no-untyped-def]
+def first_without(adapter, order, waiting, seated, taken):  # type: ignore[no-untyped-def]
     """The first of the waiting, in vLLM's own order, whose adapter has no place; -1: each has one, or needs none."""
     first = -1
     for n in waiting:
         if adapter[n] == 0 or place_of(seated, taken, adapter[n]) >= 0:
             continue
-        if first < 0 or goes_before(priority, arrival_s, by_priority, n, first):
+        if first < 0 or goes_before(order, n, first):
             first = n
     return first
 
 
 @compiled
-def may_run(  # type: ignore[no-untyped-def]
-    adapter, arrival_s, priority, by_priority, running, waiting, before_s, seated, users, kept
-):
+def may_run(adapter, order, running, waiting, before_s, seated, users, kept):  # type: ignore[no-untyped-def]
     """Fill `kept` (W,) with those of the `waiting` (W,) slots whose adapter may run; returns how many.
 
     `seated` and `users` (L,) are scratch, one place for each adapter that may run at once.
@@ -89,19 +95,19 @@ def may_run(  # type: ignore[no-untyped-def]
         if place >= 0:
             users[place] += 1
     in_use = taken
-    first = first_without(adapter, arrival_s, priority, by_priority, waiting, seated, taken)
+    first = first_without(adapter, order, waiting, seated, taken)
     while first >= 0 and taken < limit:
         seated[taken] = adapter[first]
         taken += 1
-        first = first_without(adapter, arrival_s, priority, by_priority, waiting, seated, taken)
+        first = first_without(adapter, order, waiting, seated, taken)
     closed = -1
-    if first >= 0 and arrival_s[first] < before_s and in_use > 0:
+    if first >= 0 and order.arrival_s[first] < before_s and in_use > 0:
         closed = seated[users[:in_use].argmin()]
     count = 0
     for n in waiting:
         if adapter[n] != 0 and place_of(seated, taken, adapter[n]) < 0:
             continue
-        if closed > 0 and adapter[n] == closed and goes_before(priority, arrival_s, by_priority, first, n):
+        if closed > 0 and adapter[n] == closed and goes_before(order, first, n):
             continue
         kept[count] = n
         count += 1

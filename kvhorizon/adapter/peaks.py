@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from kvhorizon.adapter.forecast_health import EndedLike, ForecastHealth, mean_with
 from kvhorizon.adapter.running import Running
-from kvhorizon.models.growth import block_profile, sample_steps, survival_profile
+from kvhorizon.models.growth import Growth, block_profile, sample_steps, survival_profile
 from kvhorizon.models.overflow import PeakScores, peak_at, score_of
 from kvhorizon.models.survival import Curves
 from kvhorizon.state import FloatArray, IntArray
@@ -97,7 +97,8 @@ class PeakWatch:
         alive, mean, variance = np.zeros((3, size, len(STEPS)))
         shared = np.zeros(size)
         survival_profile(curves, np.arange(size), running.generated, running.limits, STEPS, 1.0, alive)
-        block_profile(alive, running.held, shared, STEPS, 1.0, self._block_size, self._most_tokens, mean, variance)
+        growth = Growth(STEPS, 1.0, self._block_size, self._most_tokens)
+        block_profile(alive, running.held, shared, growth, mean, variance)
         total, deviation = mean.sum(axis=0), np.sqrt(variance.sum(axis=0))
         return _Batch(
             running.handles,

@@ -129,14 +129,7 @@ class Rule:
         fresh = NONE_FRESH
         if rows.fresh:
             fresh, rows.fresh = np.array(rows.fresh, dtype=np.int32), []
-        chosen, first_tokens = decide(
-            *rows.pool,
-            tables.survival,
-            tables.residual,
-            self.greedy,
-            demand.slots,
-            len(candidates),
-            fresh,
+        room = Room(
             free - demand.total_blocks - (engine.watermark_blocks if count else 0),
             demand.owed_blocks,
             engine.total_blocks,
@@ -149,6 +142,9 @@ class Rule:
             self.step_s,
             self.prefill_s_per_token,
             self.returning_tokens,
+        )
+        chosen, first_tokens = decide(
+            rows.pool, tables.survival, tables.residual, self.greedy, demand.slots, len(candidates), fresh, room
         )
         self._care = float(desk.owed[CARE])
         if len(candidates) - chosen >= MANY:
@@ -165,63 +161,23 @@ class Rule:
 
     def victims(self, rows: Rows, demand: Demand, now_s: float) -> Iterator[int]:
         """Places in the running list, the best victim first, as many as are asked for."""
-        real, whole, marks, *_ = rows.pool
-        tables, rules, waiting = rows.tables, (self.greedy, self.losing), rows.waiting()
-        scores = np.empty(len(demand.slots))
-        score_victims(
-            real, whole, marks, tables.survival, tables.residual, *rules, demand.slots, waiting, now_s, scores
-        )
+        tables, arrival_s = rows.tables, rows.columns.arrival_s[rows.waiting()]
+        ages = Ages(now_s, max(now_s - float(arrival_s.min()), 0.0) if len(arrival_s) else 0.0)
+        scores, rules = np.empty(len(demand.slots)), (self.greedy, self.losing)
+        score_victims(rows.pool, tables.survival, tables.residual, *rules, demand.slots, ages, scores)
         return greatest_first(scores)
 
 
 @compiled
-def decide(  # type: ignore[no-untyped-def]
-    real,
-    whole,
-    marks,
-    sums,
-    picked,
-    overtakes,
-    survival,
-    residual,
-    rule,
-    running,
-    num_waiting,
-    fresh,
-    free_blocks,
-    owed_blocks,
-    total_blocks,
-    block_size,
-    seats,
-    token_budget,
-    now_s,
-    late_after_s,
-    used_blocks,
-    step_s,
-    prefill_s_per_token,
-    returning_tokens,
-):
+def decide(pool, survival, residual, rule, running, num_waiting, fresh, room):  # type: ignore[no-untyped-def]
     """Predict the `fresh` waiting requests, then choose; returns how many were chosen, and the free memory [tokens] in
     which the first one left is sure to fit, where order of arrival decides; else inf.
 
-    A pool, tables of curves, and a `Room`, each in its parts.
+    `pool` is a `Pool`, `survival` and `residual` are tables of curves, `room` is a `Room`.
     """
-    columns, curves = columns_in(real, whole, marks), curves_in(real, whole, survival, residual)
-    desk = desk_in(real, whole, sums, picked, overtakes)
-    room = Room(
-        free_blocks,
-        owed_blocks,
-        total_blocks,
-        block_size,
-        seats,
-        token_budget,
-        now_s,
-        late_after_s,
-        used_blocks,
-        step_s,
-        prefill_s_per_token,
-        returning_tokens,
-    )
+    columns = columns_in(pool.real, pool.whole, pool.marks)
+    curves = curves_in(pool.real, pool.whole, survival, residual)
+    desk = desk_in(pool.real, pool.whole, pool.sums, pool.chosen, pool.overtakes)
     refresh_remaining(columns, curves, fresh, len(fresh))
     chosen = choose_admissions(columns, curves, rule, running, len(running), room, desk, num_waiting)
     if not rule.cached:
@@ -242,17 +198,20 @@ def sure_to_fit(columns, rule, desk, n, ahead, room):  # type: ignore[no-untyped
     return max(own_tokens(columns, n) + reserve, float(blocks_to_take(columns, n, room.block_size) * room.block_size))
 
 
+class Ages(NamedTuple):
+    """The time, and for how long the oldest request has waited [s]."""
+
+    now_s: float
+    oldest_s: float
+
+
 @compiled
-def score_victims(  # type: ignore[no-untyped-def]
-    real, whole, marks, survival, residual, rule, cost, running, waiting, now_s, scores
-):
+def score_victims(pool, survival, residual, rule, cost, running, ages, scores):  # type: ignore[no-untyped-def]
     """Scores (R,) of the running requests as victims."""
-    columns, curves = columns_in(real, whole, marks), curves_in(real, whole, survival, residual)
-    oldest_age_s = 0.0
-    for n in waiting:
-        oldest_age_s = max(oldest_age_s, now_s - columns.arrival_s[n])
+    columns = columns_in(pool.real, pool.whole, pool.marks)
+    curves = curves_in(pool.real, pool.whole, survival, residual)
     for i in range(len(running)):
-        scores[i] = victim_row(columns, curves, rule, cost, running[i], now_s, oldest_age_s)
+        scores[i] = victim_row(columns, curves, rule, cost, running[i], ages.now_s, ages.oldest_s)
 
 
 def greatest_first(scores: Reals) -> Iterator[int]:

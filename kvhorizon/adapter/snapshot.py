@@ -32,10 +32,19 @@ class Moment(NamedTuple):
     habits: Habits
 
 
+class Copies(NamedTuple):
+    """The arrays of a `Moment`."""
+
+    handles: NDArray[np.uint64]
+    counts: NDArray[np.int32]
+    reals: NDArray[np.float64]
+
+
 @compiled
-def gather(pool_real, pool_whole, marks, all_handles, running, waiting, handles, counts, reals):  # type: ignore[no-untyped-def]
-    """Rows at the slots `running` (R,), then `waiting` (W,), to a moment's (R + W) handles, counts and reals."""
+def gather(pool_real, pool_whole, marks, all_handles, running, waiting, copies):  # type: ignore[no-untyped-def]
+    """Rows at the slots `running` (R,), then `waiting` (W,), to a moment's `Copies` of R + W."""
     columns = columns_in(pool_real, pool_whole, marks)
+    handles, counts, reals = copies
     for i in range(len(running) + len(waiting)):
         n = running[i] if i < len(running) else waiting[i - len(running)]
         handles[i] = all_handles[n]
@@ -60,10 +69,10 @@ def take_moment(
     """The step's side."""
     waiting, running = rows.waiting(), len(demand.slots)
     size = running + len(waiting)
-    handles, counts, reals = np.empty(size, np.uint64), np.empty((COUNTS, size), np.int32), np.empty((3, size))
+    copies = Copies(np.empty(size, np.uint64), np.empty((COUNTS, size), np.int32), np.empty((3, size)))
     real, whole, marks, *_ = rows.pool
-    gather(real, whole, marks, rows.extra.handle, demand.slots, waiting, handles, counts, reals)
-    return Moment(handles, counts, reals, running, free_blocks, revision, now_s, step_s, rows.tables, habits)
+    gather(real, whole, marks, rows.extra.handle, demand.slots, waiting, copies)
+    return Moment(*copies, running, free_blocks, revision, now_s, step_s, rows.tables, habits)
 
 
 def snapshot_of(moment: Moment, facts: EngineFacts) -> Snapshot:

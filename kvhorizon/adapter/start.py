@@ -20,7 +20,7 @@ from kvhorizon.adapter.forecast import Forecaster
 from kvhorizon.adapter.groups import groups_of
 from kvhorizon.adapter.guardrail.guardrail import Guardrail
 from kvhorizon.adapter.guardrail.meter import Meter
-from kvhorizon.adapter.guest import Guest
+from kvhorizon.adapter.guest import Guest, Parts
 from kvhorizon.adapter.learner import Learner, state_folder, warm_up_forecasts
 from kvhorizon.adapter.losing import losing_of
 from kvhorizon.adapter.modes import Switch, parse_mode, toggle_on_signal
@@ -100,7 +100,7 @@ def build(
     plans = PlanFollower(facts.engine_epoch)
     control = Control(engine, rows, rule, plans, DecisionLog(), level)
     solver = _solver(settings, config)
-    guest = Guest(
+    parts = Parts(
         control,
         Accounting(shape, cost),
         Switch(parse_mode(settings.mode), settings.canary, settings.canary_window_s, settings.kill_switch),
@@ -109,10 +109,8 @@ def build(
         losing,
         PlanSession(solver, lambda plan: plans.prepare(plan, rows)),
         Ticker(facts, os.cpu_count() or 1),
-        may_evict,
-        clock,
-        wall,
     )
+    guest = Guest(parts, may_evict, clock, wall)
     if settings.guardrail and settings.canary >= 1.0:  # else the canary has its own windows
         guest.switch.guard(Guardrail(Meter(scheduler, guest.accounting), facts.engine_epoch))
     guest.intake.classes = settings.classes

@@ -133,6 +133,11 @@ def what_if(
         how = functools.partial(answer_all, workers=workers, by=executor)
         _print(_many(question, sweep or [], find, over, effort, how, folder, command))
         return
+    _print_answer(question, effort, folder, command)
+
+
+def _print_answer(question: Question, effort: Budget, folder: Path, command: str) -> None:
+    """One question: its results and its report into the folder, tables to standard output."""
     prepared = prepare(question)
     warn(prepared.warnings)
     if prepared.self_check is not None:

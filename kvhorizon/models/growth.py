@@ -12,6 +12,8 @@ once its prompt is computed, so blocks that it is owed are counted.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -42,12 +44,21 @@ def survival_profile(curves, rows, generated, limit, steps, tokens_per_step, out
                 out[i, k] = conditional(table_at(curves.survival[curve], (generated[i] + tokens) / scale), now)
 
 
+class Growth(NamedTuple):
+    """How requests that run grow, looked at after so many steps (K,)."""
+
+    steps: FloatArray
+    tokens_per_step: float
+    block_size: float
+    most_tokens: float  # that one keeps, as with a sliding window
+
+
 @compiled
-def block_profile(alive, held, shared, steps, tokens_per_step, block_size, most_tokens, mean, variance):  # type: ignore[no-untyped-def]
+def block_profile(alive, held, shared, growth, mean, variance):  # type: ignore[no-untyped-def]
     """Write expected blocks and variance, (n, K) each, from survival (n, K), tokens `held` and blocks `shared` (n,)."""
     for i in range(alive.shape[0]):
         for k in range(alive.shape[1]):
-            tokens = min(held[i] + tokens_per_step * steps[k], most_tokens)
-            blocks = max(0.0, np.ceil(tokens / block_size) - shared[i])
+            tokens = min(held[i] + growth.tokens_per_step * growth.steps[k], growth.most_tokens)
+            blocks = max(0.0, np.ceil(tokens / growth.block_size) - shared[i])
             mean[i, k] = alive[i, k] * blocks
             variance[i, k] = alive[i, k] * (1.0 - alive[i, k]) * blocks * blocks

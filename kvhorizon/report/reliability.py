@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvhorizon.models.forecast import Forecast, make_forecast
-from kvhorizon.models.growth import block_profile, sample_steps, survival_profile
+from kvhorizon.models.growth import Growth, block_profile, sample_steps, survival_profile
 from kvhorizon.models.overflow import PeakScores, peak_at, score_of
 from kvhorizon.models.prequential import Scores, finish_times, score
 from kvhorizon.models.survival import EXACT
@@ -77,7 +77,7 @@ class _Follower:
         alive, mean, variance = np.zeros((3, len(running), len(STEPS)))
         survival_profile(self._forecast.curves, running, generated, self._limits[running], STEPS, 1.0, alive)
         nothing = np.zeros(len(running))
-        block_profile(alive, held, nothing, STEPS, 1.0, self._block_size, np.inf, mean, variance)
+        block_profile(alive, held, nothing, Growth(STEPS, 1.0, self._block_size, np.inf), mean, variance)
         total, deviation = mean.sum(axis=0), np.sqrt(variance.sum(axis=0))
         runs = (self._trace.output_tokens[running] - generated)[:, None] > STEPS
         peak = float((np.ceil((held[:, None] + STEPS) / self._block_size) * runs).sum(axis=0).max())

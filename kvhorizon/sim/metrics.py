@@ -81,6 +81,21 @@ def _promises(trace: Trace, classes: Classes, ttft: FloatArray, tpot: FloatArray
     return {"slo_attainment": kept / promised if promised else None, "classes": found}
 
 
+def _computed(outcome: Outcome) -> dict[str, Any]:
+    """What was computed again, and what the prefix cache saved."""
+    wasted = float(outcome.wasted_flops.sum())
+    return {
+        "preemptions": int(outcome.preemptions.sum()),
+        "preemption_frequency": float(outcome.preemptions.mean()),
+        "recompute_tokens": int(outcome.recompute_tokens.sum()),
+        "wasted_flops": wasted,
+        "recompute_fraction": wasted / outcome.flops if outcome.flops > 0.0 else 0.0,
+        "recompute_gpu_s": outcome.recompute_s,
+        "cached_tokens": outcome.cached_tokens,
+        "cached_share": outcome.cached_prompt_tokens / outcome.looked_up_tokens if outcome.looked_up_tokens else 0.0,
+    }
+
+
 def summarize(
     trace: Trace,
     outcome: Outcome,
@@ -102,20 +117,12 @@ def summarize(
     last_arrival = float(trace.arrival_s[-1])
     in_window = tokens[outcome.finish_s <= last_arrival].sum()
     good = (ttft <= TTFT_TARGET_S + PREFILL_ALLOWANCE * prefill_alone_s) & (~several | (tpot <= tpot_target_s))
-    wasted = float(outcome.wasted_flops.sum())
     long = longest(trace.output_tokens)
     decoded = int((trace.output_tokens[finished] - 1).sum())
     return {
         "requests": len(trace),
         "finished": int(finished.sum()),
-        "preemptions": int(outcome.preemptions.sum()),
-        "preemption_frequency": float(outcome.preemptions.mean()),
-        "recompute_tokens": int(outcome.recompute_tokens.sum()),
-        "wasted_flops": wasted,
-        "recompute_fraction": wasted / outcome.flops if outcome.flops > 0.0 else 0.0,
-        "recompute_gpu_s": outcome.recompute_s,
-        "cached_tokens": outcome.cached_tokens,
-        "cached_share": outcome.cached_prompt_tokens / outcome.looked_up_tokens if outcome.looked_up_tokens else 0.0,
+        **_computed(outcome),
         "prefill_tokens_per_request": (outcome.computed_tokens - decoded) / len(trace),
         "gpu_utilization": outcome.busy_s / outcome.makespan_s,
         "throughput_tok_s": float(tokens.sum()) / outcome.makespan_s,

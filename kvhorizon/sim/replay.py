@@ -47,7 +47,7 @@ from kvhorizon.sim.recorded import recorded
 from kvhorizon.sim.setup import Setup, Solver
 from kvhorizon.sim.steer import Guest
 from kvhorizon.sim.turns import turns_of
-from kvhorizon.sim.weights import weights_for
+from kvhorizon.sim.weights import Weights, weights_for
 from kvhorizon.solver.desk import Desk, new_desk
 from kvhorizon.solver.select import refresh_remaining
 from kvhorizon.state import Habits
@@ -125,6 +125,24 @@ def priced(guest: Guest, engine: Engine, kept: Kept, setup: Setup) -> Guest:
     return guest._replace(losing=undoing(setup.facts.cost, kept.share, setup.reload_s_per_token))
 
 
+def next_due_s(follower: PlanFollower | None, weights: Weights | None, failure: Failure | None) -> float:
+    """When the replay must stop for one of them; inf: for none."""
+    return min(
+        follower.due_s if follower else np.inf,
+        weights.due_s if weights else np.inf,
+        failure.at_s if failure else np.inf,
+    )
+
+
+def fail(engine: Engine, failure: Failure, follower: PlanFollower | None) -> Lost:
+    """The engine fails now, and plans for it are void; returns what was lost."""
+    lost = strike(engine)
+    shut_down(engine, failure)
+    if follower:
+        follower.forget()
+    return lost
+
+
 def replay(
     setup: Setup,
     policy: Policy,
@@ -151,12 +169,7 @@ def replay(
         guest = priced(guest, engine, kept, setup)
         if follower:
             follower.habits = Habits(1.0, round(kept.share, 3), setup.reload_s_per_token)
-        due_s = (
-            follower.due_s if follower else np.inf,
-            weights.due_s if weights else np.inf,
-            ahead.at_s if ahead else np.inf,
-        )
-        until_s = min(due_s)
+        until_s = next_due_s(follower, weights, ahead)
         learn_at = learned + LEARN_EVERY if guest.steers else int(engine.counters[DONE]) + report_every
         reason = advance(engine, forecast.curves, guest, setup.facts.cost, desk, until_s, learn_at, True)
         if progress:
@@ -168,11 +181,7 @@ def replay(
             continue
         now_s = float(engine.clock[NOW])
         if ahead and now_s >= ahead.at_s:
-            lost = strike(engine)
-            shut_down(engine, ahead)
-            ahead = None
-            if follower:
-                follower.forget()
+            lost, ahead = fail(engine, ahead, follower), None
             continue
         if weights:
             weights.tick()

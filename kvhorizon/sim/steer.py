@@ -41,10 +41,11 @@ UNSTEERED = Guest(steers=False)
 
 
 @inside
-def score_by(engine, curves, rule, rival, losing, cost, n, place, oldest_age_s):  # type: ignore[no-untyped-def]
-    """The victim score of whoever steers."""
+def score_by(engine, curves, guest, rival, cost, n, place, oldest_age_s):  # type: ignore[no-untyped-def]
+    """The victim score of whoever steers; `rival` is the guest's, told apart so that none compiles to nothing."""
+    losing = guest.losing
     if rival is None:
-        return victim_row(engine.columns, curves, rule, losing, n, engine.clock[NOW], oldest_age_s)
+        return victim_row(engine.columns, curves, guest.rule, losing, n, engine.clock[NOW], oldest_age_s)
     if rival.victim == OURS:
         return victim_row(engine.columns, curves, rival.ours, losing, n, engine.clock[NOW], oldest_age_s)
     return rival_score(engine, curves, rival, cost, n, place)
@@ -68,7 +69,7 @@ def best_victim(engine, curves, guest, cost, candidates, oldest_age_s):  # type:
     greatest = -1.0
     for i in range(candidates):
         n = engine.lists.running[i]
-        value = score_by(engine, curves, guest.rule, guest.rival, guest.losing, cost, n, i, oldest_age_s)
+        value = score_by(engine, curves, guest, guest.rival, cost, n, i, oldest_age_s)
         if value > greatest:
             greatest = value
             best = i

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,20 +44,26 @@ class Trace:
         return len(self.arrival_s)
 
 
+class Labels(TypedDict, total=False):
+    """Columns of a trace that not every trace has, as in `Trace`."""
+
+    prefix_hashes: tuple[IntArray, ...] | None
+    prefix_tokens: int
+    session: IntArray | None
+    priority: IntArray | None
+    began_s: float | None
+    sampling: IntArray | None
+    slo_class: tuple[str, ...] | None
+    key_names: tuple[str, ...]
+
+
 def make_trace(
     name: str,
     arrival_s: FloatArray,
     prompt_tokens: IntArray,
     output_tokens: IntArray,
     key: IntArray | None = None,
-    prefix_hashes: tuple[IntArray, ...] | None = None,
-    prefix_tokens: int = 0,
-    session: IntArray | None = None,
-    priority: IntArray | None = None,
-    began_s: float | None = None,
-    sampling: IntArray | None = None,
-    slo_class: tuple[str, ...] | None = None,
-    key_names: tuple[str, ...] = (),
+    **labels: Unpack[Labels],
 ) -> Trace:
     """A trace from its columns, (N,) each, with their checksum."""
     digest = hashlib.sha256()
@@ -69,14 +76,7 @@ def make_trace(
         prompt_tokens=prompt_tokens,
         output_tokens=output_tokens,
         key=np.zeros(len(arrival_s), np.int64) if key is None else key,
-        prefix_hashes=prefix_hashes,
-        prefix_tokens=prefix_tokens,
-        session=session,
-        priority=priority,
-        began_s=began_s,
-        sampling=sampling,
-        slo_class=slo_class,
-        key_names=key_names,
+        **labels,
     )
 
 
@@ -88,15 +88,15 @@ def window(trace: Trace, first: int, size: int) -> Trace:
         trace.arrival_s[rows] - trace.arrival_s[first],
         trace.prompt_tokens[rows],
         trace.output_tokens[rows],
-        trace.key[rows],
-        None if trace.prefix_hashes is None else trace.prefix_hashes[rows],
-        trace.prefix_tokens,
-        None if trace.session is None else trace.session[rows],
-        None if trace.priority is None else trace.priority[rows],
-        None if trace.began_s is None else trace.began_s + float(trace.arrival_s[first]),
-        None if trace.sampling is None else trace.sampling[rows],
-        None if trace.slo_class is None else trace.slo_class[rows],
-        trace.key_names,
+        key=trace.key[rows],
+        prefix_hashes=None if trace.prefix_hashes is None else trace.prefix_hashes[rows],
+        prefix_tokens=trace.prefix_tokens,
+        session=None if trace.session is None else trace.session[rows],
+        priority=None if trace.priority is None else trace.priority[rows],
+        began_s=None if trace.began_s is None else trace.began_s + float(trace.arrival_s[first]),
+        sampling=None if trace.sampling is None else trace.sampling[rows],
+        slo_class=None if trace.slo_class is None else trace.slo_class[rows],
+        key_names=trace.key_names,
     )
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from kvhorizon.models.compiled import counting_unlocked, unlocked
 from kvhorizon.models.survival import Curves
-from kvhorizon.solver.horizon import Grid, Traits, hold_from
+from kvhorizon.solver.horizon import Grid, Row, Traits, hold_from
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -182,7 +182,7 @@ def write_rows(rows, slot, which, curves, traits, grid, block_size, spread_price
         s = slot[i]
         for a in range(points):
             mean, variance, alive = rows.mean[a, s], rows.variance[a, s], rows.sequences[s, a]
-            hold_from(curves, traits, which[i], grid, a, block_size, mean, variance, alive)
+            hold_from(curves, traits, which[i], grid, a, block_size, Row(mean, variance, alive))
             block_steps, alive_steps = 0.0, 0.0
             for k in range(grid.bucket[a], buckets):
                 width = grid.edges[k + 1] - grid.edges[k]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from kvhorizon.models.resolve import resolve_curves
 from kvhorizon.models.survival import Curves
+from kvhorizon.solver.arena import Arena
 from kvhorizon.solver.costs import (
     Options,
     Outlook,
@@ -23,7 +24,7 @@ from kvhorizon.solver.costs import (
     outlook_of,
     overflow_price,
 )
-from kvhorizon.solver.frame import Foreseen, Frame, Queue
+from kvhorizon.solver.frame import Foreseen, Frame, Held, Queue
 from kvhorizon.solver.horizon import Traits
 from kvhorizon.solver.problem import NOBODY, Problem, Tables, Turned
 from kvhorizon.solver.settings import Settings
@@ -48,62 +49,60 @@ class Builder:
 
     def build(self, snapshot: Snapshot, curves: Curves | None = None) -> Problem:
         """The program of `snapshot`, in rows that stay where they are from one to the next."""
-        settings, requests, running = self._settings, snapshot.requests, snapshot.num_running
+        settings, requests = self._settings, snapshot.requests
         curves = resolve_curves(snapshot) if curves is None else curves
         outlook = outlook_of(snapshot, curves, settings)
         waiting = considered(snapshot, outlook, settings)
         traits = Traits(outlook.context, requests.generated_tokens, requests.output_limit_tokens)
         foreseen = Foreseen(curves, traits, snapshot.facts.block_size)
-        queue = Queue(requests.handle[waiting], depends_on(snapshot, waiting), only(foreseen, waiting))
         frame, pool = self.frame, foreseen_pool(snapshot, settings)
+        queue = Queue(requests.handle[waiting], depends_on(snapshot, waiting), only(foreseen, waiting))
         arena, slot = frame.fit(snapshot, horizon_steps(snapshot, outlook, waiting, settings), queue)
-        held = frame.held(arena, np.arange(running), foreseen)
-        held.mean[:, 0] = np.maximum(held.mean[:, 0], own_blocks_held(snapshot, np.arange(running)))
-        frame.spread_for(arena, held, pool)
+        held = self._held(snapshot, arena, foreseen, pool)
         loss = eviction_losses(snapshot, outlook, settings)
         may_leave = evictable(snapshot, outlook, settings)  # (R,)
-        leaving = np.flatnonzero(may_leave)
+        leaving, staying = np.flatnonzero(may_leave), ~may_leave if may_leave.any() else slice(None)
         frame.write(arena, np.arange(len(leaving)), leaving, foreseen)
         running_blocks = held.mean + frame.spread_price * held.variance
-        staying = ~may_leave if len(leaving) else slice(None)
         arena.keep_now(np.arange(len(leaving)), running_blocks[leaving])
-        rows = np.concatenate([leaving, waiting])
-        slot = np.concatenate([np.arange(len(leaving)), slot])
+        rows, slot = np.concatenate([leaving, waiting]), np.concatenate([np.arange(len(leaving)), slot])
         edges, bucket = arena.grid.edges, arena.grid.bucket
-        size, options = arena.size, Options(slot, outlook.weight[rows], loss[leaving], edges, bucket)
-        steps = arena.rows.block_steps[:size], arena.rows.alive_steps[:size]
-        cost, never = option_costs(snapshot, options, *steps, settings)
+        size, stored = arena.size, arena.rows
+        options = Options(slot, outlook.weight[rows], loss[leaving], edges, bucket)
+        cost, never = option_costs(snapshot, options, stored.block_steps[:size], stored.alive_steps[:size], settings)
         prefill, budget = prefill_needs(snapshot, rows, len(leaving), edges[bucket], edges[-1])
         tables = Tables(
             cost=cost,
             cost_never=never,
-            blocks=arena.rows.blocks[:size],
-            sequences=arena.rows.sequences[:size],
+            blocks=stored.blocks[:size],
+            sequences=stored.sequences[:size],
             prefill_tokens=spread_out(prefill, slot, size),
             held_blocks=spread_out(held_blocks(snapshot, rows), slot, size),
-            capacity_blocks=pool
-            + shared_blocks(snapshot) * held.sequences.sum(axis=0) / max(running, 1)
-            - settings.z * frame.spread / 2.0
-            - running_blocks[staying].sum(axis=0),
-            max_sequences=max(snapshot.facts.max_num_seqs, running) - held.sequences[staying].sum(axis=0),
+            capacity_blocks=self._capacity(snapshot, held, pool) - running_blocks[staying].sum(axis=0),
+            max_sequences=max(snapshot.facts.max_num_seqs, snapshot.num_running) - held.sequences[staying].sum(axis=0),
             prefill_budget_tokens=budget,
             present_blocks=np.array([snapshot.free_blocks + own_blocks_held(snapshot, leaving).sum()], np.float64),
-            overflow_price=np.full(
-                settings.buckets,
-                settings.price_factor * overflow_price(snapshot, np.arange(running) if running else rows),
-            ),
+            overflow_price=np.full(settings.buckets, settings.price_factor * overflow_price(snapshot, rows)),
             admission_bucket=bucket,
         )
-        return Problem(
-            tables,
-            edges,
-            arena.reserved,
-            spread_out(rows, slot, size, NOBODY),
-            spread_out(requests.handle[rows], slot, size),
-            spread_out(outlook.key[rows], slot, size, np.inf),
-            loss,
-            Turned(arena.rows.blocks_by_option, arena.rows.sequences_by_option),
-        )
+        handles = spread_out(requests.handle[rows], slot, size)
+        keys = spread_out(outlook.key[rows], slot, size, np.inf)
+        turned = Turned(stored.blocks_by_option, stored.sequences_by_option)
+        rows = spread_out(rows, slot, size, NOBODY)
+        return Problem(tables, edges, arena.reserved, rows, handles, keys, loss, turned)
+
+    def _held(self, snapshot: Snapshot, arena: Arena, foreseen: Foreseen, pool: float) -> Held:
+        """What the running requests hold if none is evicted; the chance constraint's tangent is set to it."""
+        running = np.arange(snapshot.num_running)
+        held = self.frame.held(arena, running, foreseen)
+        held.mean[:, 0] = np.maximum(held.mean[:, 0], own_blocks_held(snapshot, running))
+        self.frame.spread_for(arena, held, pool)
+        return held
+
+    def _capacity(self, snapshot: Snapshot, held: Held, pool: float) -> FloatArray:
+        """(K,) Blocks for all requests: the pool and what they share, less the reserve of the chance constraint."""
+        shared = shared_blocks(snapshot) * held.sequences.sum(axis=0) / max(snapshot.num_running, 1)
+        return np.asarray(pool + shared - self._settings.z * self.frame.spread / 2.0)
 
 
 def spread_out(values: NDArray[Any], slot: IntArray, size: int, empty: float = 0) -> NDArray[Any]:

@@ -88,7 +88,7 @@ def stall_s(snapshot: Snapshot, context: IntArray) -> FloatArray:
 def overflow_price(snapshot: Snapshot, rows: IntArray) -> float:
     """Seconds per block: what evicting a block of an average running (else waiting) request costs."""
     requests = snapshot.requests
-    peers = rows[: snapshot.num_running] if snapshot.num_running else rows
+    peers = np.arange(snapshot.num_running) if snapshot.num_running else rows
     if not len(peers):
         return 1.0
     context = requests.prompt_tokens[peers] + requests.generated_tokens[peers]
@@ -140,16 +140,26 @@ def option_costs(
     block_s, sequence_s = price * cost.kv_read_s_per_token * snapshot.facts.block_size, price * cost.sequence_s
     out = np.full(block_steps.shape, np.inf), np.zeros(len(block_steps))
     never_s = settings.never * edges[-1] * step_s
-    _fill_costs(options, start_s, never_s, block_steps, alive_steps, block_s, sequence_s, *out)
+    _fill_costs(options, start_s, never_s, _Reads(block_steps, alive_steps, block_s, sequence_s), *out)
     return out
 
 
+class _Reads(NamedTuple):
+    """What reading a request's KV costs the others: (S, A) expected blocks and sequences · steps, seconds of each."""
+
+    block_steps: FloatArray
+    alive_steps: FloatArray
+    block_s: float
+    sequence_s: float
+
+
 @compiled
-def _fill_costs(options, start_s, never_s, block_steps, alive_steps, block_s, sequence_s, cost, never):  # type: ignore[no-untyped-def]
+def _fill_costs(options, start_s, never_s, reads, cost, never):  # type: ignore[no-untyped-def]
     for i in range(len(options.slot)):
         s, w = options.slot[i], options.weight[i]
         loss = options.loss[i] if i < len(options.loss) else 0.0
         for a in range(len(start_s)):
-            reads = block_steps[s, a] * block_s + alive_steps[s, a] * sequence_s
-            cost[s, a] = w * start_s[a] + reads + (loss if a > 0 else 0.0)
-        never[s] = w * never_s + block_steps[s, 0] * block_s + alive_steps[s, 0] * sequence_s + loss
+            read_s = reads.block_steps[s, a] * reads.block_s + reads.alive_steps[s, a] * reads.sequence_s
+            cost[s, a] = w * start_s[a] + read_s + (loss if a > 0 else 0.0)
+        first_s, later_s = reads.block_steps[s, 0] * reads.block_s, reads.alive_steps[s, 0] * reads.sequence_s
+        never[s] = w * never_s + first_s + later_s + loss

@@ -134,9 +134,10 @@ def prefill_seconds(cost, prompt, most):  # type: ignore[no-untyped-def]
 
 
 @counting
-def fill_pieces(prompt, output, most, block_size, cost, charge, first, work_s, offset_s, to_end_s, service_s):  # type: ignore[no-untyped-def]
+def fill_pieces(prompt, output, most, block_size, cost, charge, pieces):  # type: ignore[no-untyped-def]
     """Write the pieces of all requests: the prefill, then the further outputs in groups of equal size."""
     alone_s = step_seconds(cost, 0, 0.0, 1, 0.0, 1)
+    work_s, offset_s, to_end_s, first, service_s = pieces
     for n in range(len(prompt)):
         begun = prefill_seconds(cost, prompt[n], most)
         at, groups = first[n], first[n + 1] - first[n] - 1
@@ -165,6 +166,6 @@ def pieces_of(prompt: IntArray, output: IntArray, facts: EngineFacts, shares: Sh
     work_s, offset_s, to_end_s = (np.zeros(int(first[-1])) for _ in range(3))
     service_s = np.zeros(len(prompt))
     budget, size, cost = facts.max_num_batched_tokens, facts.block_size, facts.cost
-    out = (first, work_s, offset_s, to_end_s, service_s)
-    fill_pieces(prompt, output, budget, size, StepCost(*map(float, cost)), charges(facts, shares), *out)
-    return Pieces(work_s, offset_s, to_end_s, first, service_s)
+    pieces = Pieces(work_s, offset_s, to_end_s, first, service_s)
+    fill_pieces(prompt, output, budget, size, StepCost(*map(float, cost)), charges(facts, shares), pieces)
+    return pieces

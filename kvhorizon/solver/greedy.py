@@ -168,16 +168,28 @@ def aging(age_s, predicted_output, rule):  # type: ignore[no-untyped-def]
     return 1.0 + age_s / (rule.aging_s + rule.aging_share * predicted_output)
 
 
+class Victim(NamedTuple):
+    """A running request, as a victim is judged."""
+
+    context: int  # tokens of memory of its own
+    generated: int  # tokens
+    remaining: float  # predicted output to come [tokens]
+    age_s: float
+    preemptions: int
+    overtaker: int  # 1: admitted before an older waiting request
+    weight: float
+
+
 @compiled
-def victim_score(cost, rule, context, generated, remaining, age_s, preemptions, overtaker, weight, oldest_age_s):  # type: ignore[no-untyped-def]
-    """How good a victim a running request is; the greatest goes first."""
-    lost_s = recompute_seconds(cost, 0, context) + 0.5 * (cost.fixed_s + cost.weights_s)
-    score = kv_time(context, remaining) / (lost_s * (1.0 + preemptions)) / weight
+def victim_score(cost, rule, one, oldest_age_s):  # type: ignore[no-untyped-def]
+    """How good a `Victim` a running request is; the greatest goes first."""
+    lost_s = recompute_seconds(cost, 0, one.context) + 0.5 * (cost.fixed_s + cost.weights_s)
+    score = kv_time(one.context, one.remaining) / (lost_s * (1.0 + one.preemptions)) / one.weight
     if not rule.budgeted:
-        return score / aging(age_s, remaining + generated, rule)
-    if overtaker:
+        return score / aging(one.age_s, one.remaining + one.generated, rule)
+    if one.overtaker:
         score *= rule.overtaker_factor
-    return score / (1.0 + age_s / (rule.protect_s + rule.protect_share * oldest_age_s)) ** 2
+    return score / (1.0 + one.age_s / (rule.protect_s + rule.protect_share * oldest_age_s)) ** 2
 
 
 @compiled

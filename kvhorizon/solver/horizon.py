@@ -92,13 +92,22 @@ def table_at_log(tables, c, log_x):  # type: ignore[no-untyped-def]
     return tables[c, i] * (1.0 - share) + tables[c, i + 1] * share
 
 
+class Row(NamedTuple):
+    """What one request is expected to hold, (K,) each: mean and variance of its blocks, and of itself."""
+
+    mean: FloatArray
+    variance: FloatArray
+    sequences: FloatArray
+
+
 @unlocked
-def hold_from(curves, traits, n, grid, a, block_size, mean, variance, sequences):  # type: ignore[no-untyped-def]
-    """Fill mean, variance and sequences (K,) of request n from bucket k_a on, if it is admitted at point a.
+def hold_from(curves, traits, n, grid, a, block_size, row):  # type: ignore[no-untyped-def]
+    """Fill the `row` of request n from bucket k_a on, if it is admitted at point a.
 
     S(h | generated) is that of `models.survival.survive`, with what does not depend on h computed once.
     """
     tables, tokens, log_tokens = curves.survival, grid.tokens, grid.log_tokens
+    mean, variance, sequences = row
     c, scale = curves.curve[n], curves.scale[n]
     context, generated, limit = float(traits.context[n]), float(traits.generated[n]), float(traits.limit[n])
     log_scale = math.log2(scale)
@@ -135,7 +144,7 @@ def hold_from(curves, traits, n, grid, a, block_size, mean, variance, sequences)
 def hold_now(curves, traits, rows, grid, block_size, mean, variance, sequences):  # type: ignore[no-untyped-def]
     """Fill (R, K) each with what the requests `rows` (R,) hold if they run from now on."""
     for i in range(len(rows)):
-        hold_from(curves, traits, rows[i], grid, 0, block_size, mean[i], variance[i], sequences[i])
+        hold_from(curves, traits, rows[i], grid, 0, block_size, Row(mean[i], variance[i], sequences[i]))
 
 
 def full_pool_variance(

@@ -7,6 +7,8 @@ account is kept of the tokens let in, and overtakers get a share of them at most
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from kvhorizon.models.compiled import compiled
 from kvhorizon.solver.footprint import own_tokens
 
@@ -14,6 +16,22 @@ from kvhorizon.solver.footprint import own_tokens
 OWED, ADMITTED, CARE = range(3)
 DEEP = 2.0  # times the memory in use that a queue must want before order within it is worth a request's wait
 MOST_SAVED = 2048.0  # tokens that overtakers may be ahead: a step's prompts
+
+
+class Front(NamedTuple):
+    """Places of the requests that may be next; -1: none."""
+
+    best: int  # by the order's key
+    oldest: int  # by arrival
+    oldest_waits: bool  # it was tried and did not fit
+
+
+class Memory(NamedTuple):
+    """Tokens of KV."""
+
+    lent: float  # held by requests that went before older ones
+    used: float
+    pool: float
 
 
 @compiled
@@ -63,18 +81,20 @@ def is_overdue(columns, desk, n, share, queued):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def whose_turn(columns, rule, desk, best, oldest, oldest_waits, overdue, lent, used, pool):  # type: ignore[no-untyped-def]
+def whose_turn(columns, rule, desk, front, overdue, memory):  # type: ignore[no-untyped-def]
     """Place of the next candidate, whether it would overtake, and whether memory is plenty.
 
-    That is the `best` place where it may go before the `oldest` (-1: nobody's turn), else the oldest's; an `overdue`
-    one is passed by none.
+    That is the best place where it may go before the oldest (-1: nobody's turn), else the oldest's; an `overdue` one is
+    passed by none.
     """
+    best, oldest = front.best, front.oldest
     if overdue:
         return oldest, False, False
-    plenty = oldest >= 0 and is_plenty(columns, rule, desk.waiting[oldest], used, pool)
-    share = max(rule.overtake_share, rule.backfill_share) if oldest_waits else rule.overtake_share
+    plenty = oldest >= 0 and is_plenty(columns, rule, desk.waiting[oldest], memory.used, memory.pool)
+    share = max(rule.overtake_share, rule.backfill_share) if front.oldest_waits else rule.overtake_share
     other = best >= 0 and best != oldest
-    if other and may_overtake(columns, rule, desk.waiting[best], lent, share, used, desk.owed[OWED], plenty):
+    owed = desk.owed[OWED]
+    if other and may_overtake(columns, rule, desk.waiting[best], memory.lent, share, memory.used, owed, plenty):
         return best, True, plenty
     return oldest, False, plenty
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvhorizon.models.growth import block_profile, sample_steps, survival_profile
+from kvhorizon.models.growth import Growth, block_profile, sample_steps, survival_profile
 from kvhorizon.models.overflow import Z_LEAST, PeakScores, peak_at, score_of
 from kvhorizon.models.scoring import TAUS, quantile, score_length
 from kvhorizon.models.survival import EXACT, GRID_POINTS, Curves, lognormal_curve, residual_of, survive
@@ -49,10 +49,10 @@ def test_no_request_outlives_its_limit() -> None:
 def test_blocks_by_hand() -> None:
     """30 tokens held, 2 of whose blocks others hold as well; after 3 steps 33 tokens, 3 blocks, 1 of its own."""
     alive, mean, variance = np.array([[1.0, 0.25]]), np.zeros((1, 2)), np.zeros((1, 2))
-    block_profile(alive, np.array([30.0]), np.array([2.0]), np.array([1.0, 3.0]), 1.0, 16, 1e9, mean, variance)
+    block_profile(alive, np.array([30.0]), np.array([2.0]), Growth(np.array([1.0, 3.0]), 1.0, 16, 1e9), mean, variance)
     assert mean.tolist() == [[0.0, 0.25]]
     assert variance.tolist() == [[0.0, 0.25 * 0.75]]
-    block_profile(alive, np.array([30.0]), np.array([0.0]), np.array([1.0, 3.0]), 1.0, 16, 32.0, mean, variance)
+    block_profile(alive, np.array([30.0]), np.array([0.0]), Growth(np.array([1.0, 3.0]), 1.0, 16, 32.0), mean, variance)
     assert mean.tolist() == [[2.0, 0.5]]  # a sliding window of 32 tokens
 
 

@@ -8,7 +8,7 @@ from kvhorizon.models.resolve import resolve_curves
 from kvhorizon.models.survival import survive
 from kvhorizon.solver.arena import Arena
 from kvhorizon.solver.dual import Ascent, reduced_costs, two_least
-from kvhorizon.solver.horizon import Traits, admission_buckets, bucket_edges, grid_of, hold_from
+from kvhorizon.solver.horizon import Row, Traits, admission_buckets, bucket_edges, grid_of, hold_from
 from kvhorizon.solver.insert import cost_of, feasible, insert_cheapest, insert_planned
 from kvhorizon.solver.prices import no_prices
 from kvhorizon.solver.problem import NEVER
@@ -47,7 +47,7 @@ def test_holdings_are_those_of_the_definition(seed: int, gained: float, window: 
     for n in range(24):
         for a in range(len(GRID.bucket)):
             got = np.zeros((3, len(GRID.edges) - 1))
-            hold_from(curves, traits, n, grid, a, 16.0, *got)
+            hold_from(curves, traits, n, grid, a, 16.0, Row(*got))
             wanted = held_twin(curves, n, context[n], requests.generated_tokens[n], 8192, a, gained, window or np.inf)
             np.testing.assert_allclose(got, wanted, rtol=1e-9, atol=1e-5 * (context[n] / 16 + 300) ** 2)
 

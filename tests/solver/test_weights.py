@@ -9,7 +9,7 @@ from test_select import RULES, RUNNING, TOTAL, state
 from kvhorizon.models.survival import Curves, mean_remaining
 from kvhorizon.solver.columns import Columns, Room
 from kvhorizon.solver.desk import new_desk
-from kvhorizon.solver.greedy import GREEDY, KNOBS, PLANNED, Greedy, Knob, victim_score
+from kvhorizon.solver.greedy import GREEDY, KNOBS, PLANNED, Greedy, Knob, Victim, victim_score
 from kvhorizon.solver.select import choose_admissions
 from kvhorizon.state import StepCost
 
@@ -84,7 +84,7 @@ def test_the_heavier_is_never_the_better_victim(seed: int, heavier: float, rule:
         remaining = mean_remaining(curves, n, generated, columns.limit[n])
         known = columns.prompt[n] + generated, generated, remaining, 110.0 - columns.arrival_s[n]
         light, heavy = (
-            victim_score(COST, rule, *known, columns.preemptions[n], columns.overtaker[n], weight, 60.0)
+            victim_score(COST, rule, Victim(*known, columns.preemptions[n], columns.overtaker[n], weight), 60.0)
             for weight in (1.0, heavier)
         )
         assert heavy <= light

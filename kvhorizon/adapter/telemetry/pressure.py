@@ -6,7 +6,7 @@ import numpy as np
 
 from kvhorizon.adapter.engine import Engine
 from kvhorizon.adapter.rows import Rows
-from kvhorizon.models.growth import block_profile, survival_profile
+from kvhorizon.models.growth import Growth, block_profile, survival_profile
 from kvhorizon.state import FloatArray
 
 SHOWN_STEPS = (64, 256, 1024)
@@ -28,7 +28,7 @@ def promised_blocks(engine: Engine, rows: Rows) -> dict[int, float]:
     gained, longest = rows.tables.tokens_per_step, float(engine.window_tokens or engine.max_model_len)
     survival_profile(rows.curves, slots, generated, limit, _STEPS, gained, alive)
     shared = counted_twice(engine, np.array([request.num_computed_tokens for _, request in known], np.float64), longest)
-    block_profile(alive, held, shared, _STEPS, gained, engine.block_size, longest, mean, variance)
+    block_profile(alive, held, shared, Growth(_STEPS, gained, engine.block_size, longest), mean, variance)
     return dict(zip(SHOWN_STEPS, mean.sum(axis=0).tolist(), strict=True))
 
 

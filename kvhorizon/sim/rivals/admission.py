@@ -24,7 +24,7 @@ from kvhorizon.sim.rivals.notes import AVERAGE, LAST_PREEMPTED, LAST_STEP, PASS_
 from kvhorizon.sim.rivals.peak import peak_fits
 from kvhorizon.sim.step import known_tokens
 from kvhorizon.solver.footprint import shared_in_use
-from kvhorizon.solver.select import add_to_profile, leaves_reserve
+from kvhorizon.solver.select import Batch, Trial, add_to_profile, leaves_reserve
 
 CLIP_TOKENS = 4096  # SGLANG_CLIP_MAX_NEW_TOKENS_ESTIMATION
 INITIAL_RATIO = 0.7  # SGLANG_INIT_NEW_TOKEN_RATIO
@@ -106,18 +106,15 @@ def reserve_fits(engine, curves, rules, desk, n):  # type: ignore[no-untyped-def
     columns, limits, count, state = engine.columns, engine.limits, engine.counters, rules.notes.state
     free = count[FREE] - owed_blocks(engine)
     occupied = float((limits.total_blocks - free) * limits.block_size)
-    pool = float(limits.total_blocks * limits.block_size)
-    half, average = 0.5 * limits.block_size, state[AVERAGE]
     used = float((limits.total_blocks - count[FREE]) * limits.block_size)
     shared = shared_in_use(columns, engine.lists.running, count[RUNNING], used, limits.block_size)
-    profile = (engine.lists.running, count[RUNNING], 0, shared, 1.0, state[READY] > 0.0)
-    fits, ready = leaves_reserve(
-        columns, curves, rules.ours, desk, n, False, False, occupied, pool, half, average, profile
-    )
+    batch = Batch(engine.lists.running, count[RUNNING], 0, shared, 1.0, state[READY] > 0.0)
+    trial = Trial(n, False, False, occupied, state[AVERAGE])
+    fits, ready = leaves_reserve(columns, curves, rules.ours, desk, trial, batch, limits)
     if ready:
         state[READY] = 1.0
         if fits:
-            add_to_profile(columns, curves, n, half, desk)
+            add_to_profile(columns, curves, n, 0.5 * limits.block_size, desk)
     return fits
 
 
