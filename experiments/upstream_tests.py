@@ -2,7 +2,7 @@
 
 The tests come from the source archive of the vLLM that is installed, and run four times: with vLLM's schedulers, and
 with ours in observe, advise and control (no solver: the rules beside the engine decide). A test counts as failed by us
-if it passes with vLLM's. Those of control are named in `docs/adapter.md`, each with its reason. Needs vLLM
+if it passes with vLLM's. Those of control are named in `docs/reference/releases.md`, each with its reason. Needs vLLM
 (`make engine`); fetches the archive with pip unless `KVHORIZON_VLLM_SDIST` names it.
 """
 

@@ -1,10 +1,10 @@
-"""docs/metrics.md has the service's metrics as the code has them. To renew it: `python tests/test_metrics_page.py`."""
+"""docs/reference/metrics.md has the service's metrics as the code has them. To renew it: `python tests/test_metrics_page.py`."""
 
 from pathlib import Path
 
 from kvhorizon.service.metrics import ServiceMetrics
 
-PAGE = Path(__file__).resolve().parents[1] / "docs/metrics.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs/reference/metrics.md"
 BEGIN = "<!-- service metrics: made by tests/test_metrics_page.py -->\n"
 END = "<!-- end of service metrics -->"
 

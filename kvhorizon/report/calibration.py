@@ -1,4 +1,4 @@
-"""The picture of the forecast's calibration in a what-if's report; `docs/forecasts.md` says how to read it."""
+"""The picture of the forecast's calibration in a what-if's report; `docs/how-it-works/forecast-quality.md` says how to read it."""
 
 from __future__ import annotations
 

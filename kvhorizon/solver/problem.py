@@ -1,4 +1,4 @@
-"""The rolling-horizon program as arrays: requests × options × buckets. `docs/program.md` derives and explains it.
+"""The rolling-horizon program as arrays: requests × options × buckets. `docs/how-it-works/program.md` derives and explains it.
 
 Time ahead is cut into K buckets at T_0 = 0 < T_1 < … < T_K steps. A request n picks one option: to hold its memory from
 admission point a on (point 0 is now; point a lies at the start t_a of bucket k_a), or not within the horizon (∅). For a

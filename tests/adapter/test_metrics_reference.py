@@ -19,7 +19,7 @@ SAID_ELSEWHERE = {"canary_window_s", "tls_key", "tls_ca"}  # beside others, or o
 
 def test_the_table_of_metrics_is_made_from_the_code() -> None:
     """To renew it, put `reference()` between the two marks."""
-    text = (DOCS / "adapter.md").read_text()
+    text = (DOCS / "reference/metrics.md").read_text()
     table = text.split("catalogue -->\n")[1].split("\n<!-- end of metrics")[0]
     assert table == reference()
 
@@ -60,12 +60,12 @@ def test_every_hook_that_fails_open_counts_its_errors_from_the_start() -> None:
 
 
 def test_settings_are_documented() -> None:
-    text = (DOCS / "adapter.md").read_text()
+    text = (DOCS / "reference/settings.md").read_text()
     for name in set(GuestSettings.model_fields) - SAID_ELSEWHERE:
         assert f"`{PREFIX}{name.upper()}`" in text, name
 
 
 def test_columns_of_a_recording_are_documented() -> None:
-    text = (DOCS / "recording.md").read_text()
+    text = (DOCS / "reference/recording.md").read_text()
     for name in Row._fields:
         assert f"`{name}`" in text, name

@@ -33,7 +33,7 @@ FCFS = parse_policy("fcfs")
 
 
 class Naive:
-    """First-come-first-served with lists and no shortcuts, by docs/simulator.md; counts what is computed twice."""
+    """First-come-first-served with lists and no shortcuts, by docs/how-it-works/simulator.md; counts what is computed twice."""
 
     def __init__(self, setup: Setup, failure: Failure) -> None:
         load, self.facts, self.failure = setup.trace, setup.facts, failure

@@ -1,4 +1,4 @@
-"""Every metric of the guest: name, kind, labels, meaning. The reference in `docs/adapter.md` is made from this."""
+"""Every metric of the guest: name, kind, labels, meaning. The reference in `docs/reference/metrics.md` is made from this."""
 
 from __future__ import annotations
 
