@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from experiments._house.tree import Tree
-from experiments._sources import ROOT, stale_results
+from experiments.common._sources import ROOT, stale_results
 
 QUICK_S = 720.0
 ENGINE, DATA, BROWSER = "engine", "data", "browser"

@@ -6,7 +6,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """`kvhorizon.what_if`, loaded when first asked for, so that the guest in an engine never loads the simulator."""
+    """`kvhorizon.what_if`, loaded when first asked for, so that the plugin in an engine never loads the simulator."""
     if name == "what_if":
         from kvhorizon.notebook import what_if
 

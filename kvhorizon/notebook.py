@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kvhorizon.sim.in_process import WORK, InProcess
-from kvhorizon.sim.policies import DEFAULT_POLICIES
-from kvhorizon.sim.whatif import Answer, Question, prepare
-from kvhorizon.sim.whatif import what_if as ask
+from kvhorizon.sim.policies.in_process import WORK, InProcess
+from kvhorizon.sim.policies.registry import DEFAULT_POLICIES
+from kvhorizon.whatif.question import Answer, Question, prepare
+from kvhorizon.whatif.question import what_if as ask
 
 if TYPE_CHECKING:
     import pandas

@@ -39,7 +39,8 @@ class Source(enum.IntEnum):
 
 
 class StepCost(NamedTuple):
-    """Seconds and FLOPs of engine work; see `models.step_time` and `models.cost` for the formulas.
+    """Seconds and FLOPs of engine work; see `models.performance.step_time` and `models.performance.flops` for the
+    formulas.
 
     A named tuple, because compiled code takes it as an argument.
     """
@@ -99,7 +100,7 @@ class Requests:
     cached_tokens: IntArray  # waiting: prefix that a prefill now would find in the cache
     shared_tokens: IntArray  # prefix in blocks that other requests hold; of those that wait, part of `cached_tokens`
     weight: FloatArray  # importance of its delay, 1 by default
-    overtaker: ByteArray  # 1: admitted before an older waiting request
+    out_of_order: ByteArray  # 1: admitted before an older waiting request
     forecast_kind: ByteArray
     forecast_scale: FloatArray
     forecast_log_sigma: FloatArray
@@ -120,7 +121,9 @@ class Snapshot:
     step_s: float  # recent mean duration of a step
     num_running: int
     requests: Requests
-    curves: FloatArray = field(default_factory=lambda: np.empty((0, 0)))  # (C, G) survival on `models.survival` grid
+    curves: FloatArray = field(
+        default_factory=lambda: np.empty((0, 0))
+    )  # (C, G) survival on `models.forecast.survival` grid
     curves_version: int = 0
     habits: Habits = field(default_factory=Habits)
 

@@ -14,15 +14,17 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "extras": {"errors"},
     "state": set(),
-    "models": {"errors", "extras", "state"},
+    "compiled": {"errors"},
+    "models": {"compiled", "errors", "extras", "state"},
     "recording": {"errors", "extras"},
     "wire": {"errors", "state"},
-    "solver": {"errors", "state", "models"},
+    "solver": {"compiled", "errors", "state", "models"},
     "service": {"errors", "state", "models", "solver", "wire"},
-    "adapter": {"errors", "state", "models", "solver", "wire", "recording"},
-    "sim": {"errors", "extras", "state", "models", "solver", "recording"},
-    "report": {"state", "models", "sim"},
-    "notebook": {"errors", "sim", "report"},
+    "adapter": {"compiled", "errors", "state", "models", "solver", "wire", "recording"},
+    "sim": {"compiled", "errors", "state", "models", "solver", "recording"},
+    "whatif": {"errors", "extras", "state", "models", "solver", "sim", "recording"},
+    "report": {"state", "models", "sim", "whatif"},
+    "notebook": {"errors", "sim", "report", "whatif"},
     "config": {"errors"},
     "cli": {
         "__init__",
@@ -35,6 +37,7 @@ ALLOWED: dict[str, set[str]] = {
         "service",
         "adapter",
         "sim",
+        "whatif",
         "report",
         "wire",
         "recording",
@@ -43,8 +46,12 @@ ALLOWED: dict[str, set[str]] = {
 }
 FORBIDDEN_OUTSIDE = {
     "vllm": {"adapter/scheduler.py", "adapter/telemetry/stat_logger.py"},
-    "highspy": {"solver/core.py", "solver/hindsight_program.py", "solver/relaxation.py"},
-    "pulp": {"solver/reference.py"},
+    "highspy": {
+        "solver/program/search/restricted_mip.py",
+        "solver/bounds/hindsight_program.py",
+        "solver/checks/lp_relaxation.py",
+    },
+    "pulp": {"solver/checks/reference.py"},
     "pyarrow": set(),  # by recording/schema.py, when it is asked for
 }
 

@@ -133,7 +133,7 @@ def test_a_recording_is_replayed(cli: Cli, tmp_path: Path) -> None:
     assert results["trace"]["output_tokens"] == 2000
 
 
-def test_explain_says_what_the_guest_says(cli: Cli) -> None:
+def test_explain_says_what_the_plugin_says(cli: Cli) -> None:
     decision = {"at_s": 0.0, "step": 7, "request_id": "r", "what": "held", "by": "local", "why": "no room", "times": 3}
     known = {"request": "r", "state": "waiting", "now": "it waits", "decisions": [decision]}
     known |= {"handle": None, "engine_id": "e", "solver": None}
@@ -151,7 +151,7 @@ def test_explain_says_what_the_guest_says(cli: Cli) -> None:
 
 
 def test_explain_asks_the_solver_as_well(cli: Cli) -> None:
-    """The plan of the engine's session, by the handle and the engine's name that its guest tells."""
+    """The plan of the engine's session, by the handle and the engine's name that its plugin tells."""
     snapshot = sample_snapshot()
     with (
         serve("127.0.0.1:0", StubPlanner, None) as server,

@@ -18,7 +18,7 @@ NAME = re.compile(r"((?:kvhorizon_|vllm:)\w+)(?:\{([^}]*)\})?")
 
 
 def exposed() -> dict[str, set[str]]:
-    """Sample names and their labels, of the guest and of the service."""
+    """Sample names and their labels, of the plugin and of the service."""
     found: dict[str, set[str]] = {}
     for metric in CATALOGUE:
         labels = {*ENGINE_LABELS, *metric.labels}
@@ -49,7 +49,7 @@ def test_every_query_asks_for_what_is_exposed(expression: str) -> None:
 
 
 def test_values_of_labels_are_those_of_the_code() -> None:
-    """A selector for a value that nobody sets would never fire."""
+    """A selector for a value that no request sets would never fire."""
     first = {
         (metric.name, label): {values[at] for values in metric.first}
         for metric in CATALOGUE

@@ -43,5 +43,9 @@ def test_every_page_is_built(site: Path) -> None:
 def test_links_out_of_the_documentation_become_names(site: Path) -> None:
     page = (site / "reference/metrics.html").read_text(encoding="utf-8")
     assert "deploy/prometheus/kvhorizon.rules.yml" in page
-    assert not [one for one in site.rglob("*.html") if 'deploy/prometheus/kvhorizon.rules.yml"' in one.read_text(encoding="utf-8")]
+    assert not [
+        one
+        for one in site.rglob("*.html")
+        if 'deploy/prometheus/kvhorizon.rules.yml"' in one.read_text(encoding="utf-8")
+    ]
     assert not list(site.rglob("*.py"))

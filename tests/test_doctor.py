@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from kvhorizon.cli import checks
-from kvhorizon.models.features import Inputs
-from kvhorizon.models.learned import LearnedModel, save_model
-from kvhorizon.models.trees import Trees
+from kvhorizon.models.forecast.learned.features import Inputs
+from kvhorizon.models.forecast.learned.learned import LearnedModel, save_model
+from kvhorizon.models.forecast.learned.trees import Trees
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def install(monkeypatch: pytest.MonkeyPatch, name: str, release: str) -> None:
 
 
 @pytest.mark.parametrize(("release", "state"), [("0.32.0", "ok"), ("0.12.1", "note")])
-def test_the_release_decides_what_the_guest_may_do(quiet: pytest.MonkeyPatch, release: str, state: str) -> None:
+def test_the_release_decides_what_the_plugin_may_do(quiet: pytest.MonkeyPatch, release: str, state: str) -> None:
     install(quiet, "vllm", release)
     assert states(checks.examine())["engine"] == state
 
@@ -68,7 +68,7 @@ def test_the_trained_model_is_looked_at(quiet: pytest.MonkeyPatch, tmp_path: Pat
 
 
 def test_a_service_that_is_not_there_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("KVHORIZON_SOLVER", f"unix:{tmp_path}/nobody.sock")
+    monkeypatch.setenv("KVHORIZON_SOLVER", f"unix:{tmp_path}/no request.sock")
     monkeypatch.setattr(checks, "ANSWER_S", 0.5)
     assert states(checks.examine())["solver"] == "fails"
 

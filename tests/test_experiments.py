@@ -15,7 +15,7 @@ NAMES = [one.name for one in EXPERIMENTS]
 
 
 def runnable() -> set[str]:
-    found = (path for path in FOLDER.glob("*.py") if path.stem != "__main__")
+    found = (path for path in FOLDER.rglob("*.py") if path.stem != "__main__")
     return {path.stem for path in found if 'if __name__ == "__main__"' in path.read_text() and path.stem[0] != "_"}
 
 
@@ -32,13 +32,14 @@ def test_every_experiment_is_in_the_table() -> None:
 @pytest.mark.parametrize("one", EXPERIMENTS, ids=NAMES)
 def test_what_needs_data_or_an_engine_says_so(one: Experiment) -> None:
     """By what a module imports, itself or through helpers."""
+    files = {path.stem: path for path in FOLDER.rglob("*.py") if path.stem != "__init__"}
     seen, left = set(), [one.name]
     while left:
         name = left.pop()
-        if name not in seen and (FOLDER / f"{name}.py").exists():
+        if name not in seen and name in files:
             seen.add(name)
-            left += re.findall(r"from experiments\.(\w+) import", (FOLDER / f"{name}.py").read_text())
-    text = "".join((FOLDER / f"{name}.py").read_text() for name in seen - {"_harness"})
+            left += re.findall(r"from experiments\.(?:\w+\.)*(\w+) import", files[name].read_text())
+    text = "".join(files[name].read_text() for name in seen - {"_harness"})
     if re.search(r"^\s*(?:from|import) vllm", text, re.MULTILINE):
         assert one.needs == ENGINE
     elif re.search(r"\bdata\(\)", text):

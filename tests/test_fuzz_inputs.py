@@ -2,8 +2,8 @@
 
 import pytest
 
-from experiments._fuzz_targets import TARGETS
-from experiments.fuzz_inputs import apart, fuzz
+from experiments.fuzz._fuzz_targets import TARGETS
+from experiments.fuzz.fuzz_inputs import apart, fuzz
 
 INPUTS = 150
 

@@ -55,7 +55,7 @@ def test_the_cases_say_something() -> None:
 
 
 def test_every_known_policy_is_in_a_case() -> None:
-    from kvhorizon.sim.policies import POLICIES
+    from kvhorizon.sim.policies.registry import POLICIES
 
     named = {
         entry["policy"].partition("/")[0].partition(":")[0] for name in CASES for entry in golden(name)["policies"]

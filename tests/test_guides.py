@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kvhorizon.adapter.settings import PREFIX, GuestSettings
+from kvhorizon.adapter.settings import PREFIX, PluginSettings
 from kvhorizon.recording.schema import Row
 from kvhorizon.recording.write import Folder
 
@@ -75,7 +75,7 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 
 def test_settings_in_guides_and_examples_exist() -> None:
-    known = {PREFIX + name.upper() for name in GuestSettings.model_fields}
+    known = {PREFIX + name.upper() for name in PluginSettings.model_fields}
     for path in [*GUIDES, *EXAMPLES]:
         found = set(re.findall(rf"{PREFIX}[A-Z_]+", path.read_text()))
         assert found <= known, (path.name, found - known)

@@ -1,4 +1,5 @@
-"""docs/reference/metrics.md has the service's metrics as the code has them. To renew it: `python tests/test_metrics_page.py`."""
+"""docs/reference/metrics.md has the service's metrics as the code has them. To renew it: `python
+tests/test_metrics_page.py`."""
 
 from pathlib import Path
 

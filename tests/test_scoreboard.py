@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
-from experiments._cells import Cell, build, loaded
-from experiments._front import kind_of, not_dominated, settings
-from experiments._program_front import program_settings
-from experiments._ratios import aggregate, ratios, summary
-from experiments._runs import Job, gather, key_of
-from experiments._sources import digest_of
-from experiments.program_front import covering, dominates
-from experiments.scoreboard import job_of, seeds_of, sources_of, wanted
-from kvhorizon.sim.policies import parse_policy
-from kvhorizon.solver.greedy import Knob
-from kvhorizon.solver.settings import settings_of
+from experiments.common._cells import Cell, build, loaded
+from experiments.common._ratios import aggregate, ratios, summary
+from experiments.common._runs import Job, gather, key_of
+from experiments.common._sources import digest_of
+from experiments.fronts._front import kind_of, not_dominated, settings
+from experiments.fronts._program_front import program_settings
+from experiments.fronts.program_front import covering, dominates
+from experiments.simulated.scoreboard import job_of, seeds_of, sources_of, wanted
+from kvhorizon.sim.policies.registry import parse_policy
+from kvhorizon.solver.heuristic.params import Knob
+from kvhorizon.solver.program.settings import settings_of
 
 CELL = Cell("chat", "llama-3.1-8b", "l4-24gb", 1, 1.0, 60, "bound")
 
@@ -119,7 +119,7 @@ def test_the_programs_settings_repeat_and_the_shipped_ones_are_the_policies() ->
     assert drawn == program_settings()
     for name in ("kvhorizon", "kvhorizon/strict", "kvhorizon/means"):
         (ours,), theirs = [setting.policy for setting in drawn if setting.name == name], parse_policy(name)
-        assert (ours.guest, ours.program) == (theirs.guest, settings_of(theirs.planner or Knob.BALANCED))
+        assert (ours.plugin, ours.program) == (theirs.plugin, settings_of(theirs.planner or Knob.BALANCED))
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_to_dominate_is_two_percent_better_somewhere_and_one_percent_worse_at_mo
 
 
 def test_few_points_cover_a_front() -> None:
-    """The second dominates two of three, the first one of them, the third the last, the fourth nobody."""
+    """The second dominates two of three, the first one of them, the third the last, the fourth no request."""
     theirs = [(1.0, 1.0, 1.0), (1.0, 1.2, 1.0), (2.0, 0.5, 0.5)]
     ours = [(0.9, 1.2, 1.0), (0.9, 1.0, 1.0), (1.9, 0.5, 0.5), (3.0, 3.0, 3.0)]
     assert covering(ours, theirs) == [1, 2]

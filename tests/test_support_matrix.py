@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from experiments._upstream import MODELS, REVISION, stub_hub
-from experiments.support_matrix import BEGIN, DOCUMENT, END, supported, table
+from experiments.live._upstream import MODELS, REVISION, stub_hub
+from experiments.live.support_matrix import BEGIN, DOCUMENT, END, supported, table
 
 GOOD = {"level": "FULL", "errors": 0, "preemptions": 7}
 BAD = {"level": "FULL", "errors": 1, "preemptions": 7}

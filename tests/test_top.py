@@ -1,4 +1,4 @@
-"""`kvhorizon top` shows what a guest's metrics say; rates are those between two looks."""
+"""`kvhorizon top` shows what a plugin's metrics say; rates are those between two looks."""
 
 import io
 import sys
@@ -10,13 +10,13 @@ from rich.console import Console
 from kvhorizon.adapter.telemetry.catalogue import build
 from kvhorizon.adapter.telemetry.listen import listen_tcp
 from kvhorizon.cli import main
-from kvhorizon.cli.top import Scrape, view
+from kvhorizon.cli.commands.top import Scrape, view
 from kvhorizon.recording.exposition import parse
 
 ENGINE = {"model_name": "[red]m", "engine": "0"}
 
 
-class Guest:
+class Plugin:
     """Metrics of an engine, by hand."""
 
     def __init__(self) -> None:
@@ -48,14 +48,14 @@ def shown(before: bytes, now: bytes, seconds: float) -> str:
 
 
 def test_what_is_shown() -> None:
-    guest = Guest()
-    before = guest.text()
-    guest.grow("kvhorizon_preemptions", 6, by="local")
-    guest.grow("kvhorizon_wasted_flops", 1e12)
-    guest.grow("kvhorizon_useful_flops", 9e12)
-    guest.grow("kvhorizon_steps", 30, rung="plan")
-    guest.grow("kvhorizon_steps", 10, rung="local")
-    said = shown(before, guest.text(), 2.0)
+    plugin = Plugin()
+    before = plugin.text()
+    plugin.grow("kvhorizon_preemptions", 6, by="local")
+    plugin.grow("kvhorizon_wasted_flops", 1e12)
+    plugin.grow("kvhorizon_useful_flops", 9e12)
+    plugin.grow("kvhorizon_steps", 30, source="plan")
+    plugin.grow("kvhorizon_steps", 10, source="local")
+    said = shown(before, plugin.text(), 2.0)
     for text in (
         "[red]m, engine 0 at http://a:1",
         "75% of 200 blocks",
@@ -71,8 +71,8 @@ def test_what_is_shown() -> None:
 
 
 def test_the_command_looks_twice(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    guest = Guest()
-    listener = listen_tcp("127.0.0.1", 0, {"/metrics": lambda _: ("text/plain", guest.text())})
+    plugin = Plugin()
+    listener = listen_tcp("127.0.0.1", 0, {"/metrics": lambda _: ("text/plain", plugin.text())})
     at = f"http://127.0.0.1:{listener.port}"
     try:
         assert run(monkeypatch, "--once", "--every", "0.2", "--at", at) == 0

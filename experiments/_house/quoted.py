@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from experiments._house.tree import Finding, Tree
-from experiments._sources import RESULTS, stale_results
+from experiments.common._sources import RESULTS, stale_results
 
 NAMED = re.compile(r"experiments\.([a-z]\w*)|results/([a-z]\w*)\.json")
 CODE_SPAN = re.compile(r"`[^`\n]*`")

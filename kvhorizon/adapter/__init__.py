@@ -1,4 +1,4 @@
-"""The guest in vLLM: `vllm serve MODEL --scheduler-cls kvhorizon.adapter.make_scheduler`.
+"""The scheduler plugin in vLLM: `vllm serve MODEL --scheduler-cls kvhorizon.adapter.make_scheduler`.
 
 Nothing here imports vLLM until `make_scheduler` is called.
 """
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def make_scheduler(*args: Any, **kwargs: Any) -> Any:
-    """vLLM's scheduler, asynchronous or not as configured, with a guest in it; arguments are vLLM's own."""
+    """vLLM's scheduler, asynchronous or not as configured, with a plugin in it; arguments are vLLM's own."""
     from kvhorizon.adapter.scheduler import make_scheduler as make
 
     return make(*args, **kwargs)

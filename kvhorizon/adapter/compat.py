@@ -1,4 +1,4 @@
-"""Which vLLM this is, and how much the guest may do in it. Nothing else knows versions.
+"""Which vLLM this is, and how much the plugin may do in it. Nothing else knows versions.
 
 Full control on 0.28 … 0.33 and on 0.26, each checked by signature at start. Elsewhere admission and victim order only,
 where the attributes are there; else vLLM is left alone.
@@ -28,7 +28,7 @@ _METHODS = {
 
 
 class Level(enum.IntEnum):
-    """How much the guest does."""
+    """How much the plugin does."""
 
     NONE = 0  # passes everything through
     ORDER = 1  # admission and the order of victims
@@ -49,7 +49,7 @@ def parse_version(text: str) -> tuple[int, int]:
 
 
 def check(scheduler: Any, version: str) -> Compat:
-    """How much the guest may do in this scheduler of vLLM `version`."""
+    """How much the plugin may do in this scheduler of vLLM `version`."""
     missing = [name for name in _ATTRIBUTES if not hasattr(scheduler, name)]
     missing += [f"{name}()" for name, wanted in _METHODS.items() if not _takes(scheduler, name, wanted)]
     if missing:

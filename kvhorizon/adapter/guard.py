@@ -68,7 +68,7 @@ def guarded(hook: Callable[Concatenate[H, P], None]) -> Callable[Concatenate[H, 
 
 
 class Guard:
-    """Of one part of the guest. `failures` counts errors by the hook in which they came."""
+    """Of one part of the plugin. `failures` counts errors by the hook in which they came."""
 
     def __init__(self, name: str, limit: int = RETIRE_AFTER) -> None:
         self.name = name

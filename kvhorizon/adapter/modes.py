@@ -87,7 +87,7 @@ def in_canary(window: int, share: float) -> bool:
 
 
 def toggle_on_signal(switch: Switch, number: signal.Signals = signal.SIGUSR1) -> bool:
-    """Toggle the kill switch at SIGUSR1, where nobody else wants that signal; False where it cannot be had."""
+    """Toggle the kill switch at SIGUSR1, where no other wants that signal; False where it cannot be had."""
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
         switch.toggle()

@@ -1,6 +1,7 @@
-"""vLLM's schedulers with a guest in them. Only this, and `telemetry/stat_logger.py` in another process, imports vLLM.
+"""vLLM's schedulers with a plugin in them. Only this, and `telemetry/stat_logger.py` in another process, imports vLLM.
 
-Each method does vLLM's own work by `super()` and tells the guest before and after; what the guest is told cannot raise.
+Each method does vLLM's own work by `super()` and tells the plugin before and after; what the plugin is told cannot
+raise.
 """
 
 from __future__ import annotations
@@ -16,33 +17,33 @@ from vllm.v1.core.sched.scheduler import Scheduler  # type: ignore[import-not-fo
 from kvhorizon.errors import in_a_line
 
 if TYPE_CHECKING:
-    from kvhorizon.adapter.guest import Guest
+    from kvhorizon.adapter.plugin import Plugin
 
 logger = logging.getLogger(__name__)
 
 _Base: Any = object  # vLLM's class, at run time
 
 
-class GuestMixin(_Base):  # type: ignore[misc]
+class PluginMixin(_Base):  # type: ignore[misc]
     """Over vLLM's `Scheduler` or a subclass of it."""
 
-    kvhorizon: Guest | None = None
+    kvhorizon: Plugin | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.kvhorizon = _attach(self)
 
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
-        """vLLM's step, on the queue that the guest presents."""
-        guest = self.kvhorizon
-        if guest is None:
+        """vLLM's step, on the queue that the plugin presents."""
+        plugin = self.kvhorizon
+        if plugin is None:
             return super().schedule(*args, **kwargs)
-        guest.before_schedule()
+        plugin.before_schedule()
         try:
             output = super().schedule(*args, **kwargs)
         finally:
-            guest.restore()
-        guest.after_schedule(output.num_scheduled_tokens, output.total_num_scheduled_tokens)
+            plugin.restore()
+        plugin.after_schedule(output.num_scheduled_tokens, output.total_num_scheduled_tokens)
         return output
 
     def add_request(self, request: Any, *args: Any, **kwargs: Any) -> Any:
@@ -53,12 +54,12 @@ class GuestMixin(_Base):  # type: ignore[misc]
         return result
 
     def _preempt_request(self, request: Any, *args: Any, **kwargs: Any) -> Any:
-        guest = self.kvhorizon
-        if guest is not None:
-            guest.account_preempting(request)
+        plugin = self.kvhorizon
+        if plugin is not None:
+            plugin.account_preempting(request)
         result = super()._preempt_request(request, *args, **kwargs)
-        if guest is not None:
-            guest.preempted(request)
+        if plugin is not None:
+            plugin.preempted(request)
         return result
 
     def _update_after_schedule(self, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
@@ -67,10 +68,10 @@ class GuestMixin(_Base):  # type: ignore[misc]
         return super()._update_after_schedule(scheduler_output, *args, **kwargs)
 
     def _free_request(self, request: Any, *args: Any, **kwargs: Any) -> Any:
-        guest = self.kvhorizon
-        if guest is not None:
-            guest.account_release(request)
-            guest.released(request)
+        plugin = self.kvhorizon
+        if plugin is not None:
+            plugin.account_release(request)
+            plugin.released(request)
         return super()._free_request(request, *args, **kwargs)
 
     def get_request_counts(self) -> tuple[int, int]:
@@ -79,17 +80,17 @@ class GuestMixin(_Base):  # type: ignore[misc]
         return running, waiting + (self.kvhorizon.hidden if self.kvhorizon is not None else 0)
 
     def shutdown(self, *args: Any, **kwargs: Any) -> Any:
-        """The guest leaves first."""
+        """The scheduler plugin leaves first."""
         if self.kvhorizon is not None:
             self.kvhorizon.stop()
         return super().shutdown(*args, **kwargs)
 
 
-class KvhorizonScheduler(GuestMixin, Scheduler):  # type: ignore[misc]
+class KvhorizonScheduler(PluginMixin, Scheduler):  # type: ignore[misc]
     """For synchronous scheduling."""
 
 
-class AsyncKvhorizonScheduler(GuestMixin, AsyncScheduler):  # type: ignore[misc]
+class AsyncKvhorizonScheduler(PluginMixin, AsyncScheduler):  # type: ignore[misc]
     """For asynchronous scheduling."""
 
 
@@ -100,10 +101,10 @@ def make_scheduler(*args: Any, **kwargs: Any) -> Any:
     return (AsyncKvhorizonScheduler if asynchronous else KvhorizonScheduler)(*args, **kwargs)
 
 
-def _attach(scheduler: Any) -> Guest | None:
+def _attach(scheduler: Any) -> Plugin | None:
     """The plugin, or None where there can be none, or where one of its libraries is broken. Raises InputError."""
     try:
-        from kvhorizon.adapter.start import attach
+        from kvhorizon.adapter.factory import attach
     except Exception as error:
         logger.warning("kvhorizon could not be imported, vLLM goes on alone: %s", in_a_line(error))
         return None

@@ -1,4 +1,4 @@
-"""The guest's settings, from the environment and `--additional-config '{"kvhorizon": {...}}'`.
+"""The scheduler plugin's settings, from the environment and `--additional-config '{"kvhorizon": {...}}'`.
 
 The environment goes first: it does not enter vLLM's compile cache, and so suits addresses and paths.
 """
@@ -13,18 +13,18 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
 from kvhorizon.errors import InputError
-from kvhorizon.models.classes import NONE, Classes, read_classes
-from kvhorizon.solver.greedy import Knob
+from kvhorizon.models.slo.classes import NONE, Classes, read_classes
+from kvhorizon.solver.heuristic.params import Knob
 
 PREFIX = "KVHORIZON_"
 
 
-class GuestSettings(BaseModel):
+class PluginSettings(BaseModel):
     """Environment variables are `KVHORIZON_` and the name in capitals: KVHORIZON_MODE, KVHORIZON_SOLVER, …"""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    mode: str = Field("control", pattern="^(observe|advise|control|off)$", description="what the guest may do")
+    mode: str = Field("control", pattern="^(observe|advise|control|off)$", description="what the plugin may do")
     canary: float = Field(1.0, ge=0.0, le=1.0, description="share of time windows under control; the rest observe")
     canary_window_s: float = Field(60.0, gt=0.0)
     guardrail: bool = Field(True, description="step back where control does worse than vLLM alone (decision 018)")
@@ -55,7 +55,7 @@ class GuestSettings(BaseModel):
     record_prefixes: bool = Field(False, description="hashes of the prompts' blocks, too, where the engine has them")
 
 
-def load(additional: object, environment: Mapping[str, str] = os.environ) -> GuestSettings:
+def load(additional: object, environment: Mapping[str, str] = os.environ) -> PluginSettings:
     """Settings of `vllm_config.additional_config`, the environment's over them. Raises InputError with the rule."""
     values: dict[str, Any] = {}
     if isinstance(additional, Mapping):
@@ -63,11 +63,11 @@ def load(additional: object, environment: Mapping[str, str] = os.environ) -> Gue
         if not isinstance(own, Mapping):
             raise InputError("additional_config.kvhorizon", own, "must be an object")
         values.update(own)
-    for name in GuestSettings.model_fields:
+    for name in PluginSettings.model_fields:
         if PREFIX + name.upper() in environment:
             values[name] = environment[PREFIX + name.upper()]
     try:
-        return GuestSettings(**values)
+        return PluginSettings(**values)
     except ValidationError as error:
         first = error.errors()[0]
         told = first.get("ctx", {}).get("error")

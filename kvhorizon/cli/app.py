@@ -7,15 +7,15 @@ from typing import Annotated
 import typer
 
 from kvhorizon import __version__
-from kvhorizon.cli.doctor import doctor
-from kvhorizon.cli.explain import explain
-from kvhorizon.cli.inspect import inspect
-from kvhorizon.cli.plan import plan
-from kvhorizon.cli.record import record
-from kvhorizon.cli.serve import serve
-from kvhorizon.cli.top import top
-from kvhorizon.cli.train import train
-from kvhorizon.cli.what_if import what_if
+from kvhorizon.cli.commands.doctor import doctor
+from kvhorizon.cli.commands.explain import explain
+from kvhorizon.cli.commands.inspect import inspect
+from kvhorizon.cli.commands.plan import plan
+from kvhorizon.cli.commands.record import record
+from kvhorizon.cli.commands.serve import serve
+from kvhorizon.cli.commands.top import top
+from kvhorizon.cli.commands.train import train
+from kvhorizon.cli.commands.what_if import what_if
 
 app = typer.Typer(
     help="A memory-aware request scheduler for LLM serving.",

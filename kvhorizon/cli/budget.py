@@ -1,7 +1,7 @@
 """A planner's budget as users write it: `5ms` of wall clock, or a bare number of work units."""
 
 from kvhorizon.errors import InputError
-from kvhorizon.solver.planner import Budget
+from kvhorizon.solver.program.search.planner import Budget
 
 MOST_DIGITS = 12
 

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from kvhorizon import __version__
 from kvhorizon.adapter.compat import FULL, parse_version
-from kvhorizon.adapter.groups import read_groups
-from kvhorizon.adapter.settings import GuestSettings, load
+from kvhorizon.adapter.forecasting.groups import read_groups
+from kvhorizon.adapter.settings import PluginSettings, load
 from kvhorizon.errors import InputError
 from kvhorizon.wire.child import SolverChild
 from kvhorizon.wire.client import Client
@@ -34,7 +34,7 @@ class Finding(NamedTuple):
 
 
 def engine() -> Iterator[Finding]:
-    """Which vLLM is installed, and how much the guest may do in it."""
+    """Which vLLM is installed, and how much the plugin may do in it."""
     for name in ENGINES:
         try:
             found = version(name)
@@ -52,7 +52,7 @@ def engine() -> Iterator[Finding]:
     yield Finding("metrics plugin", "ok" if shown else "note", says)
 
 
-def settings_here() -> tuple[GuestSettings | None, Finding]:
+def settings_here() -> tuple[PluginSettings | None, Finding]:
     """What the environment says; `--additional-config` is only known to the engine."""
     try:
         settings = load(None)
@@ -70,7 +70,7 @@ def settings_here() -> tuple[GuestSettings | None, Finding]:
     )
 
 
-def solver(settings: GuestSettings) -> Finding:
+def solver(settings: PluginSettings) -> Finding:
     """Whether a solver child starts, or the shared service answers."""
     if settings.local_only:
         return Finding("solver", "note", "none wanted: the rules beside the engine decide")
@@ -88,7 +88,7 @@ def solver(settings: GuestSettings) -> Finding:
         return Finding("solver", "fails", f"{error}; the rules beside the engine would decide")
 
 
-def model(settings: GuestSettings) -> Iterator[Finding]:
+def model(settings: PluginSettings) -> Iterator[Finding]:
     """Whether the trained model can be used, and what it needs of the engine or its clients."""
     if settings.model is None:
         return
@@ -106,7 +106,7 @@ def model(settings: GuestSettings) -> Iterator[Finding]:
     yield Finding("model", "note" if needs else "ok", f"{says}; needs {' and '.join(needs)}" if needs else says)
 
 
-def folders(settings: GuestSettings) -> Iterator[Finding]:
+def folders(settings: PluginSettings) -> Iterator[Finding]:
     """Whether what is to be written can be."""
     wanted = {"state": settings.state, "record": settings.record}
     if settings.kill_switch is not None:

@@ -6,8 +6,8 @@ from typing import Any
 
 from rich.table import Table
 
-from kvhorizon.sim.asked_engine import AS_RECORDED
-from kvhorizon.sim.whatif import Answer
+from kvhorizon.whatif.engine_spec import AS_RECORDED
+from kvhorizon.whatif.question import Answer
 
 TYPICAL = ("p50", "p99")
 

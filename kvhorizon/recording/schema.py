@@ -35,7 +35,7 @@ class Row(NamedTuple):
     tpot_s: float | None = None  # mean between later tokens
     e2e_s: float | None = None  # from arrival to the last token
     finish: str = ""  # stop, length, abort, error, …
-    mode: str = ""  # of the guest when it ended
+    mode: str = ""  # of the plugin when it ended
     prefix_hashes: tuple[int, ...] = ()  # one per full block of the prompt, each covering all before it
     session: str = ""  # conversation that the client names, told as the tenant is
     sampling: int | None = None  # 0 … SAMPLING_MOST

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kvhorizon.sim.whatif import Answer
+from kvhorizon.whatif.question import Answer
 
 Row = dict[str, Any]
 TAIL = 1.10

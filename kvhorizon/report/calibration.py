@@ -1,4 +1,5 @@
-"""The picture of the forecast's calibration in a what-if's report; `docs/how-it-works/forecast-quality.md` says how to read it."""
+"""The picture of the forecast's calibration in a what-if's report; `docs/how-it-works/forecast-quality.md` says how to
+read it."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from plotly.subplots import make_subplots
 from kvhorizon.report.figures import BLUE, GREY, RED, Picture, layout
 from kvhorizon.report.reliability import CHANCES, HORIZON_TOKENS, Reliability, reliability
 from kvhorizon.sim.setup import Setup
-from kvhorizon.sim.whatif import Answer
+from kvhorizon.whatif.question import Answer
 
 LEAST_BATCHES = 50  # before shares of 1 % mean anything
 LEVELS = np.linspace(0.0, 1.0, 41)

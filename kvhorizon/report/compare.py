@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from kvhorizon.report.figures import RED, FloatArray, Picture, colour, layout
-from kvhorizon.sim.whatif import Answer
+from kvhorizon.whatif.question import Answer
 
 DECILES = 10
 MOST_TENANTS = 8

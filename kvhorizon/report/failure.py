@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from kvhorizon.report.figures import POINTS, FloatArray, Picture, colour, layout
 from kvhorizon.sim.outcome import Outcome
-from kvhorizon.sim.whatif import Answer
+from kvhorizon.whatif.question import Answer
 
 HEAD = (
     "policy",

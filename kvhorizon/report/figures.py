@@ -10,9 +10,9 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from kvhorizon.sim.arrays import PREEMPTION_ROWS
+from kvhorizon.sim.engine.arrays import PREEMPTION_ROWS
 from kvhorizon.sim.outcome import Outcome
-from kvhorizon.sim.whatif import Answer
+from kvhorizon.whatif.question import Answer
 
 FloatArray = NDArray[np.float64]
 POINTS = 600  # per line

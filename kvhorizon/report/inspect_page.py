@@ -11,8 +11,8 @@ import plotly.graph_objects as go
 
 from kvhorizon.report.figures import POINTS, RED, Picture, colour, layout
 from kvhorizon.report.page import document, section
-from kvhorizon.sim.demand import kv_demand
-from kvhorizon.sim.trace import Trace
+from kvhorizon.sim.workload.demand import kv_demand
+from kvhorizon.sim.workload.trace import Trace
 from kvhorizon.state import EngineFacts
 
 MINUTE_S, SHORTEST_S = 60.0, 1.0
@@ -109,7 +109,7 @@ def demand(trace: Trace, facts: EngineFacts, step_s: float) -> Picture:
 def render_inspection(
     found: dict[str, Any], lines: Sequence[tuple[str, str]], trace: Trace, facts: EngineFacts, command: str
 ) -> str:
-    """The page (HTML); `found` as of `sim.inspection`, `lines` its words. Every text from outside is escaped."""
+    """The page (HTML); `found` as of `whatif.inspection`, `lines` its words. Every text from outside is escaped."""
     drawn = (arrivals(trace), lengths(trace), tenants(found), demand(trace, facts, found["pressure"]["step_s"]))
     sections = "".join(section(picture) for picture in drawn if picture is not None)
     verdict = found["verdict"]

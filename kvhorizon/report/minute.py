@@ -10,8 +10,8 @@ import numpy as np
 
 from kvhorizon.report.figures import unlisted_from_s
 from kvhorizon.sim.outcome import Outcome
-from kvhorizon.sim.policies import parts_of
-from kvhorizon.sim.whatif import Answer
+from kvhorizon.sim.policies.registry import parts_of
+from kvhorizon.whatif.question import Answer
 
 WINDOWS = 240  # at most, over the whole replay; at least a minute each
 WINDOW_S = 60.0

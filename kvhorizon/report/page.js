@@ -79,10 +79,10 @@
 
     function held(one, rows) {
       const waiting = rows.filter((n) => one.waiting[n] > 0);
-      if (!waiting.length) { return row(["", "", "nobody was evicted", "and nobody waited longer than a step"]); }
+      if (!waiting.length) { return row(["", "", "no request was evicted", "and no request waited longer than a step"]); }
       const n = waiting.reduce((a, b) => (one.waiting[b] > one.waiting[a] ? b : a));
       const why = `${share(one.used[n])} of the blocks were in use by ${one.running[n]} requests; the rest is too little for the next, or is kept for those running to grow`;
-      return row([`${one.at[n].toFixed(1)} s`, "", `nobody was evicted; up to ${one.waiting[n]} held back`, why]);
+      return row([`${one.at[n].toFixed(1)} s`, "", `no_request was evicted; up to ${one.waiting[n]} held back`, why]);
     }
 
     function share(used) { return `${(100 * used / data.blocks).toFixed(0)} %`; }

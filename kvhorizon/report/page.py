@@ -16,7 +16,7 @@ from kvhorizon.report.figures import Picture, distributions, occupancy
 from kvhorizon.report.minute import minute
 from kvhorizon.report.replayed import replayed
 from kvhorizon.report.table import by_class, comparison
-from kvhorizon.sim.whatif import Answer
+from kvhorizon.whatif.question import Answer
 
 
 def pictures(answer: Answer) -> list[Picture]:

@@ -1,8 +1,9 @@
 """Whether the forecasts of a what-if kept their promises: per request, and of the peak of whole batches.
 
-Requests pass the forecast in arrival order on the simple engine of `models.prequential`, which has no queue, so that
-every policy's forecast is judged alike, with nothing from the future. Batches are what runs there every so often; the
-peak within `HORIZON_TOKENS` of each request, none admitted or evicted, is held against the quantiles promised.
+Requests pass the forecast in arrival order on the simple engine of `models.forecast.prequential`, which has no queue,
+so that every policy's forecast is judged alike, with nothing from the future. Batches are what runs there every so
+often; the peak within `HORIZON_TOKENS` of each request, none admitted or evicted, is held against the quantiles
+promised.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kvhorizon.models.forecast import Forecast, make_forecast
-from kvhorizon.models.growth import Growth, block_profile, sample_steps, survival_profile
-from kvhorizon.models.overflow import PeakScores, peak_at, score_of
-from kvhorizon.models.prequential import Scores, finish_times, score
-from kvhorizon.models.survival import EXACT
-from kvhorizon.sim.recorded import recorded
+from kvhorizon.models.forecast.growth import Growth, block_profile, sample_steps, survival_profile
+from kvhorizon.models.forecast.of_a_trace import Forecast, make_forecast
+from kvhorizon.models.forecast.overflow import PeakScores, peak_at, score_of
+from kvhorizon.models.forecast.prequential import Scores, finish_times, score
+from kvhorizon.models.forecast.survival import EXACT
 from kvhorizon.sim.setup import Setup
-from kvhorizon.sim.trace import Trace, limit
+from kvhorizon.sim.workload.recorded import recorded
+from kvhorizon.sim.workload.trace import Trace, limit
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -47,7 +48,7 @@ class Reliability:
 
 
 class _Follower:
-    """A forecast as `models.prequential` drives one; looks at batches on the way."""
+    """A forecast as `models.forecast.prequential` drives one; looks at batches on the way."""
 
     def __init__(self, forecast: Forecast, trace: Trace, limits: IntArray, block_size: int) -> None:
         self.exceeded: list[list[bool]] = []

@@ -10,8 +10,8 @@ import plotly.graph_objects as go
 
 from kvhorizon.report.figures import Picture, colour, layout
 from kvhorizon.report.page import document, section
-from kvhorizon.sim.axes import Axis, Point
-from kvhorizon.sim.goals import figure
+from kvhorizon.whatif.goals import figure
+from kvhorizon.whatif.sweep import Axis, Point
 
 SHOWN = (
     ("e2e_mean", "Mean latency", "seconds"),

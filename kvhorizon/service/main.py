@@ -18,10 +18,10 @@ from kvhorizon.service.calls import PlannerLike
 from kvhorizon.service.server import MAX_SESSIONS, Server, serve
 from kvhorizon.service.warm_up import warm_up
 from kvhorizon.service.workers import SESSIONS_EACH
-from kvhorizon.solver.budget import Budget
-from kvhorizon.solver.greedy import Knob
-from kvhorizon.solver.planner import Planner, PlannerSettings
-from kvhorizon.solver.settings import Settings, settings_of
+from kvhorizon.solver.heuristic.params import Knob
+from kvhorizon.solver.program.search.budget import Budget
+from kvhorizon.solver.program.search.planner import Planner, PlannerSettings
+from kvhorizon.solver.program.settings import Settings, settings_of
 from kvhorizon.wire.channel import unix_path
 from kvhorizon.wire.tls import Tls, tls_of
 
@@ -88,7 +88,7 @@ def _follow_parent(listen: str, parent: int) -> None:
     path = unix_path(listen)
     if path is not None:
         _remove(path)
-    os._exit(0)  # nobody is left to finish anything for
+    os._exit(0)  # no request is left to finish anything for
 
 
 def _remove(path: Path) -> None:

@@ -119,7 +119,7 @@ def _bind(server: Any, listen: str, tls: Tls | None) -> str:
 
 
 def _bind_unix(server: Any, listen: str, path: Path) -> None:
-    """Bind so that nobody else can connect, from the first moment: under a mask, in a folder of the owner's."""
+    """Bind so that no other can connect, from the first moment: under a mask, in a folder of the owner's."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     _clear(listen, path)
     mask = os.umask(0o177)

@@ -17,7 +17,7 @@ class Turn:
 
     @contextmanager
     def waited_for(self) -> Iterator[None]:
-        """Work while nobody else does."""
+        """Work while no other does."""
         mine = self._semaphore.acquire(timeout=_LONGEST_S)
         try:
             yield
@@ -27,7 +27,7 @@ class Turn:
 
     @contextmanager
     def if_free(self) -> Iterator[bool]:
-        """Whether nobody else works; if so, nobody else will meanwhile."""
+        """Whether no other works; if so, no other will meanwhile."""
         mine = self._semaphore.acquire(blocking=False)
         try:
             yield mine

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from kvhorizon.models.survival import lognormal_curve
+from kvhorizon.models.forecast.survival import lognormal_curve
 from kvhorizon.service.calls import PlannerLike
 from kvhorizon.state import EngineFacts, ForecastKind, Requests, Snapshot, StepCost
 
@@ -65,7 +65,7 @@ def _requests(count: int) -> Requests:
         cached_tokens=np.where(~runs & (n % 3 == 0), 32, 0),
         shared_tokens=np.zeros(count, dtype=np.int64),
         weight=np.ones(count),
-        overtaker=(n % 5 == 1).astype(np.uint8),
+        out_of_order=(n % 5 == 1).astype(np.uint8),
         forecast_kind=(n % len(ForecastKind)).astype(np.uint8),
         forecast_scale=np.where(n % len(ForecastKind) == ForecastKind.NONE, 0.0, 150.0),
         forecast_log_sigma=np.where(n % 2 == 0, 0.6, 0.0),

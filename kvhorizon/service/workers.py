@@ -77,7 +77,7 @@ class Worker:
 
 
 def check_shared(listen: str) -> None:
-    """That several processes can listen there, and nobody else does. Raises InputError."""
+    """That several processes can listen there, and no other does. Raises InputError."""
     if unix_path(listen) is not None or listen.endswith(":0"):
         raise InputError("listen", listen, "must be host:port with a port of its own for several workers")
     host, _, port = listen.rpartition(":")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from kvhorizon.sim.outcome import Outcome
-from kvhorizon.sim.policies import Policy
+from kvhorizon.sim.policies.registry import Policy
 from kvhorizon.sim.setup import Setup
-from kvhorizon.solver.fluid_bound import fluid_bound
+from kvhorizon.solver.bounds.fluid import fluid_bound
 
 
 def hindsight_bound_s(setup: Setup) -> float | None:

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kvhorizon.models.classes import NONE, Classes
+from kvhorizon.models.slo.classes import NONE, Classes
 from kvhorizon.sim.outcome import Outcome
-from kvhorizon.sim.trace import Trace
+from kvhorizon.sim.workload.trace import Trace
 
 FloatArray = NDArray[np.float64]
 TTFT_TARGET_S = 2.0

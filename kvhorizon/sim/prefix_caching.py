@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kvhorizon.errors import InputError
-from kvhorizon.sim.contents import has_hashes, hashes_fit
-from kvhorizon.sim.trace import Trace
+from kvhorizon.sim.engine.contents import has_hashes, hashes_fit
+from kvhorizon.sim.workload.trace import Trace
 
 UNKNOWN = (
     "the trace does not say which prompts share a prefix, so prefix caching is off here; vLLM has it on by default and "

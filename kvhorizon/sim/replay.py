@@ -11,12 +11,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from kvhorizon.models.classes import weights_of
-from kvhorizon.models.forecast import Forecast, make_forecast
-from kvhorizon.models.kept import Kept
-from kvhorizon.models.step_time import undoing
-from kvhorizon.sim.advance import FINISHED, LEARN, advance
-from kvhorizon.sim.arrays import (
+from kvhorizon.models.forecast.of_a_trace import Forecast, make_forecast
+from kvhorizon.models.performance.kept_share import Kept
+from kvhorizon.models.performance.step_time import undoing
+from kvhorizon.models.slo.classes import weights_of
+from kvhorizon.sim.engine.advance import FINISHED, LEARN, advance
+from kvhorizon.sim.engine.arrays import (
     BUSY,
     DONE,
     NEAR_END,
@@ -36,20 +36,20 @@ from kvhorizon.sim.arrays import (
     new_columns,
     new_engine,
 )
-from kvhorizon.sim.cache import FOUND, NEW_FOUND, NEW_LOOKED_UP, BlockCache, new_cache
-from kvhorizon.sim.contents import contents_of
-from kvhorizon.sim.failure import Failure, Lost, shut_down, strike
-from kvhorizon.sim.look import collect_waiting
+from kvhorizon.sim.engine.cache import FOUND, NEW_FOUND, NEW_LOOKED_UP, BlockCache, new_cache
+from kvhorizon.sim.engine.contents import contents_of
+from kvhorizon.sim.engine.failure import Failure, Lost, shut_down, strike
+from kvhorizon.sim.engine.turns import turns_of
 from kvhorizon.sim.outcome import Outcome
-from kvhorizon.sim.planned import PlanFollower
-from kvhorizon.sim.policies import Policy
-from kvhorizon.sim.recorded import recorded
+from kvhorizon.sim.policies.control import Plugin
+from kvhorizon.sim.policies.plan_follower import PlanFollower
+from kvhorizon.sim.policies.registry import Policy
+from kvhorizon.sim.policies.view import collect_waiting
+from kvhorizon.sim.policies.weights import Weights, weights_for
 from kvhorizon.sim.setup import Setup, Solver
-from kvhorizon.sim.steer import Guest
-from kvhorizon.sim.turns import turns_of
-from kvhorizon.sim.weights import Weights, weights_for
-from kvhorizon.solver.desk import Desk, new_desk
-from kvhorizon.solver.select import refresh_remaining
+from kvhorizon.sim.workload.recorded import recorded
+from kvhorizon.solver.heuristic.admission import refresh_remaining
+from kvhorizon.solver.heuristic.scratch import Scratch, new_scratch
 from kvhorizon.state import Habits
 
 LEARN_EVERY = 32  # finished requests between two lessons of the forecast
@@ -93,10 +93,10 @@ def start(setup: Setup, policy: Policy, alone: bool = True) -> tuple[Engine, For
     columns = new_columns(arrival_s, prompt, limit, weight)
     priority = None if trace.priority is None or not policy.by_priority else trace.priority.astype(np.int32)
     limits = _limits(setup, policy)
-    turns = turns_of(trace) if setup.prefix_caching and policy.guest.steers and alone else None
+    turns = turns_of(trace) if setup.prefix_caching and policy.plugin.steers and alone else None
     engine = new_engine(columns, trace.output_tokens.astype(np.int32), limits, _cache(setup), priority, turns)
     forecast = make_forecast(
-        setup.forecast if policy.guest.steers else "history",
+        setup.forecast if policy.plugin.steers else "history",
         prompt_tokens=trace.prompt_tokens,
         key=trace.key,
         output_limit=limit.astype(np.int64),
@@ -107,22 +107,22 @@ def start(setup: Setup, policy: Policy, alone: bool = True) -> tuple[Engine, For
     return engine, forecast
 
 
-def learn(engine: Engine, forecast: Forecast, desk: Desk, since: int) -> int:
+def learn(engine: Engine, forecast: Forecast, scratch: Scratch, since: int) -> int:
     """Tell the forecast who runs and who finished; returns how many have by now."""
     done = int(engine.counters[DONE])
     running = engine.lists.running[: int(engine.counters[RUNNING])].astype(np.int64)
     forecast.watch(running, engine.columns.generated[running].astype(np.int64))
     finished = engine.lists.finished[since:done].astype(np.int64)
     if forecast.learn(finished, engine.columns.generated[finished].astype(np.int64), float(engine.clock[NOW])):
-        size, _ = collect_waiting(engine, desk.waiting)
-        refresh_remaining(engine.columns, forecast.curves, desk.waiting, size)
+        size, _ = collect_waiting(engine, scratch.waiting)
+        refresh_remaining(engine.columns, forecast.curves, scratch.waiting, size)
     return done
 
 
-def priced(guest: Guest, engine: Engine, kept: Kept, setup: Setup) -> Guest:
-    """The guest, who prices evictions net of what has come back so far."""
+def priced(plugin: Plugin, engine: Engine, kept: Kept, setup: Setup) -> Plugin:
+    """The scheduler plugin, who prices evictions net of what has come back so far."""
     kept.see(int(engine.counters[RESTORED]), int(engine.counters[RECOMPUTED]))
-    return guest._replace(losing=undoing(setup.facts.cost, kept.share, setup.reload_s_per_token))
+    return plugin._replace(losing=undoing(setup.facts.cost, kept.share, setup.reload_s_per_token))
 
 
 def next_due_s(follower: PlanFollower | None, weights: Weights | None, failure: Failure | None) -> float:
@@ -156,28 +156,28 @@ def replay(
     without one, or while it fails, they fall back to their greedy rule. The engine may have a failure of its own.
     """
     engine, forecast = start(setup, policy)
-    desk = new_desk(len(setup.trace), setup.facts.max_num_seqs)
-    guest = policy.guest.at_work(len(setup.trace), setup.facts.max_num_seqs, setup.facts.cost, setup.prefix_caching)
+    scratch = new_scratch(len(setup.trace), setup.facts.max_num_seqs)
+    plugin = policy.plugin.at_work(len(setup.trace), setup.facts.max_num_seqs, setup.facts.cost, setup.prefix_caching)
     kept = Kept(setup.reload_s_per_token > 0.0)
-    follower = PlanFollower(setup, engine, forecast, desk, solver, policy.guest.rule) if policy.planner else None
-    weights = weights_for(setup, engine, desk) if policy.guest.steers else None
+    follower = PlanFollower(setup, engine, forecast, scratch, solver, policy.plugin.rule) if policy.planner else None
+    weights = weights_for(setup, engine, scratch) if policy.plugin.steers else None
     total = len(setup.trace)
     report_every = max(1, total // 200)
     learned = 0
     ahead, lost = failure, None
     while True:
-        guest = priced(guest, engine, kept, setup)
+        plugin = priced(plugin, engine, kept, setup)
         if follower:
             follower.habits = Habits(1.0, round(kept.share, 3), setup.reload_s_per_token)
         until_s = next_due_s(follower, weights, ahead)
-        learn_at = learned + LEARN_EVERY if guest.steers else int(engine.counters[DONE]) + report_every
-        reason = advance(engine, forecast.curves, guest, setup.facts.cost, desk, until_s, learn_at, True)
+        learn_at = learned + LEARN_EVERY if plugin.steers else int(engine.counters[DONE]) + report_every
+        reason = advance(engine, forecast.curves, plugin, setup.facts.cost, scratch, until_s, learn_at, True)
         if progress:
             progress(float(engine.counters[DONE]) / total)
         if reason == FINISHED:
             return outcome_of(setup, engine, follower.plans if follower else {}, lost)
-        if reason == LEARN and guest.steers:
-            learned = learn(engine, forecast, desk, learned)
+        if reason == LEARN and plugin.steers:
+            learned = learn(engine, forecast, scratch, learned)
             continue
         now_s = float(engine.clock[NOW])
         if ahead and now_s >= ahead.at_s:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from kvhorizon.models.classes import NONE, Classes
-from kvhorizon.sim.trace import Trace
+from kvhorizon.models.slo.classes import NONE, Classes
+from kvhorizon.sim.workload.trace import Trace
 from kvhorizon.state import EngineFacts, Plan, Snapshot
 
 

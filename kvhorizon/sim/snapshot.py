@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 
-from kvhorizon.models.forecast import Forecast
-from kvhorizon.models.survival import EXACT
-from kvhorizon.sim.arrays import FREE, NOW, RUNNING, STEP, Engine
-from kvhorizon.sim.look import collect_waiting
-from kvhorizon.solver.desk import Desk
+from kvhorizon.models.forecast.of_a_trace import Forecast
+from kvhorizon.models.forecast.survival import EXACT
+from kvhorizon.sim.engine.arrays import FREE, NOW, RUNNING, STEP, Engine
+from kvhorizon.sim.policies.view import collect_waiting
+from kvhorizon.solver.heuristic.scratch import Scratch
 from kvhorizon.state import EngineFacts, ForecastKind, Habits, Requests, Snapshot
 
 
 def take_snapshot(
-    engine: Engine, forecast: Forecast, desk: Desk, facts: EngineFacts, revision: int, habits: Habits
+    engine: Engine, forecast: Forecast, scratch: Scratch, facts: EngineFacts, revision: int, habits: Habits
 ) -> Snapshot:
     """Running requests in engine order, then the waiting in queue order; handles are request indices."""
     num_running = int(engine.counters[RUNNING])
-    num_waiting, _ = collect_waiting(engine, desk.waiting)
-    rows = np.concatenate([engine.lists.running[:num_running], desk.waiting[:num_waiting]]).astype(np.int64)
+    num_waiting, _ = collect_waiting(engine, scratch.waiting)
+    rows = np.concatenate([engine.lists.running[:num_running], scratch.waiting[:num_waiting]]).astype(np.int64)
     columns, curves = engine.columns, forecast.curves
     exact = curves.curve[rows] == EXACT
     size = len(rows)
@@ -34,7 +34,7 @@ def take_snapshot(
         cached_tokens=(columns.shared[rows] + columns.idle[rows]).astype(np.int64),
         shared_tokens=columns.shared[rows].astype(np.int64),
         weight=columns.weight[rows],
-        overtaker=columns.overtaker[rows],
+        out_of_order=columns.out_of_order[rows],
         forecast_kind=np.where(exact, ForecastKind.POINT, ForecastKind.CURVE).astype(np.uint8),
         forecast_scale=curves.scale[rows],
         forecast_log_sigma=np.zeros(size),

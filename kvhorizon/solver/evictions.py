@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kvhorizon.solver.greedy import Greedy
-from kvhorizon.solver.settings import EVICT_OCCUPANCY, EVICT_PER_PLAN, EVICT_RESIDENCY_S
+from kvhorizon.solver.heuristic.params import Greedy
+from kvhorizon.solver.program.settings import EVICT_OCCUPANCY, EVICT_PER_PLAN, EVICT_RESIDENCY_S
 
 IntArray = NDArray[np.int64]
 
@@ -33,18 +33,18 @@ class Asked(NamedTuple):
 
     slot: IntArray  # or whatever they are known by
     resident_s: NDArray[np.float64]  # since they were let in
-    overtaker: NDArray[np.uint8]  # 1: let in before an older waiting request
+    out_of_order: NDArray[np.uint8]  # 1: let in before an older waiting request
 
 
 def carried_out(asked: Asked, pool: Pool, rule: Greedy, gates: Gates) -> IntArray:
     """Slots of those who go: of the plan's first, whoever the gates let go.
 
-    Nobody while the pool has room, and not the only one that runs. Where the `rule` keeps a budget of reordering,
-    memory was lent to overtakers: of them only.
+    No request while the pool has room, and not the only one that runs. Where the `rule` keeps a budget of reordering,
+    memory was granted to requests out of order: of them only.
     """
     if pool.free_blocks > (1.0 - gates.occupancy) * pool.total_blocks or pool.num_running < 2:
         return asked.slot[:0]
     may_go = asked.resident_s >= gates.residency_s
     if rule.budgeted:
-        may_go &= asked.overtaker != 0
+        may_go &= asked.out_of_order != 0
     return asked.slot[:EVICT_PER_PLAN][may_go[:EVICT_PER_PLAN]]

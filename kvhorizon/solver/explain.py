@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from kvhorizon.solver.improve import Improved
-from kvhorizon.solver.problem import NEVER, NOBODY, Problem
+from kvhorizon.solver.program.model import NEVER, NO_REQUEST, Problem
+from kvhorizon.solver.program.search.improve import Improved
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -20,7 +20,7 @@ def explain(problem: Problem, improved: Improved) -> list[str]:
     """
     value = _values(problem, improved)
     running = problem.num_running
-    there = problem.rows != NOBODY
+    there = problem.rows != NO_REQUEST
     evicted = np.flatnonzero((improved.choice[:running] != 0) & there[:running])
     waiting = running + np.flatnonzero(there[running:])
     waiting = waiting[np.lexsort((problem.key[waiting], _late_last(problem, improved.choice[waiting])))]

@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kvhorizon.errors import InputError
-from kvhorizon.models.survival import GRID_POINTS
+from kvhorizon.models.forecast.survival import GRID_POINTS
 from kvhorizon.state import EngineFacts, ForecastKind, Habits, Requests, Snapshot, StepCost
 
 Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -92,7 +92,7 @@ class RequestJson(_Strict):
     cached_tokens: Count = 0
     shared_tokens: Count = 0
     weight: Real = 1.0
-    overtaker: bool = False
+    out_of_order: bool = False
     forecast: ForecastJson | None = None
 
 
@@ -189,7 +189,7 @@ def _columns(read: SnapshotJson) -> Requests:
         cached_tokens=np.array([r.cached_tokens for r in requests], np.int64),
         shared_tokens=np.array([r.shared_tokens for r in requests], np.int64),
         weight=np.array([r.weight for r in requests], np.float64),
-        overtaker=np.array([r.overtaker for r in requests], np.uint8),
+        out_of_order=np.array([r.out_of_order for r in requests], np.uint8),
         forecast_kind=kind.astype(np.uint8),
         forecast_scale=np.where(curve >= 0, [f.scale_tokens for f in forecasts], median),
         forecast_log_sigma=np.where(median > 0.0, [f.log_sigma for f in forecasts], 0.0),

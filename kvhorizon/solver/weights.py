@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from kvhorizon.models.shares import Ledger
-from kvhorizon.models.urgency import urgency
-from kvhorizon.solver.columns import Columns
+from kvhorizon.models.slo.tenant_shares import Ledger
+from kvhorizon.models.slo.urgency import urgency
+from kvhorizon.solver.heuristic.columns import Columns
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]

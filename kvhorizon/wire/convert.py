@@ -34,7 +34,7 @@ COLUMNS = (
     Column("preemptions", np.int64, 0),
     Column("cached_tokens", np.int64, 0),
     Column("weight", np.float64, 1),
-    Column("overtaker", np.uint8, 0),
+    Column("out_of_order", np.uint8, 0),
     Column("forecast_kind", np.uint8, 0),
     Column("forecast_scale", np.float64, 0),
     Column("forecast_log_sigma", np.float64, 0),

@@ -1,4 +1,4 @@
-"""Asking the guest in an engine: by its HTTP port, or by the socket that processes of the same user find by name.
+"""Asking the plugin in an engine: by its HTTP port, or by the socket that processes of the same user find by name.
 
 The socket is an abstract Unix one (Linux): it has no file, so nothing stays behind however the engine dies.
 """

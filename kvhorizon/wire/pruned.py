@@ -1,7 +1,8 @@
 """Of a long queue, the requests that a plan is made for: those that came first, and those with least to do.
 
-A plan looks some seconds ahead and names whom to admit meanwhile; whom it does not name waits for the rules beside the
-engine, as ever. So a queue of a hundred thousand costs a plan no more than one of thousands, and fits into a message.
+A plan looks some seconds ahead and names which requests to admit meanwhile; what it does not name waits for the rules
+beside the engine, as ever. So a queue of a hundred thousand costs a plan no more than one of thousands, and fits into a
+message.
 """
 
 from dataclasses import replace

@@ -16,7 +16,7 @@ from kvhorizon.wire.v1 import scheduler_pb2 as pb
 MAX_REQUESTS = 65_536
 MAX_MESSAGE_BYTES = 64 * 2**20
 MAX_CURVES = 1_024
-CURVE_POINTS = 512  # the grid of `models.survival`
+CURVE_POINTS = 512  # the grid of `models.forecast.survival`
 MAX_COUNT = 2**31 - 1  # of tokens, blocks and preemptions
 MAX_ENGINE_ID = 256  # characters
 

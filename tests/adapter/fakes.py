@@ -1,4 +1,4 @@
-"""Just enough of vLLM's requests and scheduler for the guest's parts to work on."""
+"""Just enough of vLLM's requests and scheduler for the plugin's parts to work on."""
 
 from __future__ import annotations
 

@@ -3,10 +3,10 @@
 import pytest
 from fakes import request
 
-from kvhorizon.adapter.accounting import Accounting
-from kvhorizon.adapter.facts import UNKNOWN_COST
-from kvhorizon.models.cost import prefill_flops
-from kvhorizon.models.shape import builtin
+from kvhorizon.adapter.accounting.recomputation import Accounting
+from kvhorizon.adapter.engine_facts import UNKNOWN_COST
+from kvhorizon.models.performance.flops import prefill_flops
+from kvhorizon.models.performance.shape import builtin
 
 SHAPE = builtin("llama-3.1-8b")
 
@@ -55,7 +55,7 @@ def test_evicted_again_before_it_caught_up() -> None:
     assert accounts.total.preemptions == 2
 
 
-def test_tokens_that_nobody_knows_yet_are_not_lost() -> None:
+def test_tokens_that_no_request_knows_yet_are_not_lost() -> None:
     """Asynchronous scheduling counts placeholders as computed."""
     accounts = Accounting(SHAPE, UNKNOWN_COST)
     one = request("a", prompt=100, output=5, computed=106)

@@ -10,8 +10,8 @@ import pytest
 from fakes import wait_for
 
 from kvhorizon.adapter.guard import Guard
-from kvhorizon.adapter.session import PlanSession
-from kvhorizon.adapter.shared import SharedSolver
+from kvhorizon.adapter.planning.session import PlanSession
+from kvhorizon.adapter.planning.shared import SharedSolver
 from kvhorizon.wire.failures import SolverError, SolverRefused, SolverUnavailable
 from kvhorizon.wire.session import Session
 

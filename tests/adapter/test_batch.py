@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from fakes import request, scheduler
 
-from kvhorizon.adapter import batch as batch_module
-from kvhorizon.adapter.batch import Batch
-from kvhorizon.adapter.engine import Engine
-from kvhorizon.adapter.forecast import Forecaster
-from kvhorizon.adapter.rows import Rows
+from kvhorizon.adapter.engine import running_batch as batch_module
+from kvhorizon.adapter.engine.request_table import Rows
+from kvhorizon.adapter.engine.running_batch import Batch
+from kvhorizon.adapter.engine.view import Engine
+from kvhorizon.adapter.forecasting.forecaster import Forecaster
 
 TABLES = Forecaster().tables
 BUDGET = 96
@@ -199,7 +199,7 @@ def test_an_engine_that_does_otherwise_is_read_anew() -> None:
         world.schedule()
         world.update()
     reads = world.batch.reads
-    world.batch.advanced({}, 1, [])  # it says that it computed one token, and of nobody
+    world.batch.advanced({}, 1, [])  # it says that it computed one token, and of no request
     world.check(scheduled=False)
     assert world.batch.reads == reads + 1
 

@@ -1,4 +1,4 @@
-"""Which vLLM gets how much of the guest, and evictions that lose nobody."""
+"""Which vLLM gets how much of the plugin, and evictions that lose no request."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +10,7 @@ from kvhorizon.adapter.compat import Level, check, evict, parse_version
 
 
 class Whole:
-    """The methods that the guest relies on, with their arguments."""
+    """The methods that the plugin relies on, with their arguments."""
 
     def schedule(self) -> None: ...
     def add_request(self, request: Any) -> None: ...
@@ -70,7 +70,7 @@ def test_versions() -> None:
     assert parse_version("nonsense") == (0, 0)
 
 
-def test_an_eviction_that_fails_loses_nobody() -> None:
+def test_an_eviction_that_fails_loses_no_request() -> None:
     engine = scheduler()
     victim, other = request("a", status=Status.RUNNING), request("b", status=Status.RUNNING)
     engine.running += [victim, other]

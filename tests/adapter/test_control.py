@@ -1,4 +1,4 @@
-"""What the engine is shown: the chosen, and everybody whom the guest does not choose from."""
+"""What the engine is shown: the chosen, and all requests that the plugin does not choose from."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -7,16 +7,16 @@ import pytest
 from fakes import Status, request, scheduler
 
 from kvhorizon.adapter.compat import Level
-from kvhorizon.adapter.control import Control
-from kvhorizon.adapter.decisions import DecisionLog
-from kvhorizon.adapter.engine import Engine
-from kvhorizon.adapter.facts import UNKNOWN_COST
-from kvhorizon.adapter.forecast import Forecaster
-from kvhorizon.adapter.kinds import PATIENCE_S, steerable
-from kvhorizon.adapter.plans import PlanFollower
-from kvhorizon.adapter.rows import Rows
-from kvhorizon.adapter.rule import Rule
-from kvhorizon.solver.greedy import GREEDY, Knob
+from kvhorizon.adapter.control.controller import Control
+from kvhorizon.adapter.control.decision_log import DecisionLog
+from kvhorizon.adapter.control.plan_follower import PlanFollower
+from kvhorizon.adapter.control.step_policy import Rule
+from kvhorizon.adapter.engine.request_table import Rows
+from kvhorizon.adapter.engine.view import Engine
+from kvhorizon.adapter.engine_facts import UNKNOWN_COST
+from kvhorizon.adapter.forecasting.forecaster import Forecaster
+from kvhorizon.adapter.kinds.kinds import PATIENCE_S, steerable
+from kvhorizon.solver.heuristic.params import GREEDY, Knob
 
 TABLES = Forecaster().tables
 
@@ -132,7 +132,7 @@ def test_who_waits_outside_the_queue_is_not_put_into_it() -> None:
 
 
 def test_the_next_class_comes_once_all_of_the_more_urgent_are_in() -> None:
-    """Priorities 0, 1 and 2, of 1, 5 and 1 blocks, or 40 of the most urgent; nobody takes its place."""
+    """Priorities 0, 1 and 2, of 1, 5 and 1 blocks, or 40 of the most urgent; no request takes its place."""
     waiting = [request("last", 16, priority=2), request("next", 80, priority=1), request("first", 16)]
 
     def chosen(free: int, first: int = 16) -> set[str]:
@@ -147,15 +147,15 @@ def test_the_next_class_comes_once_all_of_the_more_urgent_are_in() -> None:
     assert chosen(35, first=640) == set()
 
 
-def test_overtakers_of_several_classes_are_counted_once() -> None:
-    """As if all were of one class, where everybody fits."""
+def test_out_of_order_of_several_classes_are_counted_once() -> None:
+    """As if all were of one class, where all fit."""
 
     def owed(priorities: tuple[int, int, int]) -> tuple[int, float]:
         sizes = {"old": 160, "short": 16, "last": 16}
         waiting = [request(n, size, priority=p) for (n, size), p in zip(sizes.items(), priorities, strict=True)]
         control = build(90, waiting, Knob.BALANCED, policy=SimpleNamespace(value="priority"))
         control.advise(10.0)
-        return len(control.choice.slots), float(control.rows.desk.owed[0])
+        return len(control.choice.slots), float(control.rows.scratch.owed[0])
 
     together = owed((0, 0, 0))
     assert together[0] == 3
@@ -171,7 +171,7 @@ def test_prompts_that_come_in_chunks_are_not_counted_whole() -> None:
     assert shown(build(90, waiting, scheduler_config=chunks)) == ["a", "b", "c"]
 
 
-def test_an_idle_engine_sees_everybody_if_nobody_is_chosen() -> None:
+def test_an_idle_engine_sees_all_requests_if_no_request_is_chosen() -> None:
     control = build(3, [request("a", 1500), request("b", 1500)])
     control.engine.scheduler.running.clear()
     control.batch.changed()
@@ -180,7 +180,7 @@ def test_an_idle_engine_sees_everybody_if_nobody_is_chosen() -> None:
 
 def test_a_hold_is_explained() -> None:
     control = build(2, [request("a", 1500)])
-    control.rule.hopeless = lambda *_: False  # type: ignore[method-assign]
+    control.rule.infeasible = lambda *_: False  # type: ignore[method-assign]
     assert shown(control) == []
     (held,) = control.log.of("a")
     assert (held.what, held.by) == ("held", "local")

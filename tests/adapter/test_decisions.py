@@ -1,6 +1,6 @@
 """The log of decisions: bounded, repeats counted in place, and a victim's entry tells whether it went."""
 
-from kvhorizon.adapter.decisions import Decision, DecisionLog
+from kvhorizon.adapter.control.decision_log import Decision, DecisionLog
 
 
 def decision(request: str, what: str = "held", step: int = 1, by: str = "local") -> Decision:

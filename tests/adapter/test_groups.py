@@ -1,4 +1,4 @@
-"""A trained model in the guest: its groups begin with what it knows, what is seen corrects them, and nothing fails."""
+"""A trained model in the plugin: its groups begin with what it knows, what is seen corrects them, and nothing fails."""
 
 import dataclasses
 import logging
@@ -10,18 +10,26 @@ import numpy as np
 import pytest
 from fakes import request, scheduler
 
-from kvhorizon.adapter.ended import Ended
-from kvhorizon.adapter.engine import Engine
-from kvhorizon.adapter.forecast import GROUP_ROWS, Forecaster, Tables, curve_of, place
-from kvhorizon.adapter.groups import MOST_NODES, UNKNOWN, Groups, groups_of
-from kvhorizon.adapter.hints import Hint
-from kvhorizon.adapter.intake import Intake
-from kvhorizon.adapter.keys import MOST_GROUPS, chains_of, group_keys, hint_leaf, leaf_of, level_of, source_of
-from kvhorizon.adapter.rows import Rows
-from kvhorizon.models.features import Inputs
-from kvhorizon.models.learned import LearnedModel, save_model
-from kvhorizon.models.scoring import quantile
-from kvhorizon.models.trees import Trees
+from kvhorizon.adapter.engine.request_table import Rows
+from kvhorizon.adapter.engine.view import Engine
+from kvhorizon.adapter.forecasting.finished import Ended
+from kvhorizon.adapter.forecasting.forecaster import GROUP_ROWS, Forecaster, Tables, curve_of, place
+from kvhorizon.adapter.forecasting.groups import MOST_NODES, UNKNOWN, Groups, groups_of
+from kvhorizon.adapter.forecasting.hints import Hint
+from kvhorizon.adapter.forecasting.intake import Intake
+from kvhorizon.adapter.forecasting.keys import (
+    MOST_GROUPS,
+    chains_of,
+    group_keys,
+    hint_leaf,
+    leaf_of,
+    level_of,
+    source_of,
+)
+from kvhorizon.models.forecast.learned.features import Inputs
+from kvhorizon.models.forecast.learned.learned import LearnedModel, save_model
+from kvhorizon.models.forecast.learned.trees import Trees
+from kvhorizon.models.forecast.scoring import quantile
 
 SHORT, LONG = 20, 400  # tokens of the two groups of `stump`
 
@@ -117,7 +125,7 @@ def test_a_request_keeps_its_group_and_is_forgotten_when_it_is_over() -> None:
     intake.left(request("a"))
     assert groups.of("a") == UNKNOWN
     intake.add(request("c", 5000), 0.0, 0.0)
-    intake.rebuild(0.0, 0.0)  # the engine knows nobody
+    intake.rebuild(0.0, 0.0)  # the engine knows no request
     assert groups.of("c") == UNKNOWN
 
 
@@ -146,7 +154,7 @@ def test_a_tenant_of_no_use_is_none() -> None:
 
 
 def huge(nodes: int) -> Trees:
-    """A tree of one leaf, and others that nobody reaches."""
+    """A tree of one leaf, and others that no request reaches."""
     root, none = np.zeros(1, np.int64), np.full(nodes, -1)
     return Trees(root, root, none, np.zeros(nodes), none, none)
 

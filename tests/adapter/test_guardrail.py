@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvhorizon.adapter.accounting import Accounting
+from kvhorizon.adapter.accounting.recomputation import Accounting
 from kvhorizon.adapter.guardrail.evidence import ENOUGH, MARGINS, RENEWAL, Evidence, alike
 from kvhorizon.adapter.guardrail.guardrail import Guardrail
 from kvhorizon.adapter.guardrail.meter import Meter, Seen

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kvhorizon.adapter.hints import Hint, number_of_name, read_hint, read_tenant
+from kvhorizon.adapter.forecasting.hints import Hint, number_of_name, read_hint, read_tenant
 from kvhorizon.errors import InputError
 
 

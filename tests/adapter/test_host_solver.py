@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from test_adapter_session import wait_for
 
-from kvhorizon.adapter import host
-from kvhorizon.adapter.host import HostSolver, meeting_place
+from kvhorizon.adapter.planning import host
+from kvhorizon.adapter.planning.host import HostSolver, meeting_place
 from kvhorizon.errors import InputError
 from kvhorizon.wire.failures import SolverUnavailable
 

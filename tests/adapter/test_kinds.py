@@ -8,13 +8,13 @@ from fakes import Status, request, scheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvhorizon.adapter.encoders import unsure_last
-from kvhorizon.adapter.engine import Engine
-from kvhorizon.adapter.forecast import Forecaster
-from kvhorizon.adapter.grammars import Grammars
-from kvhorizon.adapter.kinds import PATIENCE_S, ready, steerable
-from kvhorizon.adapter.lora import Adapters
-from kvhorizon.adapter.rows import Rows
+from kvhorizon.adapter.engine.request_table import Rows
+from kvhorizon.adapter.engine.view import Engine
+from kvhorizon.adapter.forecasting.forecaster import Forecaster
+from kvhorizon.adapter.kinds.encoders import unsure_last
+from kvhorizon.adapter.kinds.grammars import Grammars
+from kvhorizon.adapter.kinds.kinds import PATIENCE_S, ready, steerable
+from kvhorizon.adapter.kinds.lora import Adapters
 
 TABLES = Forecaster().tables
 NOW_S = 100.0

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from fakes import Status, request, scheduler, wait_for
 
-from kvhorizon.adapter.ended import Ended
-from kvhorizon.adapter.engine import Engine
-from kvhorizon.adapter.forecast import Forecaster
-from kvhorizon.adapter.learner import SAVE_S, WATCH_S, Learner, running_now, state_folder
-from kvhorizon.adapter.rows import Rows
+from kvhorizon.adapter.engine.request_table import Rows
+from kvhorizon.adapter.engine.view import Engine
+from kvhorizon.adapter.forecasting.finished import Ended
+from kvhorizon.adapter.forecasting.forecaster import Forecaster
+from kvhorizon.adapter.forecasting.learner import SAVE_S, WATCH_S, Learner, running_now, state_folder
 
 COMPILING_S = 120.0  # what the thread calls may have to be compiled first
 

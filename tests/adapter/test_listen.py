@@ -1,4 +1,4 @@
-"""The guest's HTTP answers, on a port and on the socket of its own user; and what goes wrong with either."""
+"""The scheduler plugin's HTTP answers, on a port and on the socket of its own user; and what goes wrong with either."""
 
 import os
 import socket
@@ -58,7 +58,7 @@ def test_garbage_does_not_stop_it(address: str) -> None:
     assert ask(address, "/metrics") == TEXT
 
 
-def test_nobody_there() -> None:
+def test_no_request_there() -> None:
     for address in (local_address(INSTANCE, 7), "http://127.0.0.1:1", "http://127.0.0.1:99999", "127.0.0.1:x"):
         with pytest.raises(OSError, match=r"refused|[Pp]ort|answer"):
             ask(address, "/metrics")

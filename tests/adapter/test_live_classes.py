@@ -6,21 +6,21 @@ from types import SimpleNamespace
 import pytest
 from fakes import request, scheduler
 
-from kvhorizon.adapter.batch import Batch
-from kvhorizon.adapter.engine import Engine
-from kvhorizon.adapter.facts import UNKNOWN_COST
-from kvhorizon.adapter.forecast import Forecaster
-from kvhorizon.adapter.intake import Intake
-from kvhorizon.adapter.rows import Rows
-from kvhorizon.adapter.rule import Rule
-from kvhorizon.adapter.session import PlanSession
+from kvhorizon.adapter.control.step_policy import Rule
+from kvhorizon.adapter.control.weights import Weights, weights_for
+from kvhorizon.adapter.engine.request_table import Rows
+from kvhorizon.adapter.engine.running_batch import Batch
+from kvhorizon.adapter.engine.snapshot import snapshot_of, take_moment
+from kvhorizon.adapter.engine.view import Engine
+from kvhorizon.adapter.engine_facts import UNKNOWN_COST
+from kvhorizon.adapter.forecasting.forecaster import Forecaster
+from kvhorizon.adapter.forecasting.intake import Intake
+from kvhorizon.adapter.planning.session import PlanSession
+from kvhorizon.adapter.planning.ticker import Ticker
 from kvhorizon.adapter.settings import load
-from kvhorizon.adapter.snapshot import snapshot_of, take_moment
-from kvhorizon.adapter.ticker import Ticker
-from kvhorizon.adapter.weights import Weights, weights_for
 from kvhorizon.errors import InputError
-from kvhorizon.models.classes import read_classes
-from kvhorizon.solver.greedy import GREEDY, Knob
+from kvhorizon.models.slo.classes import read_classes
+from kvhorizon.solver.heuristic.params import GREEDY, Knob
 from kvhorizon.state import EngineFacts, Habits
 
 CLASSES = {"interactive": {"weight": 4}, "batch": {"weight": 0.25}}

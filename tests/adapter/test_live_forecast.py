@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kvhorizon.adapter.ended import Ended
-from kvhorizon.adapter.forecast import HISTORY_ROWS, Forecaster, Tables, curve_of, place
-from kvhorizon.adapter.hints import Hint
-from kvhorizon.adapter.keys import hint_leaf
-from kvhorizon.adapter.running import Running
+from kvhorizon.adapter.forecasting.finished import Ended
+from kvhorizon.adapter.forecasting.forecaster import HISTORY_ROWS, Forecaster, Tables, curve_of, place
+from kvhorizon.adapter.forecasting.hints import Hint
+from kvhorizon.adapter.forecasting.keys import hint_leaf
+from kvhorizon.adapter.forecasting.running import Running
 from kvhorizon.errors import InputError
-from kvhorizon.models.bins import UNIT_TOKENS
-from kvhorizon.models.scoring import quantile
+from kvhorizon.models.forecast.bins import UNIT_TOKENS
+from kvhorizon.models.forecast.scoring import quantile
 
 ACME, OTHER = 1 << 40, 2 << 40  # leaves of two tenants
 LIMIT = 1 << 20

@@ -1,4 +1,4 @@
-"""A trained model in the guest: live groups are those that the recording gives, and forecasts are better for it."""
+"""A trained model in the plugin: live groups are those that the recording gives, and forecasts are better for it."""
 
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -9,13 +9,13 @@ import pytest
 from fakes import request
 from test_groups import intake_of
 
-from kvhorizon.adapter.forecast import Forecaster
-from kvhorizon.adapter.groups import Groups
-from kvhorizon.adapter.keys import chains_of, group_keys
-from kvhorizon.models.features import DAY_S, FEATURES, Inputs, Recorded, features_of
-from kvhorizon.models.learned import GROUP_KEYS
-from kvhorizon.models.prequential import finish_times
-from kvhorizon.models.train import train
+from kvhorizon.adapter.forecasting.forecaster import Forecaster
+from kvhorizon.adapter.forecasting.groups import Groups
+from kvhorizon.adapter.forecasting.keys import chains_of, group_keys
+from kvhorizon.models.forecast.learned.features import DAY_S, FEATURES, Inputs, Recorded, features_of
+from kvhorizon.models.forecast.learned.learned import GROUP_KEYS
+from kvhorizon.models.forecast.learned.train import train
+from kvhorizon.models.forecast.prequential import finish_times
 
 BEGAN_S = 1.7e9
 
@@ -118,8 +118,8 @@ def test_live_groups_are_those_of_the_recording(known: tuple[str, ...]) -> None:
     assert groups.errors == 0
 
 
-def test_a_fresh_guest_with_a_model_forecasts_better_than_one_without() -> None:
-    """Trained on the first 60 % of the requests; two guests that know nothing of them serve the rest."""
+def test_a_fresh_plugin_with_a_model_forecasts_better_than_one_without() -> None:
+    """Trained on the first 60 % of the requests; two plugins that know nothing of them serve the rest."""
     pytest.importorskip("lightgbm")
     whole = conversations(0.3, 4000)
     first = 2400

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from kvhorizon.adapter.ended import Ended
-from kvhorizon.adapter.forecast_health import ForecastHealth
-from kvhorizon.adapter.peaks import GAP_LOOKS, HORIZON_STEPS, PATIENCE_LOOKS, PeakWatch
-from kvhorizon.adapter.running import Running
-from kvhorizon.models.overflow import score_of
-from kvhorizon.models.survival import Curves, lognormal_curve, residual_of
+from kvhorizon.adapter.forecasting.finished import Ended
+from kvhorizon.adapter.forecasting.health import ForecastHealth
+from kvhorizon.adapter.forecasting.peaks import GAP_LOOKS, HORIZON_STEPS, PATIENCE_LOOKS, PeakWatch
+from kvhorizon.adapter.forecasting.running import Running
+from kvhorizon.models.forecast.overflow import score_of
+from kvhorizon.models.forecast.survival import Curves, lognormal_curve, residual_of
 
 SIZE, MEDIAN, LIMIT = 64, 200.0, 1 << 20
 CURVE = lognormal_curve(0.7)

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from kvhorizon.adapter.accounting import Tally
-from kvhorizon.adapter.losing import losing_of
-from kvhorizon.models.kept import BELIEF_TOKENS, BELIEVED_SHARE
-from kvhorizon.models.offload import HOST_GB_S
-from kvhorizon.models.shape import builtin
-from kvhorizon.models.step_time import recompute_seconds
+from kvhorizon.adapter.accounting.recomputation import Tally
+from kvhorizon.adapter.control.preemption_cost import losing_of
+from kvhorizon.models.performance.kept_share import BELIEF_TOKENS, BELIEVED_SHARE
+from kvhorizon.models.performance.kv_offload import HOST_GB_S
+from kvhorizon.models.performance.shape import builtin
+from kvhorizon.models.performance.step_time import recompute_seconds
 from kvhorizon.state import StepCost
 
 COST = StepCost(fixed_s=0.005, weights_s=0.008, linear_s_per_token=4e-5, attention_s_per_pair=1e-9)

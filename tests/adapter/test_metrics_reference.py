@@ -5,9 +5,9 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from kvhorizon.adapter.accounts import Counting
-from kvhorizon.adapter.guest import Guest
-from kvhorizon.adapter.settings import PREFIX, GuestSettings
+from kvhorizon.adapter.accounting_hooks import Counting
+from kvhorizon.adapter.plugin import Plugin
+from kvhorizon.adapter.settings import PREFIX, PluginSettings
 from kvhorizon.adapter.telemetry.catalogue import CATALOGUE, ENGINE_LABELS, HOOKS, build, reference
 from kvhorizon.adapter.telemetry.observer import Observer
 from kvhorizon.adapter.telemetry.publisher import Publisher
@@ -38,8 +38,8 @@ def test_all_that_is_in_the_table_is_exported() -> None:
 
 def test_what_will_be_counted_is_shown_before_it_happens() -> None:
     """Else a rate would miss the step from nothing to one, and panels were empty."""
-    nobody: Any = None
-    registry = Publisher(nobody, nobody, "m", 0).registry
+    no_request: Any = None
+    registry = Publisher(no_request, no_request, "m", 0).registry
     for metric in CATALOGUE:
         if metric.kind != "gauge" and not set(metric.labels) & {"slo_class", "arm"}:
             assert metric.first, f"{metric.name} begins with nothing"
@@ -50,7 +50,7 @@ def test_what_will_be_counted_is_shown_before_it_happens() -> None:
 
 
 def test_every_hook_that_fails_open_counts_its_errors_from_the_start() -> None:
-    parts = {"scheduling": Guest, "accounting": Counting, "telemetry": Observer}
+    parts = {"scheduling": Plugin, "accounting": Counting, "telemetry": Observer}
     found = {
         part: {name for name, hook in vars(owner).items() if hasattr(hook, "__wrapped__")}
         for part, owner in parts.items()
@@ -61,7 +61,7 @@ def test_every_hook_that_fails_open_counts_its_errors_from_the_start() -> None:
 
 def test_settings_are_documented() -> None:
     text = (DOCS / "reference/settings.md").read_text()
-    for name in set(GuestSettings.model_fields) - SAID_ELSEWHERE:
+    for name in set(PluginSettings.model_fields) - SAID_ELSEWHERE:
         assert f"`{PREFIX}{name.upper()}`" in text, name
 
 

@@ -31,7 +31,7 @@ def test_a_signal_toggles() -> None:
         assert switch.mode(0.0) is Mode.OFF
         os.kill(os.getpid(), signal.SIGUSR1)
         assert switch.mode(0.0) is Mode.CONTROL
-        assert not toggle_on_signal(switch)  # somebody has it
+        assert not toggle_on_signal(switch)  # it is taken
     finally:
         signal.signal(signal.SIGUSR1, before)
 

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from fakes import Status, request, scheduler
 
-from kvhorizon.adapter.accounting import Tally
-from kvhorizon.adapter.engine import Engine
-from kvhorizon.adapter.forecast import Forecaster
-from kvhorizon.adapter.learner import running_now
-from kvhorizon.adapter.losing import Losing
-from kvhorizon.adapter.pace import LEAST_STEPS, Pace
-from kvhorizon.adapter.rows import Rows
+from kvhorizon.adapter.accounting.recomputation import Tally
+from kvhorizon.adapter.control.preemption_cost import Losing
+from kvhorizon.adapter.engine.decode_pace import LEAST_STEPS, Pace
+from kvhorizon.adapter.engine.request_table import Rows
+from kvhorizon.adapter.engine.view import Engine
+from kvhorizon.adapter.forecasting.forecaster import Forecaster
+from kvhorizon.adapter.forecasting.learner import running_now
 from kvhorizon.adapter.telemetry.pressure import SHOWN_STEPS, promised_blocks
-from kvhorizon.models.kept import BELIEF_TOKENS, MEMORY_TOKENS
+from kvhorizon.models.performance.kept_share import BELIEF_TOKENS, MEMORY_TOKENS
 from kvhorizon.state import StepCost
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 from fakes import request
 
-from kvhorizon.adapter.forecast import Forecaster
-from kvhorizon.adapter.plans import PlanFollower
-from kvhorizon.adapter.rows import Rows
+from kvhorizon.adapter.control.plan_follower import PlanFollower
+from kvhorizon.adapter.engine.request_table import Rows
+from kvhorizon.adapter.forecasting.forecaster import Forecaster
 from kvhorizon.solver.expiry import PLAN_MAX_AGE_S, DatedPlan
 from kvhorizon.state import Plan, Source
 
@@ -36,7 +36,7 @@ def rows_of(count: int) -> Rows:
 
 
 def ranks(rows: Rows) -> dict[str, int]:
-    return {name: int(rows.desk.rank[slot]) for name, slot in rows.slot_of.items() if rows.desk.rank[slot]}
+    return {name: int(rows.scratch.rank[slot]) for name, slot in rows.slot_of.items() if rows.scratch.rank[slot]}
 
 
 def test_those_to_be_admitted_now_are_ranked_in_its_order() -> None:

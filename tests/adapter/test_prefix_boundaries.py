@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvhorizon.adapter.boundaries import Boundaries
-from kvhorizon.adapter.clock import StepClock
-from kvhorizon.adapter.prefill_price import PrefillPrice
-from kvhorizon.adapter.prefix_cache import boundary
+from kvhorizon.adapter.engine.clock import StepClock
+from kvhorizon.adapter.prefix_cache.boundaries import Boundaries
+from kvhorizon.adapter.prefix_cache.prefill_price import PrefillPrice
+from kvhorizon.adapter.prefix_cache.search import boundary
 
 CHAIN = [bytes([n]) for n in range(40)]
 

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from fakes import request
 
-from kvhorizon.adapter.hints import Hint
-from kvhorizon.adapter.keys import chains_of, hint_chains_of, hint_leaf, hint_sources_of, leaf_of, source_of
-from kvhorizon.models.chains import length_key
-from kvhorizon.models.hint import hint_chain
+from kvhorizon.adapter.forecasting.hints import Hint
+from kvhorizon.adapter.forecasting.keys import chains_of, hint_chains_of, hint_leaf, hint_sources_of, leaf_of, source_of
+from kvhorizon.models.forecast.hints import hint_chain
+from kvhorizon.models.forecast.history.chains import length_key
 
 
 def sampling(**more: Any) -> Any:

@@ -4,8 +4,8 @@ from fakes import request
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvhorizon.adapter.forecast import Forecaster
-from kvhorizon.adapter.rows import Rows
+from kvhorizon.adapter.engine.request_table import Rows
+from kvhorizon.adapter.forecasting.forecaster import Forecaster
 
 TABLES = Forecaster().tables
 
@@ -49,4 +49,4 @@ def check(rows: Rows, waiting: list[str], running: list[str]) -> None:
 
 
 def test_a_name_unknown_is_no_error() -> None:
-    assert Rows(4, TABLES).release("nobody") is None
+    assert Rows(4, TABLES).release("no_request") is None

@@ -6,13 +6,21 @@ from fakes import request, scheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvhorizon.adapter.batch import Batch
-from kvhorizon.adapter.engine import Engine
-from kvhorizon.adapter.facts import UNKNOWN_COST
-from kvhorizon.adapter.forecast import Forecaster
-from kvhorizon.adapter.rows import Rows
-from kvhorizon.adapter.rule import MANY, NOBODY, REST_S, Rule, enough_victims, greatest_first, put_last
-from kvhorizon.solver.greedy import GREEDY, KNOBS, Knob, with_prefix_cache
+from kvhorizon.adapter.control.step_policy import (
+    MANY,
+    NO_REQUEST,
+    REST_S,
+    Rule,
+    enough_victims,
+    greatest_first,
+    move_to_tail,
+)
+from kvhorizon.adapter.engine.request_table import Rows
+from kvhorizon.adapter.engine.running_batch import Batch
+from kvhorizon.adapter.engine.view import Engine
+from kvhorizon.adapter.engine_facts import UNKNOWN_COST
+from kvhorizon.adapter.forecasting.forecaster import Forecaster
+from kvhorizon.solver.heuristic.params import GREEDY, KNOBS, Knob, with_prefix_cache
 
 TABLES = Forecaster().tables
 
@@ -75,21 +83,21 @@ def test_calm_is_calm(known: list[tuple[int, int, int]], free: int) -> None:
     st.integers(0, 400),
     st.sampled_from(KNOBS),
 )
-def test_hopeless_means_nobody(known: list[tuple[int, int]], waiting: list[int], free: int, knob: Knob) -> None:
+def test_infeasible_means_no_request(known: list[tuple[int, int]], waiting: list[int], free: int, knob: Knob) -> None:
     engine, rows = build([(p, g, p + g) for p, g in known], waiting, free)
     rule = Rule(GREEDY[knob], UNKNOWN_COST)
     if not known:
         return
-    hopeless = rule.hopeless(rows, engine, engine.free_blocks, 200.0)
+    infeasible = rule.infeasible(rows, engine, engine.free_blocks, 200.0)
     choice = rule.choose(rows, engine, Batch(engine, rows).demand(), rows.waiting(), 200.0)
-    assert not (hopeless and choice.slots)
+    assert not (infeasible and choice.slots)
     blocks = sum(-(-int(rows.columns.prompt[slot]) // 16) for slot in choice.slots)
     assert blocks + Batch(engine, rows).demand().total_blocks <= max(free, Batch(engine, rows).demand().total_blocks)
     assert len(choice.slots) <= engine.seats
     if not choice.slots:
-        assert rule.hopeless(rows, engine, engine.free_blocks, 200.05)  # it stands
+        assert rule.infeasible(rows, engine, engine.free_blocks, 200.05)  # it stands
         rule.arrived(1)
-        assert rule.choose(rows, engine, Batch(engine, rows).demand(), rows.waiting(), 200.05) is NOBODY
+        assert rule.choose(rows, engine, Batch(engine, rows).demand(), rows.waiting(), 200.05) is NO_REQUEST
 
 
 @pytest.mark.parametrize(("left", "rests"), [(MANY - 1, False), (MANY, True)])
@@ -116,7 +124,7 @@ def test_with_a_prefix_cache_a_rest_ends_once_the_first_left_is_sure_to_fit(
     knob = GREEDY[Knob.BALANCED]
     rule = Rule(with_prefix_cache(knob) if cached else knob, UNKNOWN_COST)
     rule.prefill_s_per_token = 1.0
-    assert rule.choose(rows, engine, Batch(engine, rows).demand(), rows.waiting(), 200.0) is NOBODY
+    assert rule.choose(rows, engine, Batch(engine, rows).demand(), rows.waiting(), 200.0) is NO_REQUEST
     assert rule.rests(engine, 100, 200.0 + 0.9 * REST_S)
     assert rule.rests(engine, free, 200.0 + 0.9 * REST_S) is rests
     assert not rule.rests(engine, 100, 200.0 + 1.1 * REST_S)
@@ -135,7 +143,7 @@ def test_victims_cover_what_is_lacking_and_leave_one() -> None:
     assert next(ordered) == 1
     assert enough_victims(engine, demand, iter([0, 1, 2, 3]), held) == [0, 1]
     order = list("abcd")
-    put_last(order, [2, 0])
+    move_to_tail(order, [2, 0])
     assert order == list("bdac")
 
 

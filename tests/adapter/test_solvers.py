@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 
 import kvhorizon
-from kvhorizon.adapter import start
-from kvhorizon.adapter.host import HostSolver, meeting_name
-from kvhorizon.adapter.settings import GuestSettings
-from kvhorizon.adapter.solvers import child_options, make_solver
+from kvhorizon.adapter import factory as start
+from kvhorizon.adapter.planning.host import HostSolver, meeting_name
+from kvhorizon.adapter.planning.solvers import child_options, make_solver
+from kvhorizon.adapter.settings import PluginSettings
 from kvhorizon.errors import InputError
 from kvhorizon.wire.resilient import ResilientSolver
 
 TWO: Any = SimpleNamespace(parallel_config=SimpleNamespace(data_parallel_size=2))
-SETTINGS = GuestSettings()
+SETTINGS = PluginSettings()
 
 
 @pytest.fixture
@@ -56,15 +56,17 @@ def test_without_a_private_place_to_meet_each_has_its_own(
 
 def test_a_wrong_setting_is_said_and_not_passed_over(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="tls_key"):
-        start._solver(GuestSettings(solver="localhost:1", tls_cert=tmp_path / "no.pem"), TWO)
+        start._solver(PluginSettings(solver="localhost:1", tls_cert=tmp_path / "no.pem"), TWO)
 
 
 def test_where_gRPC_cannot_be_imported_there_is_no_solver(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for name in [name for name in sys.modules if name.startswith(("kvhorizon.wire", "kvhorizon.adapter.solvers"))]:
+    for name in [
+        name for name in sys.modules if name.startswith(("kvhorizon.wire", "kvhorizon.adapter.planning.solvers"))
+    ]:
         monkeypatch.delitem(sys.modules, name)
-    for name in ("kvhorizon.adapter.host", "kvhorizon.adapter.shared"):
+    for name in ("kvhorizon.adapter.planning.host", "kvhorizon.adapter.planning.shared"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "grpc", None)
     assert start._solver(SETTINGS, TWO) is None

@@ -1,4 +1,4 @@
-"""Whatever is shown and whoever is taken, the queue afterwards holds everybody else in the old order."""
+"""Whatever is shown and whoever is taken, the queue afterwards holds all others in the old order."""
 
 import heapq
 from collections import deque
@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvhorizon.adapter.stage import HeapStage, ListStage
+from kvhorizon.adapter.engine.queue_view import HeapStage, ListStage
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +44,7 @@ def test_a_queue_by_priority(names: list[int], data: st.DataObject) -> None:
     heap = list(names)
     heapq.heapify(heap)
     queue = SimpleNamespace(_heap=heap)
-    everybody = list(heap)
+    all_requests = list(heap)
     places = data.draw(st.permutations(range(len(heap))))[: data.draw(st.integers(0, len(heap)))]
     shown = [Named(heap[place]) for place in places]
     wrapped = [Named(value) for place, value in enumerate(heap) if place not in places] + shown
@@ -52,13 +52,13 @@ def test_a_queue_by_priority(names: list[int], data: st.DataObject) -> None:
     queue._heap = wrapped
     stage = HeapStage()
     stage.present(SimpleNamespace(waiting=queue), shown)
-    assert stage.hidden == len(everybody) - len(shown)
+    assert stage.hidden == len(all_requests) - len(shown)
     taken = [heapq.heappop(queue._heap).value for _ in range(data.draw(st.integers(0, len(shown))))]
     heapq.heappush(queue._heap, Named(25))
     stage.restore()
     left = [heapq.heappop(queue._heap).value for _ in range(len(queue._heap))]
     assert left == sorted(left)
-    assert sorted(left + taken) == sorted([*everybody, 25])
+    assert sorted(left + taken) == sorted([*all_requests, 25])
 
 
 def test_without_present_nothing_happens() -> None:
@@ -68,7 +68,7 @@ def test_without_present_nothing_happens() -> None:
 
 
 class Named:
-    """Orders like its value, is nobody else."""
+    """Orders like its value, is no other."""
 
     def __init__(self, value: int) -> None:
         self.value = value

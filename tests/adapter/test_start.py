@@ -4,9 +4,9 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from kvhorizon.adapter.facts import DEFAULT_GPU, gpu_of
-from kvhorizon.adapter.start import speak_as_vllm
-from kvhorizon.models.gpu import preset
+from kvhorizon.adapter.engine_facts import DEFAULT_GPU, gpu_of
+from kvhorizon.adapter.factory import speak_as_vllm
+from kvhorizon.models.performance.gpu import preset
 
 
 class Kept(logging.Handler):
@@ -22,7 +22,7 @@ class Kept(logging.Handler):
 
 @contextmanager
 def vllms() -> Iterator[Kept]:
-    """vLLM's logger as it sets it up, and none for everybody else; all is as before afterwards."""
+    """vLLM's logger as it sets it up, and none for all others; all is as before afterwards."""
     loggers = [logging.getLogger(name) for name in ("", "vllm", "kvhorizon")]
     before = [(list(one.handlers), one.level) for one in loggers]
     kept = Kept()
@@ -40,10 +40,10 @@ def vllms() -> Iterator[Kept]:
 
 def test_our_lines_go_where_vllms_go() -> None:
     with vllms() as kept:
-        logging.getLogger("kvhorizon.adapter.start").info("not heard yet")
+        logging.getLogger("kvhorizon.adapter.factory").info("not heard yet")
         speak_as_vllm()
         speak_as_vllm()
-        logging.getLogger("kvhorizon.adapter.start").info("heard once")
+        logging.getLogger("kvhorizon.adapter.factory").info("heard once")
     assert kept.messages == ["heard once"]
 
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from fakes import request, scheduler
 
-from kvhorizon.adapter.batch import Batch
-from kvhorizon.adapter.engine import Engine
-from kvhorizon.adapter.facts import UNKNOWN_COST
-from kvhorizon.adapter.forecast import Forecaster
-from kvhorizon.adapter.rows import Rows
-from kvhorizon.adapter.ticker import IDLE_TICK_S, PATIENCE_S, TICK_S, Ticker
+from kvhorizon.adapter.engine.request_table import Rows
+from kvhorizon.adapter.engine.running_batch import Batch
+from kvhorizon.adapter.engine.view import Engine
+from kvhorizon.adapter.engine_facts import UNKNOWN_COST
+from kvhorizon.adapter.forecasting.forecaster import Forecaster
+from kvhorizon.adapter.planning.ticker import IDLE_TICK_S, PATIENCE_S, TICK_S, Ticker
 from kvhorizon.state import EngineFacts, ForecastKind
 
 FACTS = EngineFacts(400, 16, 8, 256, 4096, UNKNOWN_COST)
@@ -42,7 +42,7 @@ def batch() -> Batch:
         fake.running.append(one)
         slot = rows.add(one, 1.0 + number, 100 + number, 0)
         rows.take(slot, 1.5)
-        rows.columns.overtaker[slot] = number
+        rows.columns.out_of_order[slot] = number
     for number, (prompt, output) in enumerate([(50, 0), (60, 9), (70, 0)]):
         one = request(f"wait{number}", prompt, output, num_preemptions=number)
         fake.waiting.append(one)
@@ -67,7 +67,7 @@ def test_the_snapshot_is_the_state(batch: Batch) -> None:
     assert requests.blocks_held.tolist() == [2, 3, 0, 0, 0]
     assert requests.output_limit_tokens.tolist() == [100, 101, 200, 201, 202]
     assert requests.preemptions.tolist() == [0, 0, 0, 1, 2]
-    assert requests.overtaker.tolist() == [0, 1, 0, 0, 0]
+    assert requests.out_of_order.tolist() == [0, 1, 0, 0, 0]
     assert requests.forecast_scale.tolist() == batch.rows.extra.scale[:5].tolist()
     assert requests.forecast_scale[4] != requests.forecast_scale[3]
     assert requests.forecast_curve.tolist() == batch.rows.extra.curve[:5].tolist()
@@ -116,7 +116,7 @@ def test_a_busy_step_is_spared_but_not_for_long(batch: Batch) -> None:
     assert len(session.got) == 2
 
 
-def test_nobody_plans_for_an_empty_queue(batch: Batch) -> None:
+def test_no_request_plans_for_an_empty_queue(batch: Batch) -> None:
     for number in range(3):
         batch.rows.release(f"wait{number}")
     session: Any = Offered()

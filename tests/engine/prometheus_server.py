@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from experiments._live_server import free_port
+from experiments.live.serving._live_server import free_port
 
 SCRAPE_S = 2  # also the time that a scrape may take
 READY_WITHIN_S = 30.0

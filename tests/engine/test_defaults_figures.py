@@ -11,12 +11,12 @@ import pytest
 
 pytest.importorskip("vllm", reason="vLLM is not installed: `make engine` sets it up")
 
-from experiments._defaults_clients import Loop, Seen
-from experiments._defaults_figures import ratios, targets, together
-from experiments._defaults_kept import Cell, Rounds
-from experiments._defaults_loads import Ask
-from experiments._defaults_measure import measured
-from experiments.defaults_live import main
+from experiments.live.defaults._defaults_clients import Loop, Seen
+from experiments.live.defaults._defaults_figures import ratios, targets, together
+from experiments.live.defaults._defaults_kept import Cell, Rounds
+from experiments.live.defaults._defaults_loads import Ask
+from experiments.live.defaults._defaults_measure import measured
+from experiments.live.defaults_live import main
 
 COUNTS = ("requests", "preemptions", "recompute_tokens", "errors", "steps")
 COSTS = ("prefill_tokens", "prompt_tokens", "engine_s", "work_s", "cpu_s")

@@ -9,12 +9,12 @@ import pytest
 
 pytest.importorskip("vllm", reason="vLLM is not installed: `make engine` sets it up")
 
-from experiments._defaults_clients import Loop, run
-from experiments._defaults_loads import LORA, STRUCTURED, Load, make_load
-from experiments._defaults_measure import measured
-from experiments._defaults_models import MODELS
-from experiments._defaults_rounds import CONTENDERS, served
-from experiments._live_server import LiveServer
+from experiments.live.defaults._defaults_clients import Loop, run
+from experiments.live.defaults._defaults_loads import LORA, STRUCTURED, Load, make_load
+from experiments.live.defaults._defaults_measure import measured
+from experiments.live.defaults._defaults_models import MODELS
+from experiments.live.defaults._defaults_rounds import CONTENDERS, served
+from experiments.live.serving._live_server import LiveServer
 
 CLIENTS = 5
 LETTERS = range(3, 259)  # tokens of the tokenizer that are single bytes; the others are pairs that begin with a sign

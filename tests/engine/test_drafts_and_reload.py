@@ -1,8 +1,8 @@
 """Speculative decoding and KV in host memory on vLLM's engine with a model, and a pool too small for the load.
 
 Each engine serves the same requests three times: vLLM alone, a few at a time, so that all have room; all at once under
-the guest's control; and again while plans ask for evictions. The model computes in single precision, so that batches of
-other sizes do not flip near-ties.
+the plugin's control; and again while plans ask for evictions. The model computes in single precision, so that batches
+of other sizes do not flip near-ties.
 """
 
 import json
@@ -27,7 +27,7 @@ def found(kinds: str) -> dict[str, Any]:
     """What came of an engine, in a process of its own."""
     environment = os.environ | {"VLLM_LOGGING_LEVEL": "ERROR", "TORCHDYNAMO_DISABLE": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", "experiments._tiny_run", *kinds.split()],
+        [sys.executable, "-m", "experiments.engine._tiny_run", *kinds.split()],
         capture_output=True, text=True, env=environment, check=False, timeout=300,
     )  # fmt: skip
     lines = [line for line in done.stdout.splitlines() if line.startswith("FOUND ")]
@@ -51,7 +51,7 @@ def test_tokens_are_those_of_vllm_alone(kinds: str) -> None:
 @pytest.mark.parametrize("kinds", KINDS)
 def test_nothing_goes_wrong(kinds: str, load: str) -> None:
     served = found(kinds)[load]
-    assert (served["guest_errors"], served["block_errors"], served["left"]) == (0, 0, 0)
+    assert (served["plugin_errors"], served["block_errors"], served["left"]) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("load", ["plain", *UNDER_CONTROL])
@@ -99,7 +99,7 @@ def test_evicted_kv_comes_back_from_host_memory(kinds: str) -> None:
 
 
 @pytest.mark.parametrize("kinds", LOADING)
-def test_who_leaves_while_its_kv_is_on_the_way_harms_nobody(kinds: str) -> None:
+def test_who_leaves_while_its_kv_is_on_the_way_harms_no_request(kinds: str) -> None:
     served = found(kinds)["plans"]
     assert len(served["aborted"]) > 0
     assert served["left"] == 0

@@ -1,4 +1,4 @@
-"""vLLM's own OpenAI server with the guest and its solver child, as a user starts it; one server for all tests here.
+"""vLLM's own OpenAI server with the plugin and its solver child, as a user starts it; one server for all tests here.
 
 The last test kills the engine.
 """
@@ -17,10 +17,10 @@ pytest.importorskip("vllm", reason="vLLM is not installed: `make engine` sets it
 from deployed import ALERTS, RULES_FILE, TARGETS
 from prometheus_server import Prometheus, installed, shows
 
-from experiments._live_http import GONE_WITHIN_S, Watched, disconnects, kill_engine, with_guest
-from experiments._live_load import asks, lost, send
-from experiments._live_server import NAME
-from experiments._live_tokens import mismatches
+from experiments.live.serving._live_http import GONE_WITHIN_S, Watched, disconnects, kill_engine, with_plugin
+from experiments.live.serving._live_load import asks, lost, send
+from experiments.live.serving._live_server import NAME
+from experiments.live.serving._live_tokens import mismatches
 from kvhorizon.service.metrics import ServiceMetrics
 
 REQUESTS = 140
@@ -30,7 +30,7 @@ SCRAPED_WITHIN_S = 20.0
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory, plugin: str) -> Iterator[tuple[Watched, Path, Path]]:
     folder = tmp_path_factory.mktemp("live")
-    server, switch = with_guest(folder)
+    server, switch = with_plugin(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", plugin, prepend=os.pathsep)
         with server:
@@ -97,7 +97,7 @@ def test_lengths_that_no_forecast_reads_are_kept(live: tuple[Watched, Path, Path
     assert lost(load, told) == 2
 
 
-def test_clients_that_go_harm_nobody_else(live: tuple[Watched, Path, Path]) -> None:
+def test_clients_that_go_harm_no_request_else(live: tuple[Watched, Path, Path]) -> None:
     watched, switch, _ = live
     found = disconnects(watched, switch)
     assert found["lost"] == 0

@@ -20,7 +20,7 @@ CHOSEN = (
 RUN = f"""
 import json, sys
 from experiments import faults_live, _live_core
-from experiments._harness import Options
+from experiments.common._harness import Options
 
 if __name__ == "__main__":
     chosen = {CHOSEN!r}
@@ -45,7 +45,7 @@ def found() -> tuple[dict, dict]:
 
 
 @pytest.mark.parametrize("fault", CHOSEN)
-def test_nobody_is_lost_and_the_guest_comes_back(found: tuple[dict, dict], fault: str) -> None:
+def test_no_request_is_lost_and_the_plugin_comes_back(found: tuple[dict, dict], fault: str) -> None:
     row = found[0][fault]
     assert row["lost"] == 0
     assert row["recovery_s"] < 120.0
@@ -55,7 +55,7 @@ def test_the_engine_is_whole_afterwards(found: tuple[dict, dict]) -> None:
     end = found[1]
     assert end["finished"] > 500
     assert (end["lost"], end["blocks_missing"], end["rows_left"], end["hidden"]) == (0, 0, 0, 0)
-    assert end["guest_errors"]["before_schedule"] > 0  # the planted ones
+    assert end["plugin_errors"]["before_schedule"] > 0  # the planted ones
     assert end["ladder"]["plan"] > 0
     assert end["recorded"] > 400
     assert end["recordings_lost"] == 0

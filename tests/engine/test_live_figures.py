@@ -7,8 +7,8 @@ import pytest
 
 pytest.importorskip("vllm", reason="vLLM is not installed: `make engine` sets it up")
 
-from experiments._live_measure import BEGIN, fit_cost, work_s
-from experiments._live_model import CONFIG
+from experiments.live.serving._live_measure import BEGIN, fit_cost, work_s
+from experiments.live.serving._live_model import CONFIG
 
 
 def steps(tokens: list[int], seconds: list[float], ahead_s: float) -> list[list[float]]:

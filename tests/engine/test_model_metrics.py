@@ -19,9 +19,9 @@ pytest.importorskip("vllm", reason="vLLM is not installed: `make engine` sets it
 from vllm.config import CacheConfig, DeviceConfig, ModelConfig, ParallelConfig, SchedulerConfig, VllmConfig
 from vllm.v1.metrics.perf import ExecutionContext, ModelMetrics
 
-from experiments._scratch import model_folder
-from kvhorizon.models.cost import attention_flops, decode_flops, head_flops, prefill_flops
-from kvhorizon.models.shape import ModelShape, from_config
+from experiments.common._scratch import model_folder
+from kvhorizon.models.performance.flops import attention_flops, decode_flops, head_flops, prefill_flops
+from kvhorizon.models.performance.shape import ModelShape, from_config
 
 BASE = {"vocab_size": 32768, "max_position_embeddings": 65536, "torch_dtype": "bfloat16", "hidden_size": 1024}
 LAYERS = {"num_hidden_layers": 8, "num_attention_heads": 16, "intermediate_size": 2816}
@@ -100,7 +100,7 @@ def metrics(name: str, tp: int = 1) -> ModelMetrics:
 
 @cache
 def shape_of(name: str) -> ModelShape:
-    """As the guest reads it."""
+    """As the plugin reads it."""
     _, config = theirs(name)
     return from_config(config.model_config.hf_text_config.to_dict(), name)
 

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("vllm", reason="vLLM is not installed: `make engine` sets it up")
 
-from experiments.starts import KINDS, Site, started_share
+from experiments.live.starts import KINDS, Site, started_share
 
 if os.geteuid() != 0:
     pytest.skip("SKIPPED: only root can start an engine as another user", allow_module_level=True)

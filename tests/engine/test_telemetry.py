@@ -1,4 +1,4 @@
-"""What is shown of the guest is what it did: on vLLM's real scheduler, against counts made apart from it."""
+"""What is shown of the plugin is what it did: on vLLM's real scheduler, against counts made apart from it."""
 
 import errno
 import gc
@@ -19,17 +19,17 @@ from prometheus_client.parser import text_string_to_metric_families
 
 pytest.importorskip("vllm", reason="vLLM is not installed: `make engine` sets it up")
 
-from test_guest_session import run_until
+from test_plugin_session import run_until
 
-from experiments._guest_driver import Drive, check_whole, drive, workload
-from experiments._guest_engine import Setup
+from experiments.engine._plugin_driver import Drive, check_whole, drive, workload
+from experiments.engine._plugin_engine import Setup
 from kvhorizon.adapter.telemetry import recorder
 from kvhorizon.adapter.telemetry.canary import LINE_EVERY
 from kvhorizon.adapter.telemetry.observer import Observer
-from kvhorizon.cli.explain import find, planned, sentence
+from kvhorizon.cli.commands.explain import find, planned, sentence
 from kvhorizon.errors import InputError
 from kvhorizon.recording.read import read_recording
-from kvhorizon.sim.whatif import Question, prepare, what_if
+from kvhorizon.whatif.question import Question, prepare, what_if
 from kvhorizon.wire.local import ask, local_addresses
 
 STEP_S = 0.02
@@ -82,10 +82,10 @@ def test_metrics_are_what_was_counted(mode: str, asynchronous: bool) -> None:
     made = engine(asynchronous, mode=mode, http_port=port)
     requests = workload(60, seed=1)
     run(made, requests)
-    guest = made.scheduler.kvhorizon
-    guest.learner.stop()  # its thread has taken in all that finished
+    plugin = made.scheduler.kvhorizon
+    plugin.learner.stop()  # its thread has taken in all that finished
     found = samples(ask(f"http://127.0.0.1:{port}", "/metrics"))
-    cost = guest.accounting.total
+    cost = plugin.accounting.total
     evictions = sum(request.num_preemptions for request in requests)
     assert evictions > 0
     assert found["kvhorizon_requests_finished_total", ("length",)] == len(requests)
@@ -97,20 +97,20 @@ def test_metrics_are_what_was_counted(mode: str, asynchronous: bool) -> None:
     assert found["kvhorizon_request_recompute_tokens_sum", ()] == cost.recompute_tokens
     assert total(found, "kvhorizon_steps_total") == len(made.steps)
     assert total(found, "kvhorizon_admissions_total") == len(requests)
-    assert found["kvhorizon_forecasts_scored_total", ()] == guest.forecaster.health.finished == len(requests)
-    assert found["kvhorizon_forecast_coverage", ("0.8",)] == guest.forecaster.health.coverage80
+    assert found["kvhorizon_forecasts_scored_total", ()] == plugin.forecaster.health.finished == len(requests)
+    assert found["kvhorizon_forecast_coverage", ("0.8",)] == plugin.forecaster.health.coverage80
     assert found["kvhorizon_mode", (mode,)] == 1.0
     assert found["kvhorizon_pool_blocks", ()] == 159
     by = {labels[0] for (name, labels), n in found.items() if name == "kvhorizon_preemptions_total" and n > 0}
     assert by == {"vllm"} if mode == "observe" else "local" in by
     assert 0.0 < found["kvhorizon_recompute_seconds_total", ("measured",)] < len(made.steps) * STEP_S
     assert total(found, "kvhorizon_exceptions_total") == 0.0
-    assert guest.telemetry.observer.live == 0
-    guest.stop()
+    assert plugin.telemetry.observer.live == 0
+    plugin.stop()
 
 
 def test_the_canary_reports_the_difference(caplog: pytest.LogCaptureFixture) -> None:
-    """Arrivals faster than the engine serves them: vLLM preempts in its windows, the guest hardly in its own."""
+    """Arrivals faster than the engine serves them: vLLM preempts in its windows, the plugin hardly in its own."""
     port = free_port()
     made = engine(canary=0.5, canary_window_s=4.0, http_port=port)
     with caplog.at_level("INFO", "kvhorizon"):
@@ -183,10 +183,10 @@ def test_a_recording_is_replayed_with_the_prefix_caching_that_vllm_had(tmp_path:
 
 
 def test_a_full_disk_costs_nothing_but_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = drive(Setup(guest=False)).run(workload(60, seed=1))
+    plain = drive(Setup(plugin=False)).run(workload(60, seed=1))
     made = engine(mode="observe", record=str(tmp_path))
-    guest = made.scheduler.kvhorizon
-    telemetry = guest.telemetry
+    plugin = made.scheduler.kvhorizon
+    telemetry = plugin.telemetry
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -198,13 +198,13 @@ def test_a_full_disk_costs_nothing_but_time(tmp_path: Path, monkeypatch: pytest.
         telemetry.once()
     assert made.trace == plain.trace
     assert telemetry.recorder.written == 0
-    guest.stop()
+    plugin.stop()
     assert (telemetry.recorder.written, telemetry.recorder.lost) == (60, 0)
     assert telemetry.observer.guard.total == 0
     assert len(read_recording(tmp_path)) == 60
 
 
-def test_rows_that_nobody_takes_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_that_no_request_takes_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder, "KEPT_ROWS", 10)
     made = engine(mode="observe", record=str(tmp_path))
     run(made, workload(40, seed=1))
@@ -216,13 +216,13 @@ def test_rows_that_nobody_takes_are_bounded(tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.parametrize("hook", ["scheduled", "preempting", "released"])
 def test_broken_telemetry_changes_nothing(hook: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = drive(Setup(guest=False)).run(workload(60, seed=1))
+    plain = drive(Setup(plugin=False)).run(workload(60, seed=1))
     made = drive(Setup(settings={"local_only": True, "mode": "observe"}))
-    guest = made.scheduler.kvhorizon
-    observer: Observer = guest.telemetry.observer
+    plugin = made.scheduler.kvhorizon
+    observer: Observer = plugin.telemetry.observer
     inside = {
         "scheduled": (observer, "_see_first_tokens"),
-        "preempting": (guest.control.log, "note"),
+        "preempting": (plugin.control.log, "note"),
         "released": (observer, "over"),
     }
     monkeypatch.setattr(*inside[hook], None)
@@ -234,28 +234,28 @@ def test_broken_telemetry_changes_nothing(hook: str, monkeypatch: pytest.MonkeyP
 
 
 def test_requests_are_explained(capsys: pytest.CaptureFixture[str]) -> None:
-    """One that waits, one that runs, one that was evicted, one that nobody knows."""
+    """One that waits, one that runs, one that was evicted, one that no request knows."""
     port = free_port()
     made = engine(mode="control", http_port=port)
     address = f"http://127.0.0.1:{port}"
     for request in workload(60, seed=1):
         made.scheduler.add_request(request)
-    guest = made.scheduler.kvhorizon
-    while guest.accounting.total.preemptions == 0 or not made.scheduler.waiting:
+    plugin = made.scheduler.kvhorizon
+    while plugin.accounting.total.preemptions == 0 or not made.scheduler.waiting:
         made.step()
     waiting, running = made.scheduler.waiting[-1], made.scheduler.running[0]
     found = find(waiting.request_id, [address])
     assert found["state"] == "waiting"
     assert f"of {len(made.scheduler.waiting)} came before it" in found["now"]
     assert find(running.request_id, [address])["state"] == "running"
-    evicted = next(one for one in guest.control.log.newest() if one.what == "evicted")
+    evicted = next(one for one in plugin.control.log.newest() if one.what == "evicted")
     said = [sentence(one) for one in find(evicted.request_id, [address])["decisions"]]
     assert any(
         f"step {evicted.step}: evicted by the rule beside the engine" in one and evicted.why in one for one in said
     )
-    with pytest.raises(InputError, match="request='nobody', must be live"):
-        find("nobody", [address])
-    guest.stop()
+    with pytest.raises(InputError, match="request='no request', must be live"):
+        find("no_request", [address])
+    plugin.stop()
     with pytest.raises(InputError, match="must answer"):
         find(waiting.request_id, [address])
 
@@ -288,7 +288,7 @@ def test_vllms_own_evictions_are_explained() -> None:
     assert "it came last in vLLM's own order" in log.newest()[-1].why
 
 
-def test_the_guests_socket_goes_with_it() -> None:
+def test_the_plugins_socket_goes_with_it() -> None:
     before = set(local_addresses())
     made = engine(mode="observe")
     (own,) = set(local_addresses()) - before
@@ -326,7 +326,7 @@ def test_a_folder_that_is_none_is_said_at_the_start(tmp_path: Path) -> None:
 PROCESS = """
 import json
 from test_telemetry import engine, run
-from experiments._guest_driver import workload
+from experiments.engine._plugin_driver import workload
 made = engine(mode="observe")
 run(made, workload(60, seed=1))
 made.scheduler.kvhorizon.telemetry.once()

@@ -1,4 +1,4 @@
-"""vLLM's OpenAI server as a user starts it: the guest's numbers are in the engine's own `/metrics`, beside vLLM's.
+"""vLLM's OpenAI server as a user starts it: the plugin's numbers are in the engine's own `/metrics`, beside vLLM's.
 
 The scheduler runs in the engine's process, `/metrics` is answered by another. One server serves all the tests here.
 """
@@ -22,8 +22,8 @@ pytest.importorskip("vllm", reason="vLLM is not installed: `make engine` sets it
 
 from test_telemetry import free_port, samples, total
 
-from experiments._scratch import SERVED, model_folder
-from kvhorizon.cli.explain import find
+from experiments.common._scratch import SERVED, model_folder
+from kvhorizon.cli.commands.explain import find
 from kvhorizon.recording.read import read_recording
 from kvhorizon.wire.local import local_addresses
 
@@ -31,7 +31,7 @@ REQUESTS = 24
 
 
 class Serving(NamedTuple):
-    """A server, and where its guest records."""
+    """A server, and where its plugin records."""
 
     url: str
     own: str
@@ -113,7 +113,7 @@ def scrape(url: str) -> Any:
         return samples(answer.read())
 
 
-def test_the_engines_own_metrics_hold_the_guests(serving: Serving) -> None:
+def test_the_engines_own_metrics_hold_the_plugins(serving: Serving) -> None:
     """Within two seconds; and vLLM counts the same evictions."""
     wait_for(lambda: total(scrape(serving.url), "kvhorizon_requests_finished_total") == REQUESTS, limit_s=10.0)
     found, own = scrape(serving.url), scrape(serving.own)

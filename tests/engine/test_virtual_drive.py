@@ -5,11 +5,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from experiments._defaults_loads import LORA, MAX_TOKENS, NAMES, STRUCTURED, clients, make_load
-from experiments._virtual_drive import CONTENDERS, MODELS, Drive, Seen, solver_child
-from experiments._virtual_figures import figures
-from experiments._virtual_runs import Case
-from experiments._virtual_sim import _of_drive, _of_sim, both, simulated, trace_of
+from experiments.live.defaults._defaults_loads import LORA, MAX_TOKENS, NAMES, STRUCTURED, clients, make_load
+from experiments.virtual._virtual_drive import CONTENDERS, MODELS, Drive, Seen, solver_child
+from experiments.virtual._virtual_figures import figures
+from experiments.virtual._virtual_runs import Case
+from experiments.virtual._virtual_sim import _of_drive, _of_sim, both, simulated, trace_of
 from kvhorizon.wire.resilient import ResilientSolver
 
 REQUESTS = 150

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kvhorizon.errors import InputError
-from kvhorizon.models.classes import MOST_CLASSES, NONE, SloClass, read_classes, weights_of
+from kvhorizon.models.slo.classes import MOST_CLASSES, NONE, SloClass, read_classes, weights_of
 
 GIVEN = {"interactive": {"weight": 4, "ttft_s": 1.0}, "batch": {"weight": 0.25}}
 TOML = "[interactive]\nweight = 4\nttft_s = 1.0\n[batch]\nweight = 0.25\n"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from kvhorizon.models import compiled_files
-from kvhorizon.models.compiled_files import KEPT_S, PACKAGE, Locator, made_of
-from kvhorizon.models.compiled_folders import Places
-from kvhorizon.solver.ranking import best_place
+from kvhorizon.compiled import files as compiled_files
+from kvhorizon.compiled.files import KEPT_S, PACKAGE, Locator, made_of
+from kvhorizon.compiled.folders import Places
+from kvhorizon.solver.heuristic.order import best_place
 
-CALLEE = "from kvhorizon.models.compiled import compiled\n\n@compiled\ndef one():\n    return {value}\n"
-CALLER = "from kvhorizon.models.{name} import one\nfrom kvhorizon.models.compiled import compiled\n\n"
+CALLEE = "from kvhorizon.compiled.compiler import compiled\n\n@compiled\ndef one():\n    return {value}\n"
+CALLER = "from kvhorizon.models.{name} import one\nfrom kvhorizon.compiled.compiler import compiled\n\n"
 CALLER += "@compiled\ndef {name}_caller():\n    return 10 + one()\n"
 REMEMBERED = made_of, compiled_files.source_of, compiled_files._classes
 
@@ -28,8 +29,8 @@ def copied(folder: Path) -> Path:
     (folder / "kvhorizon" / "__init__.py").touch()
     (folder / "kvhorizon" / "errors.py").write_text((PACKAGE / "errors.py").read_text())
     (models / "__init__.py").touch()
-    for name in ("compiled.py", "compiled_cache.py", "compiled_files.py", "compiled_folders.py"):
-        (models / name).write_text((PACKAGE / "models" / name).read_text())
+    compiled = folder / "kvhorizon" / "compiled"
+    shutil.copytree(PACKAGE / "compiled", compiled, ignore=shutil.ignore_patterns("__pycache__"))
     (models / "callee.py").write_text(CALLEE.format(value=1))
     (models / "caller.py").write_text(CALLER.format(name="callee"))
     return models
@@ -82,16 +83,16 @@ def test_only_what_a_function_is_made_of_counts(tmp_path: Path, monkeypatch: pyt
 
 def test_what_is_compiled_here_is_kept_so_and_nothing_else() -> None:
     function: Any = SimpleNamespace(__qualname__="f", __code__=SimpleNamespace(co_firstlineno=7))
-    mine = Locator.from_function(function, str(PACKAGE / "solver" / "select.py"))
+    mine = Locator.from_function(function, str(PACKAGE / "solver" / "heuristic" / "admission.py"))
     assert mine is not None
-    assert mine.get_disambiguator() == f"7.{made_of(PACKAGE / 'solver' / 'select.py')}"
+    assert mine.get_disambiguator() == f"7.{made_of(PACKAGE / 'solver' / 'heuristic' / 'admission.py')}"
     assert Locator.from_function(function, json.__file__) is None
     assert made_of(PACKAGE / "solver" / "ranking.py") in best_place._cache._cache_file._index_name
 
 
 def test_what_has_long_been_made_of_other_sources_goes(tmp_path: Path) -> None:
     function = SimpleNamespace(__qualname__="f", __code__=SimpleNamespace(co_firstlineno=7))
-    locator = Locator(Places((tmp_path,), tmp_path), function, PACKAGE / "solver" / "select.py")
+    locator = Locator(Places((tmp_path,), tmp_path), function, PACKAGE / "solver" / "heuristic" / "admission.py")
     old, new = tmp_path / "select.f-7.aaaa.py311.nbi", tmp_path / "select.f-7.bbbb.py311.1.nbc"
     mine, other = (
         tmp_path / f"select.f-7.{locator.get_source_stamp()}.py311.nbi",

@@ -1,20 +1,21 @@
 """Compiled code is read from, and kept in, folders only that no other user can change."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from kvhorizon.models import compiled_folders
-from kvhorizon.models.compiled_files import PACKAGE
-from kvhorizon.models.compiled_folders import is_private, places, prepared
+from kvhorizon.compiled import folders as compiled_folders
+from kvhorizon.compiled.files import PACKAGE
+from kvhorizon.compiled.folders import is_private, places, prepared
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")
 OTHER = 65533
 CALLED = "from kvhorizon.models.pages import pages; f = pages; print(f(40, 16), sum(f.stats.cache_hits.values()))"
-PAGES = "from kvhorizon.models.compiled import compiled\n\n@compiled\ndef pages(n, k):\n    return -(-n // k)\n"
+PAGES = "from kvhorizon.compiled.compiler import compiled\n\n@compiled\ndef pages(n, k):\n    return -(-n // k)\n"
 
 
 @pytest.fixture
@@ -25,8 +26,8 @@ def package(tmp_path: Path) -> Path:
     for path in ("__init__.py", "models/__init__.py"):
         (tmp_path / "kvhorizon" / path).touch()
     (tmp_path / "kvhorizon" / "errors.py").write_text((PACKAGE / "errors.py").read_text())
-    for path in (PACKAGE / "models").glob("compiled*.py"):
-        (models / path.name).write_text(path.read_text())
+    compiled = tmp_path / "kvhorizon" / "compiled"
+    shutil.copytree(PACKAGE / "compiled", compiled, ignore=shutil.ignore_patterns("__pycache__"))
     (models / "pages.py").write_text(PAGES)
     (models / "__pycache__").touch()  # no folder can be made there, not even by root
     return tmp_path

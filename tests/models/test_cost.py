@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvhorizon.errors import InputError
-from kvhorizon.models import cost
-from kvhorizon.models.shape import ModelShape, builtin
+from kvhorizon.models.performance import flops as cost
+from kvhorizon.models.performance.shape import ModelShape, builtin
 
 TOY = ModelShape(
     "toy", layers=1, hidden=4, heads=2, kv_heads=1, head_dim=2, intermediate=8, vocab=10, max_position=64

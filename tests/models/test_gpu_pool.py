@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvhorizon.errors import InputError
-from kvhorizon.models.gpu import gpu_names, preset, recognised, tpot_target_s
-from kvhorizon.models.pool import pool_blocks
-from kvhorizon.models.shape import builtin
+from kvhorizon.models.performance.gpu import gpu_names, preset, recognised, tpot_target_s
+from kvhorizon.models.performance.kv_pool import pool_blocks
+from kvhorizon.models.performance.shape import builtin
 
 LLAMA_8B = builtin("llama-3.1-8b")
 

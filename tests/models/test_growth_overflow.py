@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvhorizon.models.growth import Growth, block_profile, sample_steps, survival_profile
-from kvhorizon.models.overflow import Z_LEAST, PeakScores, peak_at, score_of
-from kvhorizon.models.scoring import TAUS, quantile, score_length
-from kvhorizon.models.survival import EXACT, GRID_POINTS, Curves, lognormal_curve, residual_of, survive
+from kvhorizon.models.forecast.growth import Growth, block_profile, sample_steps, survival_profile
+from kvhorizon.models.forecast.overflow import Z_LEAST, PeakScores, peak_at, score_of
+from kvhorizon.models.forecast.scoring import TAUS, quantile, score_length
+from kvhorizon.models.forecast.survival import EXACT, GRID_POINTS, Curves, lognormal_curve, residual_of, survive
 
 
 def curves() -> Curves:
@@ -29,7 +29,7 @@ def test_the_profile_is_survival_at_each_step() -> None:
     assert out == pytest.approx(np.array(plain))
 
 
-def test_nobody_is_more_than_sure_to_go_on() -> None:
+def test_no_request_is_more_than_sure_to_go_on() -> None:
     """Where a curve is flat, a value between grid points may come out above the one before, by rounding."""
     table = np.full((1, GRID_POINTS), 0.9)
     flat = Curves(table, residual_of(table[0])[None], np.zeros(1, np.int32), np.array([100.0]))

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from kvhorizon.models.forecast import make_forecast
-from kvhorizon.models.guarded import GuardedHistory
-from kvhorizon.models.hint import Hints, half_octave_score, hint_chain, number_of
-from kvhorizon.models.history import LengthHistory
-from kvhorizon.models.scoring import quantile
-from kvhorizon.models.survival import mean_remaining
+from kvhorizon.models.forecast.hints import Hints, half_octave_score, hint_chain, number_of
+from kvhorizon.models.forecast.history.guarded import GuardedHistory
+from kvhorizon.models.forecast.history.history import LengthHistory
+from kvhorizon.models.forecast.of_a_trace import make_forecast
+from kvhorizon.models.forecast.scoring import quantile
+from kvhorizon.models.forecast.survival import mean_remaining
 
 SIZE = 600
 

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvhorizon.models.bins import BINS, EDGES, UNIT_TOKENS, bin_of, tabulate
-from kvhorizon.models.chains import length_chain
-from kvhorizon.models.history import LengthHistory
-from kvhorizon.models.product_limit import log_normal_tail, product_limit
-from kvhorizon.models.survival import GRID_POINTS, grid, residual_of
+from kvhorizon.models.forecast.bins import BINS, EDGES, UNIT_TOKENS, bin_of, tabulate
+from kvhorizon.models.forecast.history.chains import length_chain
+from kvhorizon.models.forecast.history.history import LengthHistory
+from kvhorizon.models.forecast.product_limit import log_normal_tail, product_limit
+from kvhorizon.models.forecast.survival import GRID_POINTS, grid, residual_of
 
 
 def survival_at(history: LengthHistory, row: int, tokens: float) -> float:

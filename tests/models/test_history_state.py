@@ -9,12 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kvhorizon.adapter.forecast import Forecaster
-from kvhorizon.adapter.keys import chains_of
+from kvhorizon.adapter.forecasting.forecaster import Forecaster
+from kvhorizon.adapter.forecasting.keys import chains_of
 from kvhorizon.errors import InputError
-from kvhorizon.models.chains import length_chain
-from kvhorizon.models.history import LengthHistory
-from kvhorizon.models.history_state import MOST_BYTES, load_history, save_history
+from kvhorizon.models.forecast.history.chains import length_chain
+from kvhorizon.models.forecast.history.history import LengthHistory
+from kvhorizon.models.forecast.history.state import MOST_BYTES, load_history, save_history
 
 
 def taught(rows: int = 32) -> tuple[LengthHistory, np.ndarray]:

@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 
 from kvhorizon.cli.app import app
 from kvhorizon.errors import InputError
-from kvhorizon.models.features import DAY_S, FEATURES, Finished, Inputs, Recorded, features_of
-from kvhorizon.models.learned import LearnedModel, load_model, nearest, save_model
-from kvhorizon.models.prequential import finish_times
-from kvhorizon.models.train import train
-from kvhorizon.models.trees import Trees, from_lightgbm, predict
+from kvhorizon.models.forecast.learned.features import DAY_S, FEATURES, Finished, Inputs, Recorded, features_of
+from kvhorizon.models.forecast.learned.learned import LearnedModel, load_model, nearest, save_model
+from kvhorizon.models.forecast.learned.train import train
+from kvhorizon.models.forecast.learned.trees import Trees, from_lightgbm, predict
+from kvhorizon.models.forecast.prequential import finish_times
 
 
 def recorded(size: int = 1500, informative: bool = True, seed: int = 0) -> Recorded:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvhorizon.models.returns import (
+from kvhorizon.models.forecast.returns import (
     BINS,
     EDGES,
     FIRST_TURN,

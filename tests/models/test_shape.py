@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from kvhorizon.errors import InputError
-from kvhorizon.models.shape import ModelShape, builtin, builtin_names, from_config
+from kvhorizon.models.performance.shape import ModelShape, builtin, builtin_names, from_config
 
 TOY = ModelShape(
     "toy", layers=1, hidden=4, heads=2, kv_heads=1, head_dim=2, intermediate=8, vocab=10, max_position=64

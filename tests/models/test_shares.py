@@ -1,12 +1,12 @@
-"""Factors of tenants by hand: half of what was agreed weighs half, and nobody is weighed down while alone."""
+"""Factors of tenants by hand: half of what was agreed weighs half, and no request is weighed down while alone."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvhorizon.models.classes import read_classes
-from kvhorizon.models.shares import NO_SHARE, ledger_of, share_factors
+from kvhorizon.models.slo.classes import read_classes
+from kvhorizon.models.slo.tenant_shares import NO_SHARE, ledger_of, share_factors
 
 
 def factors(share: list[float], held: list[float], waits: list[bool]) -> list[float]:

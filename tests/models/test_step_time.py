@@ -9,10 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvhorizon.errors import InputError
-from kvhorizon.models.calibration import Coefficients, calibrated, table
-from kvhorizon.models.gpu import preset
-from kvhorizon.models.shape import builtin
-from kvhorizon.models.step_time import EngineOverhead, recompute_seconds, smooth_maximum, step_cost, step_seconds
+from kvhorizon.models.performance.calibration import Coefficients, calibrated, table
+from kvhorizon.models.performance.gpu import preset
+from kvhorizon.models.performance.shape import builtin
+from kvhorizon.models.performance.step_time import (
+    EngineOverhead,
+    recompute_seconds,
+    smooth_maximum,
+    step_cost,
+    step_seconds,
+)
 from kvhorizon.state import StepCost
 
 COSTS = [
@@ -30,7 +36,7 @@ WORK = st.tuples(
 
 
 def numpy_step_seconds(c: StepCost, prefill: float, pairs: float, decodes: float, kv: float, sequences: float) -> float:
-    """The docstring of `models.step_time`, written again."""
+    """The docstring of `models.performance.step_time`, written again."""
     tokens = prefill + decodes
     weights = c.weights_s + c.expert_weights_s * -np.expm1(tokens * np.log1p(-min(c.experts_per_token, 1 - 1e-16)))
     linear = np.linalg.norm([weights, c.linear_s_per_token * tokens], ord=c.smooth)
@@ -123,7 +129,7 @@ def test_shipped_coefficients_predict_the_measured_kernels() -> None:
     """All points that fit into the GPU, pooled: below 6 %."""
     pytest.importorskip("scipy")
     shared_data()
-    from experiments.step_time_fit import load, relative_error
+    from experiments.parity.step_time_fit import load, relative_error
 
     samples = load()
     errors = [np.abs(relative_error(s, calibrated(s.shape, s.gpu, s.tp))) for s in samples]

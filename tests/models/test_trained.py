@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from kvhorizon.errors import InputError
-from kvhorizon.models.features import Recorded
-from kvhorizon.models.forecast import check_spec, history_forecast, make_forecast
-from kvhorizon.models.prequential import finish_times
-from kvhorizon.models.scoring import quantile
-from kvhorizon.models.survival import EXACT
-from kvhorizon.models.trained import FIRST_REQUESTS, TrainedForecast
+from kvhorizon.models.forecast.learned.features import Recorded
+from kvhorizon.models.forecast.learned.trained import FIRST_REQUESTS, TrainedForecast
+from kvhorizon.models.forecast.of_a_trace import check_spec, history_forecast, make_forecast
+from kvhorizon.models.forecast.prequential import finish_times
+from kvhorizon.models.forecast.scoring import quantile
+from kvhorizon.models.forecast.survival import EXACT
 
 LIMIT = 1 << 20
 

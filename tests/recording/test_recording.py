@@ -14,8 +14,8 @@ from kvhorizon.errors import InputError
 from kvhorizon.recording.read import is_recording, read_recording
 from kvhorizon.recording.schema import FORMAT_KEY, SAMPLING_MOST, Row
 from kvhorizon.recording.write import PREFIX, Folder, write_rows
-from kvhorizon.sim.trace import make_trace, window
-from kvhorizon.sim.traces import read_trace
+from kvhorizon.sim.workload.readers import read_trace
+from kvhorizon.sim.workload.trace import make_trace, window
 
 FACTS = {"block_size": 16, "model": "tiny"}
 ROWS = [

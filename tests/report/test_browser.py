@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.report_browser import chromium, faults, look, write_report
+from experiments.bench.report_browser import chromium, faults, look, write_report
 from kvhorizon.errors import InputError
 
 pytest.importorskip("playwright", reason="Playwright is not installed: the report is NOT TESTED in a browser")

@@ -7,9 +7,9 @@ from engines import facts
 from kvhorizon.report.calibration import _says, calibration
 from kvhorizon.report.reliability import CHANCES, Reliability, reliability
 from kvhorizon.sim.setup import Setup
-from kvhorizon.sim.trace import Trace, make_trace
-from kvhorizon.sim.whatif import Answer
-from kvhorizon.sim.workloads import synthesize
+from kvhorizon.sim.workload.synthetic import synthesize
+from kvhorizon.sim.workload.trace import Trace, make_trace
+from kvhorizon.whatif.question import Answer
 
 
 def judged(trace: Trace, spec: str) -> Reliability | None:

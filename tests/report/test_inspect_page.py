@@ -7,7 +7,7 @@ import pytest
 from engines import facts, random_trace, trace
 
 from kvhorizon.report.inspect_page import arrivals, demand, lengths, tenants
-from kvhorizon.sim.inspection import inspect
+from kvhorizon.whatif.inspection import inspect
 
 FACTS = facts(400, 16, 64, 512)
 

@@ -11,14 +11,14 @@ from engines import facts, random_trace
 from kvhorizon.report.advice import advise, switch_of
 from kvhorizon.report.failure import under_way
 from kvhorizon.report.page import pictures, render
-from kvhorizon.sim.aftermath import aftermath
-from kvhorizon.sim.alone import alone
-from kvhorizon.sim.failure import Failure
+from kvhorizon.sim.engine.failure import Failure
+from kvhorizon.sim.fleet.failure_cost import failure_cost
+from kvhorizon.sim.isolated import alone
 from kvhorizon.sim.metrics import summarize
-from kvhorizon.sim.policies import parse_policy
+from kvhorizon.sim.policies.registry import parse_policy
 from kvhorizon.sim.replay import replay
 from kvhorizon.sim.setup import Setup
-from kvhorizon.sim.whatif import Answer
+from kvhorizon.whatif.question import Answer
 
 HOSTILE = '<script>alert("x")</script>'
 
@@ -160,7 +160,7 @@ def test_the_numbers_of_a_figure_are_there_as_a_table(answer: Answer) -> None:
 def test_what_a_failure_cost_is_drawn_first(answer: Answer) -> None:
     """A line with the failure and one without for each policy, and a row of differences; of one that cost nothing."""
     failure = {"at_s": 2.0, "down_for_s": 1.5}
-    cost = aftermath(answer.trace.arrival_s, Failure(**failure), answer.outcomes[0], answer.outcomes[0])
+    cost = failure_cost(answer.trace.arrival_s, Failure(**failure), answer.outcomes[0], answer.outcomes[0])
     rows = [{**row, "failure": cost} for row in policies(answer)]
     results = {**answer.results, "failure": failure, "policies": rows, "max_output_tokens": 512}
     both = dataclasses.replace(answer, results=results, calm=tuple(answer.outcomes))

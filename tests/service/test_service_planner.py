@@ -8,9 +8,9 @@ import numpy as np
 from kvhorizon.service.main import planner_for
 from kvhorizon.service.server import serve
 from kvhorizon.service.warm_up import sample_snapshot
-from kvhorizon.solver.budget import Budget
-from kvhorizon.solver.greedy import Knob
-from kvhorizon.solver.planner import Planner, PlannerSettings
+from kvhorizon.solver.heuristic.params import Knob
+from kvhorizon.solver.program.search.budget import Budget
+from kvhorizon.solver.program.search.planner import Planner, PlannerSettings
 from kvhorizon.wire.child import SolverChild
 from kvhorizon.wire.client import Client
 

@@ -1,4 +1,4 @@
-"""Reading an update and planning take turns in a process, and whoever hangs holds up nobody for long."""
+"""Reading an update and planning take turns in a process, and whoever hangs holds up no request for long."""
 
 import threading
 import time

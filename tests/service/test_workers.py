@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from kvhorizon.adapter.shared import SharedSolver
+from kvhorizon.adapter.planning.shared import SharedSolver
 from kvhorizon.errors import InputError
 from kvhorizon.service.warm_up import sample_snapshot
 from kvhorizon.service.workers import SESSIONS_EACH, check_shared, run_workers

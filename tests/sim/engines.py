@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kvhorizon.sim.trace import Trace
+from kvhorizon.sim.workload.trace import Trace
 from kvhorizon.state import EngineFacts, StepCost
 
 COST = StepCost(

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments._ablation import pooled_ratio, ratios, total_ratio
-from experiments._plots import canvas, save
+from experiments.common._ablation import pooled_ratio, ratios, total_ratio
+from experiments.common._plots import canvas, save
 
 ROWS = [
     {"policy": policy, "evictions": evictions}

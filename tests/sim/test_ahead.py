@@ -8,12 +8,12 @@ from engines import facts, random_trace, trace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvhorizon.sim.advance import FINISHED, advance
-from kvhorizon.sim.arrays import FREE, RUNNING, WAITING
-from kvhorizon.sim.policies import parse_policy
+from kvhorizon.sim.engine.advance import FINISHED, advance
+from kvhorizon.sim.engine.arrays import FREE, RUNNING, WAITING
+from kvhorizon.sim.policies.registry import parse_policy
 from kvhorizon.sim.replay import replay, start
 from kvhorizon.sim.setup import Setup
-from kvhorizon.solver.desk import new_desk
+from kvhorizon.solver.heuristic.scratch import new_scratch
 
 FCFS = parse_policy("fcfs")
 
@@ -62,9 +62,9 @@ def test_everyone_ends_and_every_block_comes_back(seed: int, caching: bool) -> N
     requests, tight = random_trace(seed, 40, 600, 20.0), facts(total_blocks=40)
     case = Setup(requests, tight, async_scheduling=True, prefix_caching=caching)
     engine, forecast = start(case, FCFS)
-    desk = new_desk(len(requests), tight.max_num_seqs)
-    guest = FCFS.guest.at_work(len(requests), tight.max_num_seqs, tight.cost)
-    assert advance(engine, forecast.curves, guest, tight.cost, desk, np.inf, 1 << 40, True) == FINISHED
+    scratch = new_scratch(len(requests), tight.max_num_seqs)
+    plugin = FCFS.plugin.at_work(len(requests), tight.max_num_seqs, tight.cost)
+    assert advance(engine, forecast.curves, plugin, tight.cost, scratch, np.inf, 1 << 40, True) == FINISHED
     assert engine.columns.generated.tolist() == requests.output_tokens.tolist()
     assert engine.counters[RUNNING] == engine.counters[WAITING] == 0
     assert engine.counters[FREE] == tight.total_blocks

@@ -6,7 +6,7 @@ import numpy as np
 from engines import facts, random_trace
 
 from kvhorizon.sim.bound import hindsight_bound_s, over_bound
-from kvhorizon.sim.policies import parse_policy
+from kvhorizon.sim.policies.registry import parse_policy
 from kvhorizon.sim.replay import replay
 from kvhorizon.sim.setup import Setup
 

@@ -11,15 +11,15 @@ from typer.testing import CliRunner
 
 from kvhorizon.cli.app import app
 from kvhorizon.errors import InputError
-from kvhorizon.models.classes import read_classes
-from kvhorizon.sim.in_process import InProcess
-from kvhorizon.sim.many import answer
+from kvhorizon.models.slo.classes import read_classes
 from kvhorizon.sim.outcome import Outcome
-from kvhorizon.sim.policies import parse_policy
+from kvhorizon.sim.policies.in_process import InProcess
+from kvhorizon.sim.policies.registry import parse_policy
 from kvhorizon.sim.replay import replay
 from kvhorizon.sim.setup import Setup
-from kvhorizon.sim.whatif import Question, prepare
-from kvhorizon.solver.greedy import Knob
+from kvhorizon.solver.heuristic.params import Knob
+from kvhorizon.whatif.many import answer
+from kvhorizon.whatif.question import Question, prepare
 
 NAMES = ("interactive", "batch")
 CLASSES = {"interactive": {"weight": 8.0, "ttft_s": 2.0}, "batch": {"weight": 0.25}}
@@ -106,7 +106,7 @@ def test_shares_keep_a_flood_from_making_the_other_tenant_wait(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", ["kvhorizon:greedy", "kvhorizon:greedy/means", "kvhorizon"])
-def test_shares_that_nobody_exceeds_change_nothing(name: str) -> None:
+def test_shares_that_no_request_exceeds_change_nothing(name: str) -> None:
     """To the last bit, though weights are looked at each tick."""
     policy, found = parse_policy(name), []
     for shares in ({}, {"0": 1.0}):

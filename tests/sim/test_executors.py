@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from experiments.bench_whatif import cluster, plain
+from experiments.bench.bench_whatif import cluster, plain
 from kvhorizon.errors import InputError
-from kvhorizon.sim.executors import executor
-from kvhorizon.sim.many import answer, answer_all
-from kvhorizon.sim.whatif import Question
+from kvhorizon.whatif.executors import executor
+from kvhorizon.whatif.many import answer, answer_all
+from kvhorizon.whatif.question import Question
 
 SMALL = Question("synthetic:chat", gpu="l4-24gb", kv_blocks=700, load=1.2, limit=120, policies=("fcfs",))
 PROBE = "import ray, sys; ray.init(sys.argv[1]); ray.get(ray.remote(lambda: 1).remote(), timeout=60)"

@@ -1,4 +1,4 @@
-"""An engine that fails in mid-run: against a naive engine in plain Python, by hand, and nobody is lost."""
+"""An engine that fails in mid-run: against a naive engine in plain Python, by hand, and no request is lost."""
 
 import dataclasses
 from collections import deque
@@ -8,23 +8,23 @@ import pytest
 from engines import COST, facts, random_trace, trace
 
 from kvhorizon.errors import InputError
-from kvhorizon.models.step_time import step_seconds
-from kvhorizon.sim import fleet as fleets
-from kvhorizon.sim.advance import FINISHED, TICK, advance
-from kvhorizon.sim.aftermath import caught_up_s
-from kvhorizon.sim.arrays import DONE, FREE, RUNNING, WAITING
-from kvhorizon.sim.cache import new_cache
-from kvhorizon.sim.failure import Failure, shut_down, strike
-from kvhorizon.sim.fleet import Fleet, Router, keys_of, play
-from kvhorizon.sim.in_process import InProcess
-from kvhorizon.sim.merged import repeated
+from kvhorizon.models.performance.step_time import step_seconds
+from kvhorizon.sim.engine.advance import FINISHED, TICK, advance
+from kvhorizon.sim.engine.arrays import DONE, FREE, RUNNING, WAITING
+from kvhorizon.sim.engine.cache import new_cache
+from kvhorizon.sim.engine.failure import Failure, shut_down, strike
+from kvhorizon.sim.fleet import engines as fleets
+from kvhorizon.sim.fleet.engines import Fleet, Router, keys_of, play
+from kvhorizon.sim.fleet.failure_cost import caught_up_s
+from kvhorizon.sim.fleet.merged import repeated
+from kvhorizon.sim.fleet.replica import Replica
 from kvhorizon.sim.outcome import Outcome
-from kvhorizon.sim.policies import parse_policy
+from kvhorizon.sim.policies.in_process import InProcess
+from kvhorizon.sim.policies.registry import parse_policy
 from kvhorizon.sim.replay import replay, start
-from kvhorizon.sim.replica import Replica
 from kvhorizon.sim.setup import Setup
-from kvhorizon.sim.workloads import synthesize
-from kvhorizon.solver.desk import new_desk
+from kvhorizon.sim.workload.synthetic import synthesize
+from kvhorizon.solver.heuristic.scratch import new_scratch
 
 LOAD = random_trace(7, 200, 60 * 16, 3.0)
 TIGHT = Setup(LOAD, facts(60), forecast="noisy:0.6")
@@ -33,7 +33,8 @@ FCFS = parse_policy("fcfs")
 
 
 class Naive:
-    """First-come-first-served with lists and no shortcuts, by docs/how-it-works/simulator.md; counts what is computed twice."""
+    """First-come-first-served with lists and no shortcuts, by docs/how-it-works/simulator.md; counts what is computed
+    twice."""
 
     def __init__(self, setup: Setup, failure: Failure) -> None:
         load, self.facts, self.failure = setup.trace, setup.facts, failure
@@ -62,10 +63,10 @@ class Naive:
         self.lost, self.running = self.running, []
         self.lost_tokens = sum(self.computed[n] for n in self.lost)
         for n in reversed(self.lost):
-            self.give_up(n)
+            self.abandon(n)
         self.now_s = max(self.now_s, self.failure.at_s + self.failure.down_for_s)
 
-    def give_up(self, n: int) -> None:
+    def abandon(self, n: int) -> None:
         self.furthest[n] = max(self.furthest[n], self.computed[n])
         self.computed[n] = 0
         self.waiting.appendleft(n)
@@ -85,7 +86,7 @@ class Naive:
                 victim = self.running.pop()
                 chunks.pop(victim, None)
                 self.evicted[victim] += 1
-                self.give_up(victim)
+                self.abandon(victim)
                 preempted = True
             budget -= chunks.get(n, 0)
         while not preempted and self.waiting and budget > 0 and len(self.running) < self.facts.max_num_seqs:
@@ -157,8 +158,8 @@ def struck_run(setup: Setup, name: str, at_s: float):  # type: ignore[no-untyped
     policy = parse_policy(name)
     engine, forecast = start(setup, policy)
     size = len(setup.trace), setup.facts.max_num_seqs
-    desk, guest = new_desk(*size), policy.guest.at_work(*size, setup.facts.cost)
-    rest = (forecast.curves, guest, setup.facts.cost, desk)
+    scratch, plugin = new_scratch(*size), policy.plugin.at_work(*size, setup.facts.cost)
+    rest = (forecast.curves, plugin, setup.facts.cost, scratch)
     assert advance(engine, *rest, at_s, 1 << 40, True) == TICK
     lost = strike(engine)
     shut_down(engine, Failure(at_s, 2.0))
@@ -170,7 +171,7 @@ def struck_run(setup: Setup, name: str, at_s: float):  # type: ignore[no-untyped
 
 @pytest.mark.parametrize("name", ["fcfs", "kvhorizon:greedy", "priority"])
 @pytest.mark.parametrize("ahead", [False, True])
-def test_nobody_is_lost_and_every_block_comes_back(name: str, ahead: bool) -> None:
+def test_no_request_is_lost_and_every_block_comes_back(name: str, ahead: bool) -> None:
     ranked = dataclasses.replace(LOAD, priority=np.arange(len(LOAD)) % 3)
     engine, _, run = struck_run(dataclasses.replace(TIGHT, trace=ranked, async_scheduling=ahead), name, 20.0)
     assert run() == FINISHED
@@ -234,7 +235,7 @@ def test_the_others_take_the_requests_of_the_one_that_fails(
 
 @pytest.mark.parametrize("router", fleets.ROUTERS)
 @pytest.mark.parametrize("count", [1, 3])
-def test_where_nobody_is_evicted_exactly_what_was_lost_is_computed_again(router: str, count: int) -> None:
+def test_where_no_request_is_evicted_exactly_what_was_lost_is_computed_again(router: str, count: int) -> None:
     load = dataclasses.replace(LOAD, arrival_s=LOAD.arrival_s / 3, key=np.arange(200) % 7)
     roomy = Setup(load, dataclasses.replace(facts(2000), max_model_len=960))
     found = play(roomy, FCFS, Fleet(count, router, patience_s=1e8), Failure(10.0, 5.0))
@@ -259,7 +260,7 @@ def test_the_router_spares_an_engine_that_is_down(router: str) -> None:
     assert 0 in routed.at[60:120]
 
 
-def test_clients_may_give_up_on_an_engine_that_is_down() -> None:
+def test_clients_may_abandon_on_an_engine_that_is_down() -> None:
     found = play(TIGHT, FCFS, Fleet(patience_s=6.0), Failure(20.0, 20.0))
     calm = play(TIGHT, FCFS, Fleet(patience_s=6.0))
     assert found.lost_requests > 0
@@ -288,7 +289,7 @@ def outcome(finish_s: list[float]) -> Outcome:
 @pytest.mark.parametrize(
     ("struck", "says"),
     [
-        ([1.0, 2.0, 3.0, 4.0], 0.0),  # nobody was held up
+        ([1.0, 2.0, 3.0, 4.0], 0.0),  # no request was held up
         ([1.0, 2.7, 2.9, 4.0], 1.0),  # at 2 one is lacking until 2.7: then as many are done as without
         ([1.0, 5.0, 6.0, 7.0], None),  # only the last makes it even
     ],

@@ -7,8 +7,8 @@ import pytest
 from engines import facts, random_trace
 
 from kvhorizon.errors import InputError
-from kvhorizon.sim.fleet import Fleet, keys_of, play
-from kvhorizon.sim.policies import parse_policy
+from kvhorizon.sim.fleet.engines import Fleet, keys_of, play
+from kvhorizon.sim.policies.registry import parse_policy
 from kvhorizon.sim.replay import replay
 from kvhorizon.sim.setup import Setup
 

@@ -5,17 +5,17 @@ import dataclasses
 import numpy as np
 import pytest
 
-from kvhorizon.models.gpu import preset
+from kvhorizon.models.performance.gpu import preset
 from kvhorizon.recording.read import Recording
-from kvhorizon.sim.asked_engine import engine_facts, load_model
-from kvhorizon.sim.demand import kv_demand
-from kvhorizon.sim.inspection import inspect, judge, prefix_reuse, pressure_of
-from kvhorizon.sim.policies import parse_policy
+from kvhorizon.sim.policies.registry import parse_policy
 from kvhorizon.sim.replay import replay
 from kvhorizon.sim.setup import Setup
-from kvhorizon.sim.trace import Trace, make_trace
-from kvhorizon.sim.workloads import synthesize
+from kvhorizon.sim.workload.demand import kv_demand
+from kvhorizon.sim.workload.synthetic import synthesize
+from kvhorizon.sim.workload.trace import Trace, make_trace
 from kvhorizon.state import EngineFacts, StepCost
+from kvhorizon.whatif.engine_spec import engine_facts, load_model
+from kvhorizon.whatif.inspection import inspect, judge, prefix_reuse, pressure_of
 
 PLAIN = EngineFacts(100, 16, 8, 512, 4096, StepCost(fixed_s=0.01, weights_s=0.0))
 
@@ -114,7 +114,8 @@ def test_what_was_seen_goes_before_what_is_expected() -> None:
 
 
 def test_capacity_and_verdict_against_a_simulated_engine() -> None:
-    """Chat on an A100: the rate within 15 %; where nobody is evicted the verdict is little, where many are, much."""
+    """Chat on an A100: the rate within 15 %; where no request is evicted the verdict is little, where many are,
+    much."""
     facts = engine_facts(load_model("llama-3.1-8b"), preset("a100-40gb"))
     made = synthesize("chat", 6000, 0)  # so many that the last ones' lonely end hardly counts
     together = dataclasses.replace(made, arrival_s=np.zeros(len(made)))

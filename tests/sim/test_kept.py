@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from engines import facts, random_trace
 
-from kvhorizon.models.kept import Kept
-from kvhorizon.models.step_time import recompute_seconds, undoing
+from kvhorizon.models.performance.kept_share import Kept
+from kvhorizon.models.performance.step_time import recompute_seconds, undoing
 from kvhorizon.sim import replay as replaying
-from kvhorizon.sim.arrays import RECOMPUTED, RESTORED
-from kvhorizon.sim.policies import parse_policy
+from kvhorizon.sim.engine.arrays import RECOMPUTED, RESTORED
+from kvhorizon.sim.policies.registry import parse_policy
 from kvhorizon.sim.setup import Setup
 
 TRACE = random_trace(5, 200, 1200, 30.0)
@@ -60,7 +60,7 @@ def test_a_prefix_cache_gives_back_what_nothing_has_overwritten(engines: list) -
     assert counters[RECOMPUTED] == outcome.recompute_tokens.sum()
 
 
-def test_the_price_changes_whom_the_rule_evicts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_price_changes_which_the_rule_evicts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where all comes back cheaply, others go than where nothing does."""
     setup = Setup(TRACE, TIGHT, reload_s_per_token=1e-6)
     net = replaying.replay(setup, GREEDY)

@@ -3,7 +3,7 @@
 import pytest
 from engines import facts, random_trace
 
-from kvhorizon.sim.policies import parse_policy
+from kvhorizon.sim.policies.registry import parse_policy
 from kvhorizon.sim.replay import replay
 from kvhorizon.sim.setup import Setup
 

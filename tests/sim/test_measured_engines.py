@@ -10,12 +10,12 @@ pytest.importorskip("scipy")
 
 from data import shared_data
 
-from experiments._measured_fit import expected, fit, scaled
-from experiments._measured_runs import FCFS, MODELS, MeasuredRun, by_second, load, trajectory
-from experiments.measured_engines import errors, latencies, score
-from kvhorizon.models.shape import builtin
+from experiments.parity._measured_fit import expected, fit, scaled
+from experiments.parity._measured_runs import FCFS, MODELS, MeasuredRun, by_second, load, trajectory
+from experiments.parity.measured_engines import errors, latencies, score
+from kvhorizon.models.performance.shape import builtin
 from kvhorizon.sim.replay import replay
-from kvhorizon.sim.trace import Trace
+from kvhorizon.sim.workload.trace import Trace
 
 REQUESTS = 60
 TRUTH = np.array([0.4, -0.5, 0.6, 0.5, 0.3])  # spreads from what is expected

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from engines import trace
 
-from kvhorizon.models.classes import read_classes
+from kvhorizon.models.slo.classes import read_classes
 from kvhorizon.sim.metrics import longest, spread, summarize
 from kvhorizon.sim.outcome import Outcome
 
@@ -44,7 +44,7 @@ def summary(**changes: object) -> dict:
 def test_classes_of_service_by_hand() -> None:
     """TTFT 1 and 1, TPOT 0.2 and none: the first is too slow for its class, the second of one without targets."""
     load = dataclasses.replace(trace([0.0, 1.0], [100, 50], [11, 1]), slo_class=("chat", "unheard of"))
-    classes = read_classes({"chat": {"weight": 4, "ttft_s": 2.0, "tpot_s": 0.1}, "nobody": {}})
+    classes = read_classes({"chat": {"weight": 4, "ttft_s": 2.0, "tpot_s": 0.1}, "no_request": {}})
     alone = {name: np.array([0.1, 0.1]) for name in ("prefill_alone_s", "service_alone_s")}
     row = summarize(load, outcome(), **alone, tpot_target_s=0.25, classes=classes)
     assert list(row["classes"]) == ["chat", "default"]
@@ -67,7 +67,7 @@ def test_by_hand() -> None:
     assert row["e2e_s"]["mean"] == 2.0
     assert row["slowdown"] == {"mean": 2.0, "p50": 2.0, "p90": 2.0, "p99": 2.0, "max": 2.0}
     assert row["throughput_tok_s"] == pytest.approx(162 / 3)
-    assert row["throughput_in_window_tok_s"] == 0.0  # nobody finished by the last arrival at 1 s
+    assert row["throughput_in_window_tok_s"] == 0.0  # no request finished by the last arrival at 1 s
     assert row["gpu_utilization"] == pytest.approx(0.9)
     assert row["recompute_fraction"] == 0.25
     assert row["preemption_frequency"] == 0.5

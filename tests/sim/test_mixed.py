@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from kvhorizon.errors import InputError
-from kvhorizon.sim.many import answer_all
-from kvhorizon.sim.mixed import mixed
-from kvhorizon.sim.trace import Trace
-from kvhorizon.sim.whatif import Question, prepare
-from kvhorizon.sim.workloads import synthesize
+from kvhorizon.sim.workload.mixed import mixed
+from kvhorizon.sim.workload.synthetic import synthesize
+from kvhorizon.sim.workload.trace import Trace
+from kvhorizon.whatif.many import answer_all
+from kvhorizon.whatif.question import Question, prepare
 
 ASKED = Question("synthetic:chat", gpu="l4-24gb", kv_blocks=1500, load=1.2, limit=200, policies=("fcfs",))
 

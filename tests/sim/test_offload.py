@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from kvhorizon.errors import InputError
-from kvhorizon.models.offload import UNKNOWN_KV_BYTES, kv_bytes_on_one, reload_s_per_token
+from kvhorizon.models.performance.kv_offload import UNKNOWN_KV_BYTES, kv_bytes_on_one, reload_s_per_token
 from kvhorizon.recording.read import Recording, read_recording
 from kvhorizon.recording.schema import Row
 from kvhorizon.recording.write import write_rows
-from kvhorizon.sim.asked_engine import asked_engine, load_model
-from kvhorizon.sim.axes import parse_axis, points
-from kvhorizon.sim.many import answer_all
-from kvhorizon.sim.whatif import Question, prepare
+from kvhorizon.whatif.engine_spec import engine_spec, load_model
+from kvhorizon.whatif.many import answer_all
+from kvhorizon.whatif.question import Question, prepare
+from kvhorizon.whatif.sweep import parse_axis, points
 
 ASKED = Question("synthetic:chat", gpu="l4-24gb", kv_blocks=700, load=1.2, limit=300, policies=("fcfs",))
 
@@ -52,7 +52,7 @@ def recorded(folder: Path, **facts: object) -> Recording:
 
 
 def test_a_recorded_engine_says_how_large_its_kv_is(tmp_path: Path) -> None:
-    assert asked_engine(None, None, 1, None, recorded(tmp_path, kv_bytes_per_token=4096.0)).kv_bytes == 4096.0
-    assert asked_engine(None, None, 1, None, recorded(tmp_path)).kv_bytes == UNKNOWN_KV_BYTES
+    assert engine_spec(None, None, 1, None, recorded(tmp_path, kv_bytes_per_token=4096.0)).kv_bytes == 4096.0
+    assert engine_spec(None, None, 1, None, recorded(tmp_path)).kv_bytes == UNKNOWN_KV_BYTES
     with pytest.raises(InputError, match="kv_bytes_per_token"):
-        asked_engine(None, None, 1, None, recorded(tmp_path, kv_bytes_per_token="much"))
+        engine_spec(None, None, 1, None, recorded(tmp_path, kv_bytes_per_token="much"))

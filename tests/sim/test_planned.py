@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from engines import facts, random_trace
 
-from kvhorizon.sim.in_process import InProcess
-from kvhorizon.sim.policies import parse_policy
+from kvhorizon.sim.policies.in_process import InProcess
+from kvhorizon.sim.policies.registry import parse_policy
 from kvhorizon.sim.replay import replay
 from kvhorizon.sim.setup import Setup
 from kvhorizon.solver.expiry import PLAN_MAX_AGE_S
-from kvhorizon.solver.greedy import Knob
+from kvhorizon.solver.heuristic.params import Knob
 from kvhorizon.state import Plan, Snapshot
 from kvhorizon.wire.child import SolverChild
 from kvhorizon.wire.resilient import ResilientSolver

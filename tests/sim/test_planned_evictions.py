@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from engines import facts, random_trace
 
-from kvhorizon.sim import planned
-from kvhorizon.sim.arrays import FREE, PREEMPTED, Engine
-from kvhorizon.sim.in_process import InProcess
-from kvhorizon.sim.planned import evict
-from kvhorizon.sim.policies import parse_policy
+from kvhorizon.sim.engine.arrays import FREE, PREEMPTED, Engine
+from kvhorizon.sim.policies import plan_follower as planned
+from kvhorizon.sim.policies.in_process import InProcess
+from kvhorizon.sim.policies.plan_follower import evict
+from kvhorizon.sim.policies.registry import parse_policy
 from kvhorizon.sim.replay import replay
 from kvhorizon.sim.setup import Setup
-from kvhorizon.solver.greedy import Knob
-from kvhorizon.solver.settings import EVICT_OCCUPANCY
+from kvhorizon.solver.heuristic.params import Knob
+from kvhorizon.solver.program.settings import EVICT_OCCUPANCY
 from kvhorizon.state import Plan, Snapshot
 
 WORK = 100
@@ -36,7 +36,7 @@ class Evicting:
 
 
 class EvictingAny(Evicting):
-    """The same with somebody else each time."""
+    """The same with another request each time."""
 
     def plan(self, snapshot: Snapshot) -> Plan | None:
         plan = super().plan(snapshot)
@@ -49,7 +49,7 @@ def setup() -> Setup:
     return Setup(random_trace(5, 300, 120 * 16, 30.0), facts(TOTAL, 16, 64, 512), forecast="noisy:0.6")
 
 
-def test_with_reload_they_are_carried_out_and_nobody_is_lost(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_reload_they_are_carried_out_and_no_request_is_lost(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     setup, solver, done = dataclasses.replace(setup, reload_s_per_token=RELOAD_S), Evicting(Knob.MEANS), []
 
     def noted(engine: Engine, n: int) -> None:
@@ -72,14 +72,14 @@ def test_without_reload_they_are_not(setup: Setup) -> None:
     np.testing.assert_array_equal(outcome.preemptions, alone.preemptions)
 
 
-def test_a_budget_of_reordering_gives_back_what_it_lent_only(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
-    setup, overtakers = dataclasses.replace(setup, reload_s_per_token=RELOAD_S), []
+def test_a_budget_of_reordering_gives_back_what_it_granted_only(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    setup, out_of_order = dataclasses.replace(setup, reload_s_per_token=RELOAD_S), []
 
     def noted(engine: Engine, n: int) -> None:
-        overtakers.append(bool(engine.columns.overtaker[n]))
+        out_of_order.append(bool(engine.columns.out_of_order[n]))
         evict(engine, n)
 
     monkeypatch.setattr(planned, "evict", noted)
     replay(setup, parse_policy("kvhorizon"), EvictingAny(Knob.BALANCED))
-    assert overtakers
-    assert all(overtakers)
+    assert out_of_order
+    assert all(out_of_order)

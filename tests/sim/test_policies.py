@@ -7,12 +7,12 @@ import pytest
 from engines import facts, trace
 
 from kvhorizon.errors import InputError
-from kvhorizon.sim.policies import DEFAULT_POLICIES, POLICIES, parse_policy
-from kvhorizon.sim.rivals.named import VICTIMS
+from kvhorizon.sim.policies.baselines.named import VICTIMS
+from kvhorizon.sim.policies.control import UNSTEERED
+from kvhorizon.sim.policies.registry import DEFAULT_POLICIES, POLICIES, parse_policy
 from kvhorizon.sim.setup import Setup
-from kvhorizon.sim.steer import UNSTEERED
-from kvhorizon.solver.greedy import GREEDY, PLANNED, Knob
-from kvhorizon.solver.settings import settings_of
+from kvhorizon.solver.heuristic.params import GREEDY, PLANNED, Knob
+from kvhorizon.solver.program.settings import settings_of
 
 
 def test_the_default_ones_are_known() -> None:
@@ -22,18 +22,18 @@ def test_the_default_ones_are_known() -> None:
 def test_only_the_engine_itself_is_unsteered() -> None:
     for name in POLICIES:
         option = {"watermark": ":0.1", "victims": ":lifo", "admission": ":ours"}.get(name, "")
-        assert (parse_policy(name + option).guest is UNSTEERED) == (name in ("fcfs", "priority", "watermark"))
+        assert (parse_policy(name + option).plugin is UNSTEERED) == (name in ("fcfs", "priority", "watermark"))
 
 
 def test_knobs_reach_the_rule() -> None:
-    assert parse_policy("kvhorizon:greedy/means").guest.rule == GREEDY[Knob.MEANS]
+    assert parse_policy("kvhorizon:greedy/means").plugin.rule == GREEDY[Knob.MEANS]
     for name in ("kvhorizon/means", "kvhorizon:edge-only/means"):
-        assert parse_policy(name).guest.rule == PLANNED[Knob.MEANS]
+        assert parse_policy(name).plugin.rule == PLANNED[Knob.MEANS]
     assert parse_policy("kvhorizon/means").planner == Knob.MEANS
     assert parse_policy("kvhorizon:edge-only/means").planner is None
-    rival = parse_policy("admission:ours/strict").guest.rival
-    assert rival is not None
-    assert rival.ours == GREEDY[Knob.STRICT]
+    baseline = parse_policy("admission:ours/strict").plugin.baseline
+    assert baseline is not None
+    assert baseline.ours == GREEDY[Knob.STRICT]
 
 
 def test_ablations_change_one_thing() -> None:

@@ -8,21 +8,21 @@ import numpy as np
 import pytest
 from engines import facts
 
-from kvhorizon.cli.questions import find, sweep
+from kvhorizon.cli.commands.questions import find, sweep
 from kvhorizon.errors import InputError
 from kvhorizon.recording.schema import Row
 from kvhorizon.recording.write import write_rows
-from kvhorizon.sim.contents import contents_of
-from kvhorizon.sim.fleet import Fleet, play
-from kvhorizon.sim.many import answer_all
-from kvhorizon.sim.policies import parse_policy
+from kvhorizon.sim.engine.contents import contents_of
+from kvhorizon.sim.fleet.engines import Fleet, play
+from kvhorizon.sim.policies.registry import parse_policy
 from kvhorizon.sim.prefix_caching import NO_EFFECT, RECORDED_UNKNOWN, UNKNOWN, resolve
 from kvhorizon.sim.replay import replay
 from kvhorizon.sim.setup import Setup
-from kvhorizon.sim.trace import Trace, make_trace
-from kvhorizon.sim.traces import read_trace, write_trace
-from kvhorizon.sim.whatif import Question, prepare, what_if
-from kvhorizon.sim.workloads import synthesize
+from kvhorizon.sim.workload.readers import read_trace, write_trace
+from kvhorizon.sim.workload.synthetic import synthesize
+from kvhorizon.sim.workload.trace import Trace, make_trace
+from kvhorizon.whatif.many import answer_all
+from kvhorizon.whatif.question import Question, prepare, what_if
 
 AZURE = (
     "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.6805900,374,44\n2023-11-16 18:15:50.9951690,396,109\n"

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from kvhorizon.cli.questions import find
+from kvhorizon.cli.commands.questions import find
 from kvhorizon.errors import InputError
-from kvhorizon.sim.axes import parse_axis, points
-from kvhorizon.sim.find import search, sought
-from kvhorizon.sim.goals import parse_goals
-from kvhorizon.sim.many import answer_all
-from kvhorizon.sim.policies import parse_policy
+from kvhorizon.sim.policies.registry import parse_policy
 from kvhorizon.sim.replay import start
-from kvhorizon.sim.whatif import Question, prepare
+from kvhorizon.whatif.capacity_search import search, sought
+from kvhorizon.whatif.goals import parse_goals
+from kvhorizon.whatif.many import answer_all
+from kvhorizon.whatif.question import Question, prepare
+from kvhorizon.whatif.sweep import parse_axis, points
 
 SMALL = Question("synthetic:chat", gpu="l4-24gb", kv_blocks=700, load=1.2, limit=120, policies=("fcfs",))
 
@@ -116,7 +116,7 @@ def test_the_fewest_replicas_hold_and_one_less_does_not() -> None:
     assert (found.value - 1, False) in found.tried
 
 
-def test_clients_who_give_up_are_not_finished() -> None:
+def test_clients_who_abandon_are_not_finished() -> None:
     asked = replace(SMALL, load=8.0, replicas=2, router="least-kv", patience_s=1.0)
     results = answer_all([asked], 100)[0]
     assert results["fleet"] == {"replicas": 2, "router": "least-kv", "patience_s": 1.0, "retries": 0}

@@ -8,17 +8,17 @@ from engines import facts, random_trace, trace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvhorizon.models.forecast import make_forecast
-from kvhorizon.sim.advance import FINISHED, advance
-from kvhorizon.sim.arrays import DONE, FREE, NOW, RUNNING, WAITING
-from kvhorizon.sim.policies import parse_policy
+from kvhorizon.models.forecast.of_a_trace import make_forecast
+from kvhorizon.sim.engine.advance import FINISHED, advance
+from kvhorizon.sim.engine.arrays import DONE, FREE, NOW, RUNNING, WAITING
+from kvhorizon.sim.policies.registry import parse_policy
 from kvhorizon.sim.replay import replay, start
 from kvhorizon.sim.setup import Setup
-from kvhorizon.sim.workloads import synthesize
-from kvhorizon.solver.desk import new_desk
+from kvhorizon.sim.workload.synthetic import synthesize
+from kvhorizon.solver.heuristic.scratch import new_scratch
 
 POLICIES = ["fcfs", "watermark:0.05", "fcfs:free-recompute", "kvhorizon:greedy/means", "kvhorizon:greedy", "kvhorizon"]
-RIVALS = [
+BASELINES = [
     *("reserve-max", "sglang", "past-future", "sjf", "srpt", "srpt:inf", "mc-sf", "ltr", "ltr:preemptive", "lcf"),
     *("cost-aware", "flops-per-mb", "admission:ours", "admission:ours/means", "victims:ours", "victims:remaining-time"),
 ]
@@ -48,7 +48,7 @@ def test_the_last_request_is_preempted_and_prefilled_again() -> None:
     assert outcome.recompute_s > 0.0
 
 
-def test_nobody_is_admitted_in_a_step_that_preempted() -> None:
+def test_no_request_is_admitted_in_a_step_that_preempted() -> None:
     """As above with a third, tiny request: it fits beside the first once the second is preempted, but must wait for
     the queue's new head."""
     small = dataclasses.replace(facts(total_blocks=4), max_model_len=64)
@@ -105,10 +105,10 @@ def run_to_end(setup: Setup, name: str, skip: bool = True, check_every_s: float 
     policy = parse_policy(name)
     engine, forecast = start(setup, policy)
     size = len(setup.trace), setup.facts.max_num_seqs
-    desk, guest = new_desk(*size), policy.guest.at_work(*size, setup.facts.cost)
+    scratch, plugin = new_scratch(*size), policy.plugin.at_work(*size, setup.facts.cost)
     until_s = check_every_s
     while True:
-        reason = advance(engine, forecast.curves, guest, setup.facts.cost, desk, until_s, 1 << 40, skip)
+        reason = advance(engine, forecast.curves, plugin, setup.facts.cost, scratch, until_s, 1 << 40, skip)
         assert engine.columns.blocks.sum() + engine.counters[FREE] == setup.facts.total_blocks
         assert engine.counters[RUNNING] <= setup.facts.max_num_seqs
         if reason == FINISHED:
@@ -116,7 +116,7 @@ def run_to_end(setup: Setup, name: str, skip: bool = True, check_every_s: float 
         until_s = engine.clock[NOW] + check_every_s
 
 
-@pytest.mark.parametrize("policy", [*POLICIES, *RIVALS])
+@pytest.mark.parametrize("policy", [*POLICIES, *BASELINES])
 def test_no_block_leaks_at_any_moment(policy: str) -> None:
     setup = Setup(random_trace(3, 500, 60 * 16, 3.0), facts(60), forecast="noisy:0.6")
     run_to_end(setup, policy, check_every_s=0.05)

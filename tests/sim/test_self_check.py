@@ -7,19 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kvhorizon.models.gpu import preset
+from kvhorizon.models.performance.gpu import preset
 from kvhorizon.recording.schema import Row
 from kvhorizon.recording.write import write_rows
-from kvhorizon.sim.asked_engine import engine_facts, load_model
 from kvhorizon.sim.fitted_clock import Seen, fit_clock
 from kvhorizon.sim.outcome import Outcome
-from kvhorizon.sim.policies import parse_policy
+from kvhorizon.sim.policies.registry import parse_policy
 from kvhorizon.sim.replay import replay
-from kvhorizon.sim.self_check import half_s
 from kvhorizon.sim.setup import Setup
-from kvhorizon.sim.trace import Trace
-from kvhorizon.sim.whatif import Question, prepare, what_if
-from kvhorizon.sim.workloads import synthesize
+from kvhorizon.sim.workload.synthetic import synthesize
+from kvhorizon.sim.workload.trace import Trace
+from kvhorizon.whatif.engine_spec import engine_facts, load_model
+from kvhorizon.whatif.question import Question, prepare, what_if
+from kvhorizon.whatif.self_check import half_s
 
 SLOW = {"fixed_s": 0.011, "weights_s": 0.0, "linear_s_per_token": 1.1e-4, "kv_read_s_per_token": 9e-8, "smooth": 2.0}
 MODEL = load_model("llama-3.1-8b")
@@ -106,7 +106,7 @@ def test_a_recording_is_replayed_on_its_own_engine_and_agrees(ran: tuple[Trace, 
 
 
 def test_what_was_otherwise_is_told(ran: tuple[Trace, Outcome], tmp_path: Path) -> None:
-    """A pool that is not the one recorded: nobody is evicted."""
+    """A pool that is not the one recorded: no request is evicted."""
     found = prepare(Question(recorded(ran, tmp_path / "r.parquet", blocks=4000), policies=("fcfs",))).self_check
     assert found is not None
     assert "preemptions" in found.differs

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvhorizon.errors import InputError
-from kvhorizon.sim import traces
-from kvhorizon.sim.trace import limit, make_trace
-from kvhorizon.sim.traces import read_lengths, read_trace, write_trace
+from kvhorizon.sim.workload import readers as traces
+from kvhorizon.sim.workload.readers import read_lengths, read_trace, write_trace
+from kvhorizon.sim.workload.trace import limit, make_trace
 
 OWN = "arrival_s,prompt_tokens,output_tokens,client\n5.0,10,3,b\n4.0,20,4,a\n4.5,30,5,b\n"
 AZURE = (

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from kvhorizon.sim.policies import parse_policy
+from kvhorizon.sim.engine.turns import NO_TURN, learned_price, note_step, turns_of
+from kvhorizon.sim.policies.registry import parse_policy
 from kvhorizon.sim.replay import replay
 from kvhorizon.sim.setup import Setup
-from kvhorizon.sim.trace import Trace, make_trace
-from kvhorizon.sim.turns import NO_TURN, learned_price, note_step, turns_of
+from kvhorizon.sim.workload.trace import Trace, make_trace
 from kvhorizon.state import EngineFacts, StepCost
 
 # Prefills are dear: all of the pool takes 2 s.

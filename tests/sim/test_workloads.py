@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kvhorizon.errors import InputError
-from kvhorizon.sim.workloads import WORKLOADS, synthesize
+from kvhorizon.sim.workload.synthetic import WORKLOADS, synthesize
 
 
 @pytest.mark.parametrize("name", sorted(WORKLOADS))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments._ticks import COST, CURVES
-from kvhorizon.solver.problem import Problem, Tables, turn
+from experiments.bench._ticks import COST, CURVES
+from kvhorizon.solver.program.model import Problem, Tables, turn
 from kvhorizon.state import EngineFacts, ForecastKind, Requests, Snapshot
 
 
@@ -55,7 +55,7 @@ def random_snapshot(
         cached_tokens=(cached := np.where(rng.random(count) < 0.2, prompt // 2, 0) * ~runs * caching),
         shared_tokens=shared_part(cached, runs, held, block_size) * caching,
         weight=np.where(rng.random(count) < 0.2, 3.0, 1.0),
-        overtaker=(rng.random(count) < 0.2).astype(np.uint8),
+        out_of_order=(rng.random(count) < 0.2).astype(np.uint8),
         forecast_kind=kind.astype(np.uint8),
         forecast_scale=np.where(kind == ForecastKind.NONE, 0.0, median),
         forecast_log_sigma=np.where(kind == ForecastKind.POINT, rng.choice([0.0, 0.3, 0.6], count), 0.0),

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from test_select import RUNNING, TOTAL, state
 
-from kvhorizon.solver.caution import AT_ONCE, DEAR, EVICTED_WAITS, caution
-from kvhorizon.solver.columns import Room
-from kvhorizon.solver.desk import new_desk
-from kvhorizon.solver.greedy import GREEDY, Knob, with_prefix_cache
-from kvhorizon.solver.select import choose_admissions
+from kvhorizon.solver.heuristic.admission import choose_admissions
+from kvhorizon.solver.heuristic.caution import AT_ONCE, DEAR, EVICTED_WAITS, caution
+from kvhorizon.solver.heuristic.columns import Room
+from kvhorizon.solver.heuristic.params import GREEDY, Knob, with_prefix_cache
+from kvhorizon.solver.heuristic.scratch import new_scratch
 
 CACHED = with_prefix_cache(GREEDY[Knob.BALANCED])
 BATCH = np.arange(RUNNING, dtype=np.int32)
@@ -54,10 +54,10 @@ def three_wait(idle_of_the_last: int) -> list[int]:
     columns.prompt[first : first + 3], columns.generated[first : first + 3] = (640, 32, 32), 0
     columns.remaining[first : first + 3] = 100.0, 5.0, 5.0
     columns.idle[first + 2] = idle_of_the_last
-    desk = new_desk(160, 8)
-    desk.waiting[:3] = first, first + 1, first + 2
-    count = choose_admissions(columns, curves, CACHED, BATCH[:1], 1, room(300), desk, 3)
-    return [int(n) - first for n in desk.chosen[:count]]
+    scratch = new_scratch(160, 8)
+    scratch.waiting[:3] = first, first + 1, first + 2
+    count = choose_admissions(columns, curves, CACHED, BATCH[:1], 1, room(300), scratch, 3)
+    return [int(n) - first for n in scratch.chosen[:count]]
 
 
 def test_requests_keep_their_order_of_arrival() -> None:
@@ -74,13 +74,13 @@ def test_the_oldest_is_passed_only_for_half_of_its_wait() -> None:
     columns.arrival_s[RUNNING:] = np.arange(160.0 - RUNNING)
     columns.prompt[RUNNING:], columns.generated[RUNNING:] = 32, 0
     columns.idle[RUNNING + 1 :] = 16
-    desk, waits = new_desk(160, 8), list(range(RUNNING, RUNNING + 9))
+    scratch, waits = new_scratch(160, 8), list(range(RUNNING, RUNNING + 9))
     passed = 0
     for newest in range(RUNNING + 9, 160):
-        desk.waiting[: len(waits)] = waits
+        scratch.waiting[: len(waits)] = waits
         one = room(300)._replace(seats=1)
-        assert choose_admissions(columns, curves, CACHED, BATCH[:1], 1, one, desk, len(waits)) == 1
-        chosen = int(desk.chosen[0])
+        assert choose_admissions(columns, curves, CACHED, BATCH[:1], 1, one, scratch, len(waits)) == 1
+        chosen = int(scratch.chosen[0])
         waits.remove(chosen)
         if chosen == RUNNING:
             break

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from problems import random_snapshot
 
-from kvhorizon.solver.budget import Budget, Pace, Spending
-from kvhorizon.solver.build import Builder
-from kvhorizon.solver.frame import HORIZON_DRIFT, HORIZON_SOON, factor
-from kvhorizon.solver.insert import by_key, cost_of, greedy_choices
-from kvhorizon.solver.planner import Planner, PlannerSettings
-from kvhorizon.solver.problem import NEVER
-from kvhorizon.solver.settings import Settings
+from kvhorizon.solver.program.build import Builder
+from kvhorizon.solver.program.model import NEVER
+from kvhorizon.solver.program.search.budget import Budget, Pace, Spending
+from kvhorizon.solver.program.search.construct import by_key, cost_of, greedy_choices
+from kvhorizon.solver.program.search.planner import Planner, PlannerSettings
+from kvhorizon.solver.program.settings import Settings
+from kvhorizon.solver.program.time_grid import HORIZON_DRIFT, HORIZON_SOON, factor
 from kvhorizon.state import Snapshot
 
 RUNNING, WAITING = 16, 300
@@ -32,9 +32,9 @@ def counted(builder: Builder, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     written: list[int] = []
     write = builder.frame.write
 
-    def seen(arena, slot, rows, foreseen):  # type: ignore[no-untyped-def]
+    def seen(arena, slot, rows, forecast_inputs):  # type: ignore[no-untyped-def]
         written.append(len(rows))
-        write(arena, slot, rows, foreseen)
+        write(arena, slot, rows, forecast_inputs)
 
     monkeypatch.setattr(builder.frame, "write", seen)
     return written

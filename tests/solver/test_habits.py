@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from problems import random_snapshot
 
-from kvhorizon.models.resolve import resolve_curves
-from kvhorizon.models.step_time import undoing
-from kvhorizon.solver.build import build, shared_blocks
-from kvhorizon.solver.costs import eviction_losses, outlook_of, overflow_price
-from kvhorizon.solver.greedy import GREEDY, Knob
-from kvhorizon.solver.rule_plan import columns_of
-from kvhorizon.solver.select import victim_row
-from kvhorizon.solver.settings import Settings
+from kvhorizon.models.forecast.resolve import resolve_curves
+from kvhorizon.models.performance.step_time import undoing
+from kvhorizon.solver.heuristic.admission import victim_row
+from kvhorizon.solver.heuristic.of_a_snapshot import columns_of
+from kvhorizon.solver.heuristic.params import GREEDY, Knob
+from kvhorizon.solver.program.build import build, shared_blocks
+from kvhorizon.solver.program.costs import eviction_losses, overflow_price, predictions_of
+from kvhorizon.solver.program.settings import Settings
 from kvhorizon.state import Habits, Snapshot
 
 SETTINGS = Settings()
@@ -24,7 +24,7 @@ def having(snapshot: Snapshot, **habits: float) -> Snapshot:
 
 
 def losses(snapshot: Snapshot) -> np.ndarray:
-    return eviction_losses(snapshot, outlook_of(snapshot, resolve_curves(snapshot), SETTINGS), SETTINGS)
+    return eviction_losses(snapshot, predictions_of(snapshot, resolve_curves(snapshot), SETTINGS), SETTINGS)
 
 
 def test_twice_the_tokens_per_step_is_half_the_horizon() -> None:

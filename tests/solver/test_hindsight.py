@@ -9,13 +9,13 @@ import pytest
 from engines import facts, random_trace
 
 from kvhorizon.errors import InputError
-from kvhorizon.sim.alone import alone
-from kvhorizon.sim.policies import parse_policy
+from kvhorizon.sim.isolated import alone
+from kvhorizon.sim.policies.registry import parse_policy
 from kvhorizon.sim.replay import replay
 from kvhorizon.sim.setup import Setup
-from kvhorizon.solver.fluid_bound import fluid_bound, shortest_remaining_first, weighted_busy_time
-from kvhorizon.solver.hindsight import Instance, latency, shortest_first, usage, violations
-from kvhorizon.solver.hindsight_program import optimum
+from kvhorizon.solver.bounds.fluid import fluid_bound, shortest_remaining_first, weighted_busy_time
+from kvhorizon.solver.bounds.hindsight import Instance, latency, shortest_first, usage, violations
+from kvhorizon.solver.bounds.hindsight_program import optimum
 
 ABSENT, READY = -1, 0  # else: silent steps left
 SECONDS = 60.0

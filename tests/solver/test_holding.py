@@ -3,13 +3,20 @@
 import numpy as np
 from test_select import RUNNING, TOTAL, state
 
-from kvhorizon.models.returns import LATER_TURN
-from kvhorizon.solver.columns import Room
-from kvhorizon.solver.desk import new_desk
-from kvhorizon.solver.greedy import GREEDY, Greedy, Knob, with_prefix_cache
-from kvhorizon.solver.idle_sessions import MOST, REFRESH_S, expected_tokens, new_idle_sessions, turn_came, turn_ended
-from kvhorizon.solver.reordering import ADMITTED
-from kvhorizon.solver.select import choose_admissions
+from kvhorizon.models.forecast.returns import LATER_TURN
+from kvhorizon.solver.heuristic.admission import choose_admissions
+from kvhorizon.solver.heuristic.columns import Room
+from kvhorizon.solver.heuristic.idle_sessions import (
+    MOST,
+    REFRESH_S,
+    expected_tokens,
+    new_idle_sessions,
+    turn_came,
+    turn_ended,
+)
+from kvhorizon.solver.heuristic.out_of_order import ADMITTED
+from kvhorizon.solver.heuristic.params import GREEDY, Greedy, Knob, with_prefix_cache
+from kvhorizon.solver.heuristic.scratch import new_scratch
 
 BLOCK = 16
 OWN = TOTAL * BLOCK // (2 * RUNNING)  # tokens of each running request: half of the pool together
@@ -30,14 +37,14 @@ def admitted(
     columns.remaining[first : first + 2] = 5.0
     columns.idle[first + 1] = cached
     columns.turn[first] = 0.0
-    desk = new_desk(160, 8)
-    desk.owed[ADMITTED] = ahead
-    desk.waiting[:2] = first, first + 1
+    scratch = new_scratch(160, 8)
+    scratch.owed[ADMITTED] = ahead
+    scratch.waiting[:2] = first, first + 1
     free = TOTAL // 2
     room = Room(free, 0, TOTAL, BLOCK, 8, 8000, 200.0, np.inf, TOTAL - free, 0.02, 1e-4, returning)
     rule: Greedy = with_prefix_cache(GREEDY[Knob(knob)])
-    count = choose_admissions(columns, curves, rule, BATCH[:running], running, room, desk, 2)
-    return [int(n) - first for n in desk.chosen[:count]]
+    count = choose_admissions(columns, curves, rule, BATCH[:running], running, room, scratch, 2)
+    return [int(n) - first for n in scratch.chosen[:count]]
 
 
 POOL = float(TOTAL * BLOCK)

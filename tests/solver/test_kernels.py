@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 from problems import random_problem, random_snapshot
 
-from kvhorizon.models.resolve import resolve_curves
-from kvhorizon.models.survival import survive
-from kvhorizon.solver.arena import Arena
-from kvhorizon.solver.dual import Ascent, reduced_costs, two_least
-from kvhorizon.solver.horizon import Row, Traits, admission_buckets, bucket_edges, grid_of, hold_from
-from kvhorizon.solver.insert import cost_of, feasible, insert_cheapest, insert_planned
-from kvhorizon.solver.prices import no_prices
-from kvhorizon.solver.problem import NEVER
-from kvhorizon.solver.relaxation import rows_of
-from kvhorizon.solver.settings import Settings
-from kvhorizon.solver.verify import objective, violations
+from kvhorizon.models.forecast.resolve import resolve_curves
+from kvhorizon.models.forecast.survival import survive
+from kvhorizon.solver.checks.lp_relaxation import rows_of
+from kvhorizon.solver.checks.verify import objective, violations
+from kvhorizon.solver.program.model import NEVER
+from kvhorizon.solver.program.occupancy import Row, Traits, admission_buckets, bucket_edges, grid_of, hold_from
+from kvhorizon.solver.program.prices import no_prices
+from kvhorizon.solver.program.row_cache import Arena
+from kvhorizon.solver.program.search.construct import cost_of, feasible, insert_cheapest, insert_planned
+from kvhorizon.solver.program.search.dual import Ascent, reduced_costs, two_least
+from kvhorizon.solver.program.settings import Settings
 
 EDGES, BUCKET = bucket_edges(300.0, Settings()), admission_buckets(Settings())
 GRID = grid_of(EDGES, BUCKET)

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from kvhorizon.errors import InputError
-from kvhorizon.solver.greedy import GREEDY, KNOBS, PLANNED, Knob
+from kvhorizon.solver.heuristic.params import GREEDY, KNOBS, PLANNED, Knob
 
 
 @pytest.mark.parametrize("knob", KNOBS)

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from problems import random_snapshot
 
-from kvhorizon.models.resolve import resolve_curves
-from kvhorizon.solver.desk import new_desk
-from kvhorizon.solver.greedy import GREEDY, Greedy, Knob
-from kvhorizon.solver.ranking import is_late, rank_waiting
-from kvhorizon.solver.rule_plan import admissions, columns_of, room_of
-from kvhorizon.solver.select import refresh_remaining
+from kvhorizon.models.forecast.resolve import resolve_curves
+from kvhorizon.solver.heuristic.admission import refresh_remaining
+from kvhorizon.solver.heuristic.of_a_snapshot import admissions, columns_of, room_of
+from kvhorizon.solver.heuristic.order import is_late, rank_waiting
+from kvhorizon.solver.heuristic.params import GREEDY, Greedy, Knob
+from kvhorizon.solver.heuristic.scratch import new_scratch
 from kvhorizon.state import Snapshot
 
 RUNNING, WAITING = 8, 40
@@ -22,15 +22,15 @@ MEANS = GREEDY[Knob.MEANS]
 def order_and_lateness(snapshot: Snapshot, rule: Greedy, ranks: dict[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Waiting requests (W,) in the order in which they would be tried, and which of them are late."""
     curves, columns, room = resolve_curves(snapshot), columns_of(snapshot), room_of(snapshot, rule)
-    desk = new_desk(RUNNING + WAITING, 1)
+    scratch = new_scratch(RUNNING + WAITING, 1)
     waiting = np.arange(RUNNING, RUNNING + WAITING)
-    desk.waiting[:WAITING] = waiting
+    scratch.waiting[:WAITING] = waiting
     for n, rank in ranks.items():
-        desk.rank[n] = rank
-    refresh_remaining(columns, curves, desk.waiting, WAITING)
-    rank_waiting(columns, rule, room, desk, WAITING)
+        scratch.rank[n] = rank
+    refresh_remaining(columns, curves, scratch.waiting, WAITING)
+    rank_waiting(columns, rule, room, scratch, WAITING)
     late = np.array([is_late(columns, rule, room, n) for n in waiting])
-    return np.argsort(desk.keys[:WAITING], kind="stable"), late
+    return np.argsort(scratch.keys[:WAITING], kind="stable"), late
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -50,12 +50,12 @@ def test_the_late_go_first_by_arrival_then_the_planned_then_the_rest(seed: int) 
 
 
 @pytest.mark.parametrize("rule", [MEANS, GREEDY[Knob.BALANCED]._replace(late_after_s=0.0)])
-def test_without_a_bound_or_with_a_budget_nobody_is_late(rule: Greedy) -> None:
+def test_without_a_bound_or_with_a_budget_no_request_is_late(rule: Greedy) -> None:
     assert not order_and_lateness(random_snapshot(1, RUNNING, WAITING), rule, {})[1].any()
 
 
 def test_the_late_need_only_the_least_reserve() -> None:
-    """A pool with room for one prompt and little else: nobody may enter, unless late."""
+    """A pool with room for one prompt and little else: no request may enter, unless late."""
     snapshot = random_snapshot(2, RUNNING, WAITING)
     requests = snapshot.requests
     oldest = RUNNING + int(np.argmin(requests.arrival_s[RUNNING:]))

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from problems import random_problem
 
-from kvhorizon.solver.budget import Budget, Spending
-from kvhorizon.solver.core import Core, Limits
-from kvhorizon.solver.dual import ascend
-from kvhorizon.solver.improve import Improved, Search, Warm, improve
-from kvhorizon.solver.insert import by_key, cost_of, greedy_choices
-from kvhorizon.solver.prices import no_prices
-from kvhorizon.solver.problem import Problem, turn
-from kvhorizon.solver.relaxation import relax, rows_of
-from kvhorizon.solver.verify import violations
+from kvhorizon.solver.checks.lp_relaxation import relax, rows_of
+from kvhorizon.solver.checks.verify import violations
+from kvhorizon.solver.program.model import Problem, turn
+from kvhorizon.solver.program.prices import no_prices
+from kvhorizon.solver.program.search.budget import Budget, Spending
+from kvhorizon.solver.program.search.construct import by_key, cost_of, greedy_choices
+from kvhorizon.solver.program.search.dual import ascend
+from kvhorizon.solver.program.search.improve import Improved, Search, Warm, improve
+from kvhorizon.solver.program.search.restricted_mip import Core, Limits
 
 
 def by_highs(problem: Problem, integral: bool) -> float:

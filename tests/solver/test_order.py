@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from problems import random_snapshot
 
-from kvhorizon.models.resolve import resolve_curves
-from kvhorizon.models.survival import EXACT, Curves
-from kvhorizon.solver.columns import Columns, Room
-from kvhorizon.solver.costs import outlook_of
-from kvhorizon.solver.desk import new_desk
-from kvhorizon.solver.greedy import GREEDY, PLANNED, Knob
-from kvhorizon.solver.select import choose_admissions
-from kvhorizon.solver.settings import Settings, settings_of
+from kvhorizon.models.forecast.resolve import resolve_curves
+from kvhorizon.models.forecast.survival import EXACT, Curves
+from kvhorizon.solver.heuristic.admission import choose_admissions
+from kvhorizon.solver.heuristic.columns import Columns, Room
+from kvhorizon.solver.heuristic.params import GREEDY, PLANNED, Knob
+from kvhorizon.solver.heuristic.scratch import new_scratch
+from kvhorizon.solver.program.costs import predictions_of
+from kvhorizon.solver.program.settings import Settings, settings_of
 from kvhorizon.state import Snapshot
 
 BLOCK = 16
@@ -34,7 +34,7 @@ def test_beside_a_plan_the_budget_of_reordering_stays(knob: Knob) -> None:
 
 def test_without_regard_to_size_it_is_arrival_order() -> None:
     snapshot = even(random_snapshot(3, 8, 40))
-    key = outlook_of(snapshot, resolve_curves(snapshot), Settings(size_power=0.0)).key[8:]
+    key = predictions_of(snapshot, resolve_curves(snapshot), Settings(size_power=0.0)).key[8:]
     np.testing.assert_array_equal(np.argsort(key, kind="stable"), np.argsort(snapshot.requests.arrival_s[8:]))
 
 
@@ -47,7 +47,7 @@ def test_equals_go_by_arrival() -> None:
     }
     requests = dataclasses.replace(snapshot.requests, arrival_s=np.array([99.0, 98.0]), **same)
     twins = dataclasses.replace(snapshot, requests=requests)
-    young, old = outlook_of(twins, resolve_curves(twins), settings_of(Knob.MEANS)).key
+    young, old = predictions_of(twins, resolve_curves(twins), settings_of(Knob.MEANS)).key
     assert old < young
 
 
@@ -72,7 +72,7 @@ def test_a_short_planned_request_may_fill_what_a_long_one_may_not(planned: bool,
         blocks=held,
         limit=np.full(runs + 2, 4000, np.int32),
         preemptions=np.zeros(runs + 2, np.int32),
-        overtaker=np.zeros(runs + 2, np.uint8),
+        out_of_order=np.zeros(runs + 2, np.uint8),
         remaining=lengths - generated,
         weight=np.ones(runs + 2),
         shared=np.zeros(runs + 2, np.int32),
@@ -80,12 +80,12 @@ def test_a_short_planned_request_may_fill_what_a_long_one_may_not(planned: bool,
         turn=np.full(runs + 2, -1.0),
     )
     curves = Curves(np.ones((1, 512)), np.ones((1, 512)), np.full(runs + 2, EXACT, np.int32), lengths)
-    desk = new_desk(runs + 2, 4)
-    desk.waiting[:2] = [runs, runs + 1]
-    desk.rank[runs:] = [2, 1] if planned else [0, 0]
+    scratch = new_scratch(runs + 2, 4)
+    scratch.waiting[:2] = [runs, runs + 1]
+    scratch.rank[runs:] = [2, 1] if planned else [0, 0]
     room = Room(7, 0, 100, BLOCK, 4, 1000, 100.0, np.inf, 93, 0.02, 0.0)
     rule = PLANNED[Knob.MEANS]._replace(
         reserve_cap_share=0.07, size_scaled=False, z=2.0, sure_outputs=1.0, growth_steps=0.0
     )
-    count = choose_admissions(columns, curves, rule, np.arange(runs, dtype=np.int32), runs, room, desk, 2)
-    assert desk.chosen[:count].tolist() == [runs] * admitted
+    count = choose_admissions(columns, curves, rule, np.arange(runs, dtype=np.int32), runs, room, scratch, 2)
+    assert scratch.chosen[:count].tolist() == [runs] * admitted

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from problems import random_problem, random_snapshot
 
 from kvhorizon.errors import InputError
-from kvhorizon.models.resolve import resolve_curves
-from kvhorizon.solver.dual import ascend
-from kvhorizon.solver.greedy import GREEDY, KNOBS, Knob
-from kvhorizon.solver.planner import Budget, Planner, PlannerSettings
-from kvhorizon.solver.prices import no_prices
-from kvhorizon.solver.rule_plan import admissions
-from kvhorizon.solver.verify import plan_violations, violations
+from kvhorizon.models.forecast.resolve import resolve_curves
+from kvhorizon.solver.checks.verify import plan_violations, violations
+from kvhorizon.solver.heuristic.of_a_snapshot import admissions
+from kvhorizon.solver.heuristic.params import GREEDY, KNOBS, Knob
+from kvhorizon.solver.program.prices import no_prices
+from kvhorizon.solver.program.search.dual import ascend
+from kvhorizon.solver.program.search.planner import Budget, Planner, PlannerSettings
 from kvhorizon.state import Source
 
 
@@ -98,7 +98,7 @@ def test_the_rules_admit_what_fits() -> None:
     assert blocks.sum() <= snapshot.free_blocks
 
 
-def test_nobody_is_evicted_while_memory_is_plenty() -> None:
+def test_no_request_is_evicted_while_memory_has_memory_slack() -> None:
     for seed in range(20):
         plan = planner().plan(random_snapshot(seed, 24, 24, occupancy=0.8), Budget(work=100))
         assert len(plan.evictions) == 0

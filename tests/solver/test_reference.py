@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 from problems import random_problem
 
-from kvhorizon.solver.budget import Budget, Spending
-from kvhorizon.solver.core import Core
-from kvhorizon.solver.dual import ascend
-from kvhorizon.solver.improve import Improved, Search, Warm, improve
-from kvhorizon.solver.insert import by_key, greedy_choices
-from kvhorizon.solver.prices import no_prices
-from kvhorizon.solver.problem import Problem, Tables, turn
-from kvhorizon.solver.reference import solve_cpsat, solve_pulp
-from kvhorizon.solver.verify import objective, violations
+from kvhorizon.solver.checks.reference import solve_cpsat, solve_pulp
+from kvhorizon.solver.checks.verify import objective, violations
+from kvhorizon.solver.program.model import Problem, Tables, turn
+from kvhorizon.solver.program.prices import no_prices
+from kvhorizon.solver.program.search.budget import Budget, Spending
+from kvhorizon.solver.program.search.construct import by_key, greedy_choices
+from kvhorizon.solver.program.search.dual import ascend
+from kvhorizon.solver.program.search.improve import Improved, Search, Warm, improve
+from kvhorizon.solver.program.search.restricted_mip import Core
 
 
 def hand_problem(price: float = 100.0) -> Problem:

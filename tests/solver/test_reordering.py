@@ -1,15 +1,16 @@
-"""The budget of reordering where memory is plenty: overtakers get their share of what is let in, and no more."""
+"""The budget of reordering where memory has slack: requests out of order get their share of what is let in, and no
+more."""
 
 import numpy as np
 import pytest
 
-from kvhorizon.sim.policies import Policy
+from kvhorizon.sim.policies.control import UNSTEERED, Plugin
+from kvhorizon.sim.policies.registry import Policy
 from kvhorizon.sim.replay import replay
 from kvhorizon.sim.setup import Setup
-from kvhorizon.sim.steer import UNSTEERED, Guest
-from kvhorizon.sim.trace import make_trace
-from kvhorizon.solver.greedy import GREEDY, Greedy, Knob
-from kvhorizon.solver.reordering import MOST_SAVED, owed_after
+from kvhorizon.sim.workload.trace import make_trace
+from kvhorizon.solver.heuristic.out_of_order import MOST_SAVED, owed_after
+from kvhorizon.solver.heuristic.params import GREEDY, Greedy, Knob
 from kvhorizon.state import EngineFacts, StepCost
 
 RULE = GREEDY[Knob.BALANCED]
@@ -39,9 +40,9 @@ def test_old_prompts_are_served_although_short_requests_come_for_ever(knob: Knob
     setup = Setup(trace, EngineFacts(20_000, 16, 256, 512, 8192, StepCost(0.02, 0.0)), forecast="oracle")
 
     def last_s(rule: Greedy | None) -> float:
-        guest = UNSTEERED if rule is None else Guest(True, rule)
-        return float(replay(setup, Policy("one", guest=guest), None).finish_s[:old].max())
+        plugin = UNSTEERED if rule is None else Plugin(True, rule)
+        return float(replay(setup, Policy("one", plugin=plugin), None).finish_s[:old].max())
 
     rule, fcfs_s = GREEDY[knob], last_s(None)
     assert last_s(rule) < fcfs_s / (1.0 - rule.overtake_flow)
-    assert last_s(rule._replace(plenty_share=2.0)) > 4.0 * fcfs_s  # without an account
+    assert last_s(rule._replace(slack_share=2.0)) > 4.0 * fcfs_s  # without an account

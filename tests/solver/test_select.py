@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from kvhorizon.models.survival import (
+from kvhorizon.models.forecast.survival import (
     EXACT,
     Curves,
     empirical_curve,
@@ -19,9 +19,10 @@ from kvhorizon.models.survival import (
     survive,
     survive_each,
 )
-from kvhorizon.solver.columns import Columns, Room
-from kvhorizon.solver.desk import new_desk
-from kvhorizon.solver.greedy import (
+from kvhorizon.solver.heuristic.admission import choose_admissions, refresh_remaining
+from kvhorizon.solver.heuristic.columns import Columns, Room
+from kvhorizon.solver.heuristic.out_of_order import MOST_SAVED
+from kvhorizon.solver.heuristic.params import (
     GREEDY,
     HORIZONS,
     KNOBS,
@@ -33,8 +34,7 @@ from kvhorizon.solver.greedy import (
     reserve_cap,
     with_prefix_cache,
 )
-from kvhorizon.solver.reordering import MOST_SAVED
-from kvhorizon.solver.select import choose_admissions, refresh_remaining
+from kvhorizon.solver.heuristic.scratch import new_scratch
 
 TOTAL = 2000
 RUNNING = 60
@@ -90,7 +90,8 @@ def survival(columns: Columns, curves: Curves, n: int) -> list[float]:
 
 
 class Plainly:
-    """The rule as `solver.greedy` and `solver.select` describe it, with nothing remembered between candidates."""
+    """The rule as `solver.heuristic.params` and `solver.heuristic.admission` describe it, with nothing remembered
+    between candidates."""
 
     def __init__(self, columns: Columns, curves: Curves, rule: Greedy, running: list[int], room: Room) -> None:
         self.columns, self.curves, self.rule, self.running, self.room = columns, curves, rule, running, room
@@ -199,7 +200,8 @@ class Plainly:
         return found, sum(remaining.values()) / len(waiting)
 
     def choose(self, waiting: list[int], rank: Any, owed: float) -> tuple[list[tuple[int, bool]], float]:
-        """Whom, and whether as an overtaker; and what overtakers then owe, of `owed` tokens before."""
+        """Which requests, and whether out of order; and what requests out of order then owe, of `owed` tokens
+        before."""
         columns, rule, room = self.columns, self.rule, self.room
         keys, average = self.keys(waiting, rank)
         self.care_now = self.care(len(waiting))
@@ -208,7 +210,7 @@ class Plainly:
             turn[n] = queued
             queued += self.context(n)
         free, budget = room.free_blocks - room.owed_blocks, room.token_budget
-        lent = float(sum(max(self.own_held(n), 0) for n in self.running if columns.overtaker[n]))
+        granted = float(sum(max(self.own_held(n), 0) for n in self.running if columns.out_of_order[n]))
         chosen: list[tuple[int, bool]] = []
         overdue = held = False
         holds = self.may_hold(waiting)
@@ -216,7 +218,7 @@ class Plainly:
         while budget > 0 and len(chosen) < room.seats and failures <= rule.tries:
             taken = {n for n, _ in chosen}
             pick = min(keys, key=lambda n: (keys[n], waiting.index(n)), default=None)
-            oldest, overtakes, plenty = None, False, False
+            oldest, overtakes, memory_slack = None, False, False
             if rule.budgeted:
                 used = float((room.total_blocks - free) * room.block_size)
                 left = [n for n in waiting if n not in taken]
@@ -224,20 +226,20 @@ class Plainly:
                     oldest = min(left, key=lambda n: (columns.arrival_s[n], waiting.index(n)))
                 share = max(rule.overtake_share, rule.backfill_share) if oldest_waits else rule.overtake_share
                 if oldest is not None:
-                    plenty = used + self.context(oldest) + rule.plenty_share * self.pool <= self.pool
+                    memory_slack = used + self.context(oldest) + rule.slack_share * self.pool <= self.pool
                 late = rule.overdue_share * max(queued - 2.0 * room.used_blocks * room.block_size, 0.0)
                 if pick is not None and self.warm(pick):
                     late = rule.overdue_warm * queued
                 overdue = oldest is not None and max(admitted - turn[oldest], 0.0) >= late
-                if pick is not None and pick != oldest and not overdue and not (plenty and owed > 0.0):
-                    overtakes = lent + self.context(pick) <= share * used
+                if pick is not None and pick != oldest and not overdue and not (memory_slack and owed > 0.0):
+                    overtakes = granted + self.context(pick) <= share * used
                 if not overtakes:
                     pick = oldest
-                plenty = plenty and not overdue
+                memory_slack = memory_slack and not overdue
             if held:
                 cached = {n: key for n, key in keys.items() if self.mostly_cached(n)}
                 pick = min(cached, key=lambda n: (cached[n], waiting.index(n)), default=None)
-                overtakes = plenty = False
+                overtakes = memory_slack = False
                 keys = {n: key for n, key in keys.items() if pick is not None and (key > cached[pick] or n in cached)}
             if pick is None:
                 break
@@ -257,8 +259,8 @@ class Plainly:
             chosen.append((pick, overtakes))
             free -= wanted
             budget -= min(self.prefill(pick), budget)
-            lent += self.context(pick) if overtakes else 0
-            if plenty:
+            granted += self.context(pick) if overtakes else 0
+            if memory_slack:
                 owed = owed + self.prefill(pick) if overtakes else max(owed - give * self.prefill(pick), -MOST_SAVED)
         return chosen, owed
 
@@ -317,15 +319,15 @@ def test_the_choice_is_the_rule_read_plainly(
     seats, tokens = int(rng.integers(1, 20)), int(rng.integers(1, 4000))
     room = Room(free, 3, TOTAL, block_size, seats, tokens, 110.0, np.inf, TOTAL - free, 0.02, 1e-5, returning)
     waiting = (RUNNING + rng.permutation(100)[: rng.integers(1, 100)]).astype(np.int32)
-    desk = new_desk(160, 32)
-    desk.owed[0] = owed
-    desk.rank[waiting[:planned]] = np.arange(1, 1 + len(waiting[:planned]))
-    desk.waiting[: len(waiting)] = waiting
+    scratch = new_scratch(160, 32)
+    scratch.owed[0] = owed
+    scratch.rank[waiting[:planned]] = np.arange(1, 1 + len(waiting[:planned]))
+    scratch.waiting[: len(waiting)] = waiting
     batch = np.arange(running, dtype=np.int32)
-    count = choose_admissions(columns, curves, rule, batch, running, room, desk, len(waiting))
-    found = list(zip(desk.chosen[:count].tolist(), desk.overtakes[:count].astype(bool).tolist(), strict=True))
+    count = choose_admissions(columns, curves, rule, batch, running, room, scratch, len(waiting))
+    found = list(zip(scratch.chosen[:count].tolist(), scratch.overtakes[:count].astype(bool).tolist(), strict=True))
     plainly = Plainly(columns, curves, rule, batch.tolist(), room)
-    assert (found, desk.owed[0]) == plainly.choose(waiting.tolist(), desk.rank, owed)
+    assert (found, scratch.owed[0]) == plainly.choose(waiting.tolist(), scratch.rank, owed)
 
 
 @settings(deadline=None, max_examples=100)
@@ -344,16 +346,16 @@ def test_half_a_block_is_kept_per_request() -> None:
     columns, curves, _ = state(0)
     columns.limit[:] = 10**6
     sure = curves._replace(curve=np.full(160, EXACT, np.int32), scale=np.full(160, 1e6))
-    desk, tokens = new_desk(160, 4), int((columns.prompt + columns.generated)[:RUNNING].sum())
+    scratch, tokens = new_scratch(160, 4), int((columns.prompt + columns.generated)[:RUNNING].sum())
     columns.remaining[:] = 10.0
     batch = np.arange(RUNNING, dtype=np.int32)
     for block_size in (16, 32):
-        desk.waiting[0] = RUNNING
+        scratch.waiting[0] = RUNNING
         blocks = -(-tokens // block_size)
         own = -(-int(columns.prompt[RUNNING] + columns.generated[RUNNING]) // block_size)
         room = Room(own + 40, 0, blocks + own + 40, block_size, 1, 4000, 110.0, np.inf, blocks, 0.02, 0.0)
         rule = GREEDY[Knob.MEANS]._replace(
             reserve_min_share=0.0, growth_steps=0.0, reserve_cap_share=1.0, size_scaled=False, z=0.0
         )
-        choose_admissions(columns, sure, rule, batch, RUNNING, room, desk, 1)
-        assert desk.mean[0] == pytest.approx(tokens + RUNNING * (HORIZONS[0] + block_size / 2))
+        choose_admissions(columns, sure, rule, batch, RUNNING, room, scratch, 1)
+        assert scratch.mean[0] == pytest.approx(tokens + RUNNING * (HORIZONS[0] + block_size / 2))

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from experiments._ticks import Ticks
-from kvhorizon.models.resolve import resolve_curves
-from kvhorizon.solver.budget import FINISH, Budget, Pace, Spending
-from kvhorizon.solver.build import Builder
-from kvhorizon.solver.greedy import GREEDY, Knob
-from kvhorizon.solver.insert import by_key, cost_of, greedy_choices
-from kvhorizon.solver.planner import Planner, PlannerSettings, Settings
-from kvhorizon.solver.rule_plan import admissions
-from kvhorizon.solver.verify import objective, plan_violations, violations
+from experiments.bench._ticks import Ticks
+from kvhorizon.models.forecast.resolve import resolve_curves
+from kvhorizon.solver.checks.verify import objective, plan_violations, violations
+from kvhorizon.solver.heuristic.of_a_snapshot import admissions
+from kvhorizon.solver.heuristic.params import GREEDY, Knob
+from kvhorizon.solver.program.build import Builder
+from kvhorizon.solver.program.search.budget import FINISH, Budget, Pace, Spending
+from kvhorizon.solver.program.search.construct import by_key, cost_of, greedy_choices
+from kvhorizon.solver.program.search.planner import Planner, PlannerSettings, Settings
 from kvhorizon.state import Source
 
 SETTINGS = Settings(buckets=8, points=8, max_evictions=6)

@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_select import RULES, RUNNING, TOTAL, state
 
-from kvhorizon.models.survival import Curves, mean_remaining
-from kvhorizon.solver.columns import Columns, Room
-from kvhorizon.solver.desk import new_desk
-from kvhorizon.solver.greedy import GREEDY, KNOBS, PLANNED, Greedy, Knob, Victim, victim_score
-from kvhorizon.solver.select import choose_admissions
+from kvhorizon.models.forecast.survival import Curves, mean_remaining
+from kvhorizon.solver.heuristic.admission import choose_admissions
+from kvhorizon.solver.heuristic.columns import Columns, Room
+from kvhorizon.solver.heuristic.params import GREEDY, KNOBS, PLANNED, Greedy, Knob, Victim, victim_score
+from kvhorizon.solver.heuristic.scratch import new_scratch
 from kvhorizon.state import StepCost
 
 NAMES = [*KNOBS, *(f"planned {knob}" for knob in KNOBS)]
@@ -19,11 +19,13 @@ FIRST = RUNNING  # the first that waits
 
 
 def chosen(columns: Columns, curves: Curves, rule: Greedy, free: int, waiting: int) -> list[tuple[int, int]]:
-    """Whom a step admits, in order, and whether as an overtaker."""
-    desk, room = new_desk(160, 32), Room(free, 3, TOTAL, 16, 12, 3000, 110.0, np.inf, TOTAL - free, 0.02, 0.0)
-    desk.waiting[:waiting] = np.arange(FIRST, FIRST + waiting)
-    count = choose_admissions(columns, curves, rule, np.arange(RUNNING, dtype=np.int32), RUNNING, room, desk, waiting)
-    return list(zip(desk.chosen[:count].tolist(), desk.overtakes[:count].tolist(), strict=True))
+    """Which requests a step admits, in order, and whether out of order."""
+    scratch, room = new_scratch(160, 32), Room(free, 3, TOTAL, 16, 12, 3000, 110.0, np.inf, TOTAL - free, 0.02, 0.0)
+    scratch.waiting[:waiting] = np.arange(FIRST, FIRST + waiting)
+    count = choose_admissions(
+        columns, curves, rule, np.arange(RUNNING, dtype=np.int32), RUNNING, room, scratch, waiting
+    )
+    return list(zip(scratch.chosen[:count].tolist(), scratch.overtakes[:count].tolist(), strict=True))
 
 
 def place(found: list[tuple[int, int]], n: int) -> int:
@@ -54,7 +56,7 @@ def test_the_heavier_is_never_admitted_later(rule: Greedy, seed: int, free: int,
 
 
 SMALLER = GREEDY[Knob.BALANCED]._replace(reserve_oldest_share=0.02, backfill_share=0.4)
-BUDGETS = {"balanced": (GREEDY[Knob.BALANCED], 50), "less lent": (SMALLER, 50), "strict": (GREEDY[Knob.STRICT], 2)}
+BUDGETS = {"balanced": (GREEDY[Knob.BALANCED], 50), "smaller quota": (SMALLER, 50), "strict": (GREEDY[Knob.STRICT], 2)}
 
 
 @pytest.mark.parametrize(("rule", "least"), BUDGETS.values(), ids=BUDGETS)
@@ -84,7 +86,7 @@ def test_the_heavier_is_never_the_better_victim(seed: int, heavier: float, rule:
         remaining = mean_remaining(curves, n, generated, columns.limit[n])
         known = columns.prompt[n] + generated, generated, remaining, 110.0 - columns.arrival_s[n]
         light, heavy = (
-            victim_score(COST, rule, Victim(*known, columns.preemptions[n], columns.overtaker[n], weight), 60.0)
+            victim_score(COST, rule, Victim(*known, columns.preemptions[n], columns.out_of_order[n], weight), 60.0)
             for weight in (1.0, heavier)
         )
         assert heavy <= light
@@ -101,7 +103,7 @@ def test_the_weight_decides_between_twins() -> None:
     room = Room(blocks, 0, TOTAL, 16, 4, 4000, 110.0, np.inf, TOTAL - blocks, 0.02, 0.0)
     for weight, first in ((1.0, one), (4.0, other)):
         columns.weight[other] = weight
-        desk = new_desk(160, 32)
-        desk.waiting[:2] = one, other
-        count = choose_admissions(columns, curves, GREEDY[Knob.MEANS], np.zeros(0, np.int32), 0, room, desk, 2)
-        assert desk.chosen[:count].tolist() == [first]
+        scratch = new_scratch(160, 32)
+        scratch.waiting[:2] = one, other
+        count = choose_admissions(columns, curves, GREEDY[Knob.MEANS], np.zeros(0, np.int32), 0, room, scratch, 2)
+        assert scratch.chosen[:count].tolist() == [first]

@@ -44,7 +44,7 @@ def test_a_foreign_engine_may_leave_out_columns_and_the_p_norm():
 def test_columns_of_defaults_stay_off_the_wire():
     message = encode_snapshot(sample_snapshot())
     assert len(message.requests.weight) == 0
-    assert len(message.requests.overtaker) == 18
+    assert len(message.requests.out_of_order) == 18
 
 
 def test_of_an_older_engine_no_habits_are_known():

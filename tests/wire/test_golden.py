@@ -12,7 +12,7 @@ import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from wire_strategies import differences
 
-from experiments._fuzz_seeds import later, plan
+from experiments.fuzz._fuzz_seeds import later, plan
 from kvhorizon.service.session import read_snapshot
 from kvhorizon.service.warm_up import sample_snapshot
 from kvhorizon.state import Snapshot
@@ -29,6 +29,7 @@ def golden(name: str) -> bytes:
     return (GOLDEN / f"v1_{name}.bin").read_bytes()
 
 
+RENAMED = {"Requests": {11: "out_of_order"}}  # fields with another name in text; on the wire the number counts
 WITHDRAWN = {"Plan": {7: "victims", 10: "reserve_blocks"}}  # fields that an earlier release writes and none reads
 
 
@@ -98,7 +99,8 @@ def test_version_1_has_every_field_that_it_had() -> None:
             if withdrawn.get(field.number) == field.name:
                 continue
             kept = now.fields_by_number[field.number]
-            assert (kept.name, kept.type, kept.is_packed) == (field.name, field.type, field.is_packed)
+            renamed = RENAMED.get(name, {}).get(field.number, field.name)
+            assert (kept.name, kept.type, kept.is_packed) == (renamed, field.type, field.is_packed)
         assert message_factory.GetMessageClass(message) is not None
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from wire_strategies import snapshots
 
 from kvhorizon.errors import InputError
-from kvhorizon.models.survival import GRID_POINTS
+from kvhorizon.models.forecast.survival import GRID_POINTS
 from kvhorizon.service.warm_up import sample_snapshot
 from kvhorizon.state import Habits, Plan, Source
 from kvhorizon.wire import validate

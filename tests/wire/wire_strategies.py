@@ -57,7 +57,7 @@ def columns(draw, handles, total_blocks, num_curves):
         preemptions=draw(column(n, np.int64, counts)),
         cached_tokens=draw(column(n, np.int64, counts)),
         weight=draw(column(n, np.float64, reals)),
-        overtaker=draw(column(n, np.uint8, st.integers(0, 1))),
+        out_of_order=draw(column(n, np.uint8, st.integers(0, 1))),
         forecast_kind=kind,
         forecast_scale=draw(column(n, np.float64, st.floats(1e-3, 1e9))),
         forecast_log_sigma=draw(column(n, np.float64, reals)),

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from kvhorizon.adapter.accounting import Accounting
+from kvhorizon.adapter.accounting.recomputation import Accounting
 
 BINDS = 0.5  # requests waiting on average, from which memory or sequence slots bind
 LEAST_STARTED = 0.5  # in place of none, so that waits stay finite

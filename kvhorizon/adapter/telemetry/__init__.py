@@ -1,1 +1,1 @@
-"""What the guest measures, made visible: metrics, recordings, explanations. Nothing here decides anything."""
+"""What the plugin measures, made visible: metrics, recordings, explanations. Nothing here decides anything."""

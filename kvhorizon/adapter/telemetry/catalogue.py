@@ -1,4 +1,5 @@
-"""Every metric of the guest: name, kind, labels, meaning. The reference in `docs/reference/metrics.md` is made from this."""
+"""Every metric of the plugin: name, kind, labels, meaning. The reference in `docs/reference/metrics.md` is made from
+this."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ class Metric(NamedTuple):
     first: tuple[tuple[str, ...], ...] = ()
 
 
-HOOKS = {  # of each part of the guest, those that fail open
+HOOKS = {  # of each part of the plugin, those that fail open
     "scheduling": ("before_schedule", "after_schedule", "added", "preempted", "released"),
     "accounting": ("preempting", "scheduled", "release"),
     "telemetry": ("scheduled", "preempting", "released", "collect"),
@@ -88,8 +89,8 @@ CATALOGUE = (
     ),
     _counter(
         "kvhorizon_steps",
-        "Steps, by the rung of the ladder on which they were decided: plan, local, native (vLLM alone)",
-        rung=("plan", "local", "native"),
+        "Steps, by the source of the decision: plan, local, native (vLLM alone)",
+        source=("plan", "local", "native"),
     ),
     _counter(
         "kvhorizon_admissions",
@@ -98,7 +99,7 @@ CATALOGUE = (
     ),
     _counter(
         "kvhorizon_decisions",
-        "Decisions noted: held (nobody is admitted), victim (put where vLLM takes its victims), evicted",
+        "Decisions noted: held (no request is admitted), victim (put where vLLM takes its victims), evicted",
         what=("held", "victim", "evicted"),
         by=_DECIDERS,
     ),
@@ -122,7 +123,7 @@ CATALOGUE = (
         "kvhorizon_exceptions",
         "counter",
         ("part", "hook"),
-        "Errors of the guest, caught; vLLM went on alone",
+        "Errors of the plugin, caught; vLLM went on alone",
         first=tuple((part, hook) for part, hooks in HOOKS.items() for hook in hooks),
     ),
     _counter(
@@ -205,7 +206,7 @@ CATALOGUE = (
         "reaches 300 control is switched off",
         "measure",
     ),
-    _gauge("kvhorizon_retired", "1 for a part of the guest that retired after errors in a row", "part"),
+    _gauge("kvhorizon_retired", "1 for a part of the plugin that retired after errors in a row", "part"),
     _gauge(
         "kvhorizon_session",
         "1 for the state of the planning session, else 0: off, idle, starting, planning, failing (the last call to the "

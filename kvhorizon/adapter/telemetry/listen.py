@@ -1,4 +1,4 @@
-"""Where the guest can be asked: an HTTP port, if one is wanted, and a socket for other processes of the same user.
+"""Where the plugin can be asked: an HTTP port, if one is wanted, and a socket for other processes of the same user.
 
 The socket is an abstract Unix one (Linux): it has no file, so nothing stays behind however the engine dies, and who
 connects is checked by user. Other systems have the port only.

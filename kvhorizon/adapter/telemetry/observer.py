@@ -11,19 +11,21 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kvhorizon.adapter.accounting import Tally
-from kvhorizon.adapter.decisions import Decision
+from kvhorizon.adapter.accounting.recomputation import Tally
+from kvhorizon.adapter.control.decision_log import Decision
+from kvhorizon.adapter.forecasting.hints import MAX_CHARACTERS, SESSION, SLO_CLASS, TENANT
+from kvhorizon.adapter.forecasting.keys import sampling_of
 from kvhorizon.adapter.guard import Guard, guarded
-from kvhorizon.adapter.hints import MAX_CHARACTERS, SESSION, SLO_CLASS, TENANT
-from kvhorizon.adapter.keys import sampling_of
 from kvhorizon.adapter.modes import Mode
 from kvhorizon.adapter.telemetry.canary import Counts, Windows
 
 if TYPE_CHECKING:
-    from kvhorizon.adapter.guest import Guest
+    from kvhorizon.adapter.plugin import Plugin
 
 QUEUE_LIMIT = 65_536  # requests not yet taken by the thread, should it hang
-Over = tuple[Any, Tally, float | None, float, Mode]  # a request that nobody changes any more; its first token, its end
+Over = tuple[
+    Any, Tally, float | None, float, Mode
+]  # a request that no request changes any more; its first token, its end
 LONGEST_STEP_S = 10.0  # a longer gap between steps is idleness
 _REASONS = {"FINISHED_STOPPED": "stop", "FINISHED_LENGTH_CAPPED": "length", "FINISHED_ABORTED": "abort"}
 
@@ -43,9 +45,9 @@ class Ended(NamedTuple):
     tenant: str  # as the client gave it
     finish: str
     mode: str
-    block_hashes: tuple[Any, ...]  # of the prompt's full blocks, where the engine has them and somebody wants them
+    block_hashes: tuple[Any, ...]  # of the prompt's full blocks, where the engine has them and some reader wants them
     session: str  # as the client gave it
-    sampling: int  # as `adapter.keys.sampling_of` has it
+    sampling: int  # as `adapter.forecasting.keys.sampling_of` has it
     slo_class: str  # as the client gave it
 
     @property
@@ -63,11 +65,11 @@ class Ended(NamedTuple):
 
 
 class Observer:
-    """Of one guest. `over` is emptied by the thread, with `ended`; the counters only grow."""
+    """Of one plugin. `over` is emptied by the thread, with `ended`; the counters only grow."""
 
     def __init__(
         self,
-        guest: Guest,
+        plugin: Plugin,
         wants_hashes: bool = False,
         windows: Windows | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -78,7 +80,7 @@ class Observer:
         self.admissions: Counter[str] = Counter()  # first ones, by who decided the step
         self.preemptions: Counter[str] = Counter()  # by who chose the victim
         self.recompute_measured_s = 0.0  # of steps, by the share of their tokens that were computed again
-        self._guest = guest
+        self._plugin = plugin
         self._wants_hashes = wants_hashes
         self._windows = windows  # of the canary, where there is one
         self._clock, self._wall = clock, wall
@@ -99,39 +101,39 @@ class Observer:
     @guarded
     def scheduled(self, output: Any) -> None:
         """A step is scheduled and accounted for."""
-        guest, now_s = self._guest, self._clock()
+        plugin, now_s = self._plugin, self._clock()
         if self._share > 0.0:
             self.recompute_measured_s += min(max(now_s - self._step_s, 0.0), LONGEST_STEP_S) * self._share
-        tokens = guest.accounting.total.recompute_tokens
+        tokens = plugin.accounting.total.recompute_tokens
         self._share = (tokens - self._recomputed) / max(output.total_num_scheduled_tokens, 1)
         self._recomputed, self._step_s = tokens, now_s
         if self._awaited:
             self._see_first_tokens()
         if self._windows is not None:
-            self._windows.step(guest.now(), guest.mode, self._counts())
+            self._windows.step(plugin.now(), plugin.mode, self._counts())
         self._tokens += output.total_num_scheduled_tokens
         if output.scheduled_new_reqs:
-            requests = guest.engine.scheduler.requests
+            requests = plugin.engine.scheduler.requests
             for new in output.scheduled_new_reqs:
                 self._awaited[new.req_id] = requests[new.req_id]
-            by = "vllm" if guest.alone or guest.mode is not Mode.CONTROL else guest.plans.source
+            by = "vllm" if plugin.alone or plugin.mode is not Mode.CONTROL else plugin.plans.source
             self.admissions[by] += len(output.scheduled_new_reqs)
         self.watching = bool(self._awaited) or self._share > 0.0 or self._windows is not None
 
     @guarded
     def preempting(self, request: Any) -> None:
         """The request is about to be evicted: the choice is in the log already, unless it is vLLM's own."""
-        guest = self._guest
-        control = guest.control
+        plugin = self._plugin
+        control = plugin.control
         by = control.log.carried_out(control.step, request.request_id)
         if by is None:
-            by, engine = "vllm", guest.engine
+            by, engine = "vllm", plugin.engine
             running, blocks = len(engine.scheduler.running), -(-request.num_computed_tokens // engine.block_size)
             why = (
                 f"{engine.free_blocks} blocks were free when one of {running} running requests wanted more; it came "
                 f"last in vLLM's own order, held {blocks} blocks, and {request.num_computed_tokens} tokens are lost"
             )
-            control.log.note(Decision(guest.now(), control.step, request.request_id, "evicted", by, why))
+            control.log.note(Decision(plugin.now(), control.step, request.request_id, "evicted", by, why))
         self.preemptions[by] += 1
 
     @guarded
@@ -141,7 +143,7 @@ class Observer:
         first_s = self._first_s.pop(name, None)
         if first_s is None and self._awaited.pop(name, None) is not None and request.num_output_tokens > 0:
             first_s = self._first(request, now_s)
-        self.over.append((request, tally, first_s, now_s, self._guest.mode))
+        self.over.append((request, tally, first_s, now_s, self._plugin.mode))
 
     def ended(self) -> list[Ended]:
         """Requests that are over since the last call, which is not the step's."""
@@ -153,7 +155,7 @@ class Observer:
         extra = (parameters.extra_args if parameters is not None else None) or {}
         hashes: tuple[Any, ...] = ()
         if self._wants_hashes:
-            hashes = tuple(request.block_hashes[: request.num_prompt_tokens // self._guest.engine.block_size])
+            hashes = tuple(request.block_hashes[: request.num_prompt_tokens // self._plugin.engine.block_size])
         return Ended(
             request.request_id,
             request.num_prompt_tokens,
@@ -186,7 +188,7 @@ class Observer:
 
     def _counts(self) -> Counts:
         """Up to the step that is being scheduled."""
-        accounting = self._guest.accounting
+        accounting = self._plugin.accounting
         total = accounting.total
         return Counts(
             accounting.finished,

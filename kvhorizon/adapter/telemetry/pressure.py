@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from kvhorizon.adapter.engine import Engine
-from kvhorizon.adapter.rows import Rows
-from kvhorizon.models.growth import Growth, block_profile, survival_profile
+from kvhorizon.adapter.engine.request_table import Rows
+from kvhorizon.adapter.engine.view import Engine
+from kvhorizon.models.forecast.growth import Growth, block_profile, survival_profile
 from kvhorizon.state import FloatArray
 
 SHOWN_STEPS = (64, 256, 1024)

@@ -1,4 +1,4 @@
-"""From the guest's own counts to Prometheus metrics, beside the step: by a thread each second, and at each scrape."""
+"""From the plugin's own counts to Prometheus metrics, beside the step: by a thread each second, and at each scrape."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ from kvhorizon.adapter.telemetry.observer import Ended, Observer
 from kvhorizon.adapter.telemetry.pressure import promised_blocks
 
 if TYPE_CHECKING:
-    from kvhorizon.adapter.guest import Guest
+    from kvhorizon.adapter.plugin import Plugin
 
 GUARDRAIL_STATES = ("off", "watching", "stepped_back")
 SESSION_STATES = ("off", "idle", "starting", "planning", "failing")
 
 
 class Publisher:
-    """Of one guest. `publish` may be called from any thread; it returns the requests that ended since the last call."""
+    """Of one plugin. `publish` may be called from any thread; it returns the requests that ended since the last
+    call."""
 
     def __init__(
-        self, guest: Guest, observer: Observer, model_name: str, engine: int, canary: CanaryReport | None = None
+        self, plugin: Plugin, observer: Observer, model_name: str, engine: int, canary: CanaryReport | None = None
     ) -> None:
         self.registry = CollectorRegistry()
-        self._guest, self._observer, self._canary = guest, observer, canary
+        self._plugin, self._observer, self._canary = plugin, observer, canary
         self._labels = {"model_name": model_name, "engine": str(engine)}
         self._families = build(self.registry)
         self._children: dict[tuple[str, tuple[str, ...]], Any] = {}
@@ -52,7 +53,7 @@ class Publisher:
             self._forecasts()
             self._trouble()
             self._state()
-            self._guard(self._guest.switch.guardrail)
+            self._guard(self._plugin.switch.guardrail)
             if self._canary is not None:
                 self._compare(self._canary)
             return ended
@@ -71,12 +72,12 @@ class Publisher:
             self._child("kvhorizon_request_recompute_tokens").observe(tally.recompute_tokens)
             self._child("kvhorizon_request_wasted_flops").observe(tally.wasted_flops)
             self._child("kvhorizon_request_recompute_seconds").observe(tally.recompute_s)
-            if self._guest.intake.classes.given:
+            if self._plugin.intake.classes.given:
                 self._class(one)
 
     def _class(self, one: Ended) -> None:
         """What became of a request of some class."""
-        classes, ttft_s, tpot_s = self._guest.intake.classes, one.ttft_s, one.tpot_s
+        classes, ttft_s, tpot_s = self._plugin.intake.classes, one.ttft_s, one.tpot_s
         name = classes.known(one.slo_class)
         if ttft_s is not None:
             self._child("kvhorizon_class_ttft_seconds", slo_class=name).observe(ttft_s)
@@ -86,7 +87,7 @@ class Publisher:
             self._child("kvhorizon_class_finished", slo_class=name, met=met).inc()
 
     def _costs(self) -> None:
-        accounting = self._guest.accounting
+        accounting = self._plugin.accounting
         total = accounting.total
         self._grow("kvhorizon_recompute_tokens", total.recompute_tokens)
         self._grow("kvhorizon_restored_tokens", total.restored_tokens)
@@ -96,21 +97,21 @@ class Publisher:
         self._grow("kvhorizon_recompute_seconds", self._observer.recompute_measured_s, clock="measured")
 
     def _decisions(self) -> None:
-        guest = self._guest
+        plugin = self._plugin
         self._grow_all("kvhorizon_preemptions", "by", self._observer.preemptions)
         self._grow_all("kvhorizon_admissions", "by", self._observer.admissions)
-        self._grow_all("kvhorizon_steps", "rung", guest.ladder)
-        for (what, by), count in list(guest.control.log.counts.items()):
+        self._grow_all("kvhorizon_steps", "source", plugin.ladder)
+        for (what, by), count in list(plugin.control.log.counts.items()):
             self._grow("kvhorizon_decisions", count, what=what, by=by)
-        self._grow_all("kvhorizon_hints", "use", guest.hints)
-        self._grow_all("kvhorizon_class_requests", "slo_class", guest.intake.named)
-        self._grow_all("kvhorizon_advice", "outcome", guest.advice)
+        self._grow_all("kvhorizon_hints", "use", plugin.hints)
+        self._grow_all("kvhorizon_class_requests", "slo_class", plugin.intake.named)
+        self._grow_all("kvhorizon_advice", "outcome", plugin.advice)
 
     def _planning(self) -> None:
-        guest = self._guest
-        session, plan = guest.session, guest.plans.plan
-        self._grow_all("kvhorizon_plans", "kind", guest.plans.counts)
-        self._grow("kvhorizon_session_failures", guest.learner.errors, kind="learn")
+        plugin = self._plugin
+        session, plan = plugin.session, plugin.plans.plan
+        self._grow_all("kvhorizon_plans", "kind", plugin.plans.counts)
+        self._grow("kvhorizon_session_failures", plugin.learner.errors, kind="learn")
         state = "off"
         if session is not None:
             self._grow("kvhorizon_snapshots_replaced", session.replaced)
@@ -118,31 +119,31 @@ class Publisher:
             self._grow("kvhorizon_session_failures", session.errors, kind="plan")
             if session.solver is not None:
                 self._grow_all("kvhorizon_solver_calls", "outcome", session.solver.counts)
-                state = _state(session.answered) if guest.planning else "idle"
+                state = _state(session.answered) if plugin.planning else "idle"
         self._one_of("kvhorizon_session", "state", SESSION_STATES, state)
         self._set("kvhorizon_plan_in_force", float(plan is not None))
         priced = plan is not None and len(plan.block_prices) > 0
         self._set("kvhorizon_block_price_seconds", float(plan.block_prices[0]) if plan and priced else 0.0)
 
     def _trouble(self) -> None:
-        guest = self._guest
-        for guard in (guest.guard, guest.account_guard, self._observer.guard):
+        plugin = self._plugin
+        for guard in (plugin.guard, plugin.account_guard, self._observer.guard):
             for hook, count in list(guard.failures.items()):
                 self._grow("kvhorizon_exceptions", count, part=guard.name, hook=hook)
             self._set("kvhorizon_retired", float(guard.retired), part=guard.name)
 
     def _state(self) -> None:
-        guest = self._guest
-        engine = guest.engine
-        self._one_of("kvhorizon_mode", "mode", tuple(Mode), guest.switch.mode(guest.now()))
+        plugin = self._plugin
+        engine = plugin.engine
+        self._one_of("kvhorizon_mode", "mode", tuple(Mode), plugin.switch.mode(plugin.now()))
         self._set("kvhorizon_pool_blocks", engine.total_blocks)
         self._set("kvhorizon_free_blocks", engine.free_blocks)
-        self._set("kvhorizon_step_seconds", guest.step_s)
-        self._set("kvhorizon_tokens_per_step", guest.forecaster.tables.tokens_per_step)
-        self._set("kvhorizon_kept_share", guest.losing.kept)
-        for tenant, factor in guest.intake.weights.factors.items() if guest.intake.weights is not None else ():
+        self._set("kvhorizon_step_seconds", plugin.step_s)
+        self._set("kvhorizon_tokens_per_step", plugin.forecaster.tables.tokens_per_step)
+        self._set("kvhorizon_kept_share", plugin.losing.kept)
+        for tenant, factor in plugin.intake.weights.factors.items() if plugin.intake.weights is not None else ():
             self._set("kvhorizon_tenant_factor", factor, tenant=tenant)
-        for steps, blocks in promised_blocks(engine, guest.rows).items():
+        for steps, blocks in promised_blocks(engine, plugin.rows).items():
             self._set("kvhorizon_promised_blocks", blocks, steps=str(steps))
 
     def _guard(self, guardrail: Guardrail | None) -> None:
@@ -158,7 +159,7 @@ class Publisher:
                 self._set("kvhorizon_guardrail_evidence", against, measure=margin.measure)
 
     def _forecasts(self) -> None:
-        health = self._guest.forecaster.health
+        health = self._plugin.forecaster.health
         self._grow("kvhorizon_forecasts_scored", health.finished)
         for share, coverage in (("0.5", health.coverage50), ("0.8", health.coverage80), ("0.95", health.coverage95)):
             self._set("kvhorizon_forecast_coverage", coverage, share=share)

@@ -1,4 +1,5 @@
-"""The guest's metrics in the registry of another process: the API server's, which answers the engine's `/metrics`.
+"""The scheduler plugin's metrics in the registry of another process: the API server's, which answers the engine's
+`/metrics`.
 
 A thread fetches them from the engine's socket each second and keeps the newest, so that a scrape never waits for the
 engine, and an engine that is gone or hangs is missing from the answer, not in its way.

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class KvhorizonStatLogger(AggregateStatLoggerBase):  # type: ignore[misc, unused-ignore]
-    """Relays what the guest in the engine's process has counted; shows nothing where there is no guest."""
+    """Relays what the plugin in the engine's process has counted; shows nothing where there is no plugin."""
 
     def __init__(self, vllm_config: Any, engine_indexes: list[int] | None = None, *_: Any, **__: Any) -> None:
         if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:

@@ -1,4 +1,4 @@
-"""All of it put together for one guest: observer, metrics, recording, and where they can be read."""
+"""All of it put together for one plugin: observer, metrics, recording, and where they can be read."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Metric, generate_latest
 from prometheus_client.registry import Collector
 
-from kvhorizon.adapter.facts import data_parallel_rank
-from kvhorizon.adapter.settings import GuestSettings
+from kvhorizon.adapter.engine_facts import data_parallel_rank
+from kvhorizon.adapter.settings import PluginSettings
 from kvhorizon.adapter.telemetry import explain
 from kvhorizon.adapter.telemetry.canary import CanaryReport, Windows
 from kvhorizon.adapter.telemetry.listen import Answer, Listener, Route, as_json, listen_locally, listen_tcp
@@ -26,12 +26,12 @@ from kvhorizon.adapter.telemetry.observer import Observer
 from kvhorizon.adapter.telemetry.publisher import Publisher
 from kvhorizon.adapter.telemetry.recorder import Recorder
 from kvhorizon.errors import InputError, in_a_line
-from kvhorizon.models.offload import kv_bytes_on_one
-from kvhorizon.models.shape import ModelShape
+from kvhorizon.models.performance.kv_offload import kv_bytes_on_one
+from kvhorizon.models.performance.shape import ModelShape
 from kvhorizon.state import EngineFacts
 
 if TYPE_CHECKING:
-    from kvhorizon.adapter.guest import Guest
+    from kvhorizon.adapter.plugin import Plugin
 
 logger = logging.getLogger(__name__)
 
@@ -39,22 +39,22 @@ PERIOD_S = 1.0
 
 
 class Telemetry:
-    """Of one guest. `observer` is the step's side; all else runs beside it, and ends with the guest."""
+    """Of one plugin. `observer` is the step's side; all else runs beside it, and ends with the plugin."""
 
-    def __init__(self, guest: Guest, settings: GuestSettings, config: Any, facts: EngineFacts) -> None:
+    def __init__(self, plugin: Plugin, settings: PluginSettings, config: Any, facts: EngineFacts) -> None:
         """Raises InputError where the settings ask for what there cannot be. A port that is taken and a disk that is
         full cost that part only, with one line."""
         engine = data_parallel_rank(config)
         windows = Windows(settings.canary_window_s) if settings.canary < 1.0 else None
-        self.observer = Observer(guest, settings.record is not None and settings.record_prefixes, windows)
+        self.observer = Observer(plugin, settings.record is not None and settings.record_prefixes, windows)
         self.canary = CanaryReport(windows) if windows is not None else None
-        guest.accounting.on_finished = self.observer.released
-        self.publisher = Publisher(guest, self.observer, model_name(config), engine, self.canary)
+        plugin.accounting.on_finished = self.observer.released
+        self.publisher = Publisher(plugin, self.observer, model_name(config), engine, self.canary)
         self.publisher.publish()  # compiles, or loads from the cache, before the engine serves
-        self.recorder = make_recorder(settings, engine, described(config, facts, guest.accounting.shape))
+        self.recorder = make_recorder(settings, engine, described(config, facts, plugin.accounting.shape))
         self.http = self._listen_http(settings, engine)
         self.local = self._listen_locally(str(config.instance_id), engine)
-        self._guest, self._engine_id = guest, facts.engine_id
+        self._plugin, self._engine_id = plugin, facts.engine_id
         self._work = threading.Lock()  # over the recorder
         self._stopping = threading.Event()
         listeners = [listener for listener in (self.http, self.local) if listener is not None]
@@ -86,11 +86,11 @@ class Telemetry:
             self.collect()
             if self.recorder is not None:
                 with self._work:
-                    self.recorder.flush(idle=not self._guest.engine.scheduler.requests, now=last)
+                    self.recorder.flush(idle=not self._plugin.engine.scheduler.requests, now=last)
         except Exception as error:
             self.observer.guard.failed("collect", error)
 
-    def _listen_http(self, settings: GuestSettings, engine: int) -> Listener | None:
+    def _listen_http(self, settings: PluginSettings, engine: int) -> Listener | None:
         if not settings.http_port:
             return None
         port = settings.http_port + engine
@@ -111,7 +111,7 @@ class Telemetry:
             return None
 
     def _routes(self) -> Mapping[str, Route]:
-        """They do not keep the guest alive."""
+        """They do not keep the plugin alive."""
         methods = {
             "/metrics": self._metrics,
             "/explain": self._explain,
@@ -126,7 +126,7 @@ class Telemetry:
         return CONTENT_TYPE_LATEST, generate_latest(Shown(self.publisher.registry))
 
     def _explain(self, query: Mapping[str, str]) -> Answer | None:
-        found = explain.explain(self._guest, query.get("request", ""), time.time(), self._engine_id)
+        found = explain.explain(self._plugin, query.get("request", ""), time.time(), self._engine_id)
         return None if found is None else as_json(found)
 
     def _canary(self, _query: Mapping[str, str]) -> Answer | None:
@@ -136,11 +136,11 @@ class Telemetry:
         return "text/plain; charset=utf-8", f"{self.canary.line()}\n".encode()
 
     def _guardrail(self, _query: Mapping[str, str]) -> Answer | None:
-        guardrail = self._guest.switch.guardrail
+        guardrail = self._plugin.switch.guardrail
         return None if guardrail is None else ("text/plain; charset=utf-8", f"{guardrail.line()}\n".encode())
 
     def _decisions(self, _query: Mapping[str, str]) -> Answer:
-        return as_json(explain.newest(self._guest, time.time()))
+        return as_json(explain.newest(self._plugin, time.time()))
 
 
 class Shown(Collector):
@@ -156,7 +156,7 @@ class Shown(Collector):
             yield family
 
 
-def make_recorder(settings: GuestSettings, engine: int, described: Mapping[str, Any]) -> Recorder | None:
+def make_recorder(settings: PluginSettings, engine: int, described: Mapping[str, Any]) -> Recorder | None:
     """The recorder that the settings ask for; None, with one line, where it cannot begin. Raises InputError."""
     if settings.record is None:
         return None
@@ -197,7 +197,7 @@ def _weakly(method: Callable[[Mapping[str, str]], Answer | None]) -> Route:
 
 
 def _keep_up(telemetry: weakref.ref[Telemetry], listeners: list[Listener], stopping: threading.Event) -> None:
-    """Each second, until it is stopped or the guest is no more."""
+    """Each second, until it is stopped or the plugin is no more."""
     while not stopping.wait(PERIOD_S):
         alive = telemetry()
         if alive is None:

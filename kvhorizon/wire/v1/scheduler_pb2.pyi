@@ -105,7 +105,7 @@ class Habits(_message.Message):
     def __init__(self, tokens_per_step: _Optional[float] = ..., kept_share: _Optional[float] = ..., reload_s_per_token: _Optional[float] = ...) -> None: ...
 
 class Requests(_message.Message):
-    __slots__ = ("handle", "arrival_s", "prompt_tokens", "generated_tokens", "computed_tokens", "blocks_held", "output_limit_tokens", "preemptions", "cached_tokens", "weight", "overtaker", "forecast_kind", "forecast_scale", "forecast_log_sigma", "forecast_curve", "shared_tokens")
+    __slots__ = ("handle", "arrival_s", "prompt_tokens", "generated_tokens", "computed_tokens", "blocks_held", "output_limit_tokens", "preemptions", "cached_tokens", "weight", "out_of_order", "forecast_kind", "forecast_scale", "forecast_log_sigma", "forecast_curve", "shared_tokens")
     HANDLE_FIELD_NUMBER: _ClassVar[int]
     ARRIVAL_S_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -116,7 +116,7 @@ class Requests(_message.Message):
     PREEMPTIONS_FIELD_NUMBER: _ClassVar[int]
     CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_FIELD_NUMBER: _ClassVar[int]
-    OVERTAKER_FIELD_NUMBER: _ClassVar[int]
+    OUT_OF_ORDER_FIELD_NUMBER: _ClassVar[int]
     FORECAST_KIND_FIELD_NUMBER: _ClassVar[int]
     FORECAST_SCALE_FIELD_NUMBER: _ClassVar[int]
     FORECAST_LOG_SIGMA_FIELD_NUMBER: _ClassVar[int]
@@ -132,13 +132,13 @@ class Requests(_message.Message):
     preemptions: _containers.RepeatedScalarFieldContainer[int]
     cached_tokens: _containers.RepeatedScalarFieldContainer[int]
     weight: _containers.RepeatedScalarFieldContainer[float]
-    overtaker: _containers.RepeatedScalarFieldContainer[bool]
+    out_of_order: _containers.RepeatedScalarFieldContainer[bool]
     forecast_kind: _containers.RepeatedScalarFieldContainer[ForecastKind]
     forecast_scale: _containers.RepeatedScalarFieldContainer[float]
     forecast_log_sigma: _containers.RepeatedScalarFieldContainer[float]
     forecast_curve: _containers.RepeatedScalarFieldContainer[int]
     shared_tokens: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, handle: _Optional[_Iterable[int]] = ..., arrival_s: _Optional[_Iterable[float]] = ..., prompt_tokens: _Optional[_Iterable[int]] = ..., generated_tokens: _Optional[_Iterable[int]] = ..., computed_tokens: _Optional[_Iterable[int]] = ..., blocks_held: _Optional[_Iterable[int]] = ..., output_limit_tokens: _Optional[_Iterable[int]] = ..., preemptions: _Optional[_Iterable[int]] = ..., cached_tokens: _Optional[_Iterable[int]] = ..., weight: _Optional[_Iterable[float]] = ..., overtaker: _Optional[_Iterable[bool]] = ..., forecast_kind: _Optional[_Iterable[_Union[ForecastKind, str]]] = ..., forecast_scale: _Optional[_Iterable[float]] = ..., forecast_log_sigma: _Optional[_Iterable[float]] = ..., forecast_curve: _Optional[_Iterable[int]] = ..., shared_tokens: _Optional[_Iterable[int]] = ...) -> None: ...
+    def __init__(self, handle: _Optional[_Iterable[int]] = ..., arrival_s: _Optional[_Iterable[float]] = ..., prompt_tokens: _Optional[_Iterable[int]] = ..., generated_tokens: _Optional[_Iterable[int]] = ..., computed_tokens: _Optional[_Iterable[int]] = ..., blocks_held: _Optional[_Iterable[int]] = ..., output_limit_tokens: _Optional[_Iterable[int]] = ..., preemptions: _Optional[_Iterable[int]] = ..., cached_tokens: _Optional[_Iterable[int]] = ..., weight: _Optional[_Iterable[float]] = ..., out_of_order: _Optional[_Iterable[bool]] = ..., forecast_kind: _Optional[_Iterable[_Union[ForecastKind, str]]] = ..., forecast_scale: _Optional[_Iterable[float]] = ..., forecast_log_sigma: _Optional[_Iterable[float]] = ..., forecast_curve: _Optional[_Iterable[int]] = ..., shared_tokens: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Curves(_message.Message):
     __slots__ = ("curves", "points", "survival")

@@ -1,0 +1,1 @@
+"""What things cost: planner, plugin, service, forecasts, simulator, what-if, report."""

@@ -1,0 +1,1 @@
+"""What many experiments need: the frame, digests of sources, cells, replays kept, ratios, pictures."""

@@ -1,0 +1,1 @@
+"""vLLM's own scheduler and engine core, driven in this process."""

@@ -1,0 +1,1 @@
+"""Experiments on real vLLM engines and servers."""

@@ -1,0 +1,1 @@
+"""Closed loops on vLLM's own defaults, contenders in paired rounds."""

@@ -1,0 +1,1 @@
+"""Faults planted in a live engine and its solver."""

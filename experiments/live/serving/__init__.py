@@ -1,0 +1,1 @@
+"""A real OpenAI server with a tiny model, its clients and what they measured."""

@@ -1,0 +1,1 @@
+"""Is the simulated engine the real one: decisions step by step, and seconds."""

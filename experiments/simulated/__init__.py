@@ -1,0 +1,1 @@
+"""Experiments in the simulator: who is better, by how much, and why."""

@@ -1,0 +1,1 @@
+"""vLLM's real scheduler with the real plugin under a virtual clock."""

@@ -1,0 +1,1 @@
+"""What evictions cost, exactly."""

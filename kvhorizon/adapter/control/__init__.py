@@ -1,0 +1,1 @@
+"""One step's decisions: the rule at the step, plans followed, victims, and the reasons recorded."""

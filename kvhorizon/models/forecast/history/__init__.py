@@ -1,0 +1,1 @@
+"""What finished and running requests teach: survival curves per key, guarded against drift."""

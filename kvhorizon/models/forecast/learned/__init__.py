@@ -1,0 +1,1 @@
+"""A learned forecast: features, trees, training, and validation in time order."""

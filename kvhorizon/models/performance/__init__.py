@@ -1,0 +1,1 @@
+"""What an engine can do: GPU, model shape, FLOPs, seconds of a step, blocks in the pool."""

@@ -1,0 +1,1 @@
+"""What delay weighs: classes of service, tenants' shares, promised first tokens."""

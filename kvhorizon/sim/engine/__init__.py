@@ -1,0 +1,1 @@
+"""vLLM V1's scheduler and KV cache as arrays, in virtual time."""

@@ -1,0 +1,1 @@
+"""Several engines behind a router, and what the failure of one costs."""

@@ -1,1 +1,0 @@
-"""Other people's schedulers as guests of the simulated engine: an order, an admission test and a victim score each."""

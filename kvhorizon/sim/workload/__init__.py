@@ -1,0 +1,1 @@
+"""Request traces: readers, formats, synthetic workloads."""

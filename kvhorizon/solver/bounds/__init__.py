@@ -1,0 +1,1 @@
+"""Bounds that no schedule can beat, with every length known."""

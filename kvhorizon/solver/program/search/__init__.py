@@ -1,0 +1,1 @@
+"""Solving the program within a budget: bound, construction, local search, restricted MIP."""

@@ -1,0 +1,1 @@
+"""What-if: one trace, one engine, several policies; sweeps, searches, inspection."""
