@@ -50,6 +50,7 @@ FORBIDDEN_OUTSIDE = {
         "solver/program/search/restricted_mip.py",
         "solver/bounds/hindsight_program.py",
         "solver/checks/lp_relaxation.py",
+        "solver/highs.py",
     },
     "pulp": {"solver/checks/reference.py"},
     "pyarrow": set(),  # by recording/schema.py, when it is asked for

@@ -49,7 +49,7 @@ def test_every_query_asks_for_what_is_exposed(expression: str) -> None:
 
 
 def test_values_of_labels_are_those_of_the_code() -> None:
-    """A selector for a value that no request sets would never fire."""
+    """A selector for a value that nothing sets would never fire."""
     first = {
         (metric.name, label): {values[at] for values in metric.first}
         for metric in CATALOGUE

@@ -133,7 +133,7 @@ def test_to_dominate_is_two_percent_better_somewhere_and_one_percent_worse_at_mo
 
 
 def test_few_points_cover_a_front() -> None:
-    """The second dominates two of three, the first one of them, the third the last, the fourth no request."""
+    """The second dominates two of three, the first one of them, the third the last, the fourth none."""
     theirs = [(1.0, 1.0, 1.0), (1.0, 1.2, 1.0), (2.0, 0.5, 0.5)]
     ours = [(0.9, 1.2, 1.0), (0.9, 1.0, 1.0), (1.9, 0.5, 0.5), (3.0, 3.0, 3.0)]
     assert covering(ours, theirs) == [1, 2]

@@ -12,7 +12,7 @@ NAMED = re.compile(r"experiments\.([a-z]\w*)|results/([a-z]\w*)\.json")
 CODE_SPAN = re.compile(r"`[^`\n]*`")
 PAST = ("CHANGELOG.md", "experiments/notes/")  # tell what was measured in their time
 INDEX = "kept in"  # a column of the table that lists all experiments; it quotes nothing
-KEEPS = re.compile(r"^from experiments\._harness import .*\b(main|report|versions)\b", re.MULTILINE)
+KEEPS = re.compile(r"^from experiments\.common\._harness import .*\b(main|report|versions)\b", re.MULTILINE)
 
 
 def stale_results_quoted(tree: Tree) -> list[Finding]:

@@ -49,7 +49,7 @@ class Served:
     learned: float = 1.0  # tokens per step, as the plugin knows them
     loading: int = 0  # most requests whose KV was on its way at a time
     aborted: list[int] = field(default_factory=list)
-    left: int = 0  # requests and blocks that no request should hold any more
+    left: int = 0  # requests and blocks that should be held by none any more
 
 
 class TinyEngine:

@@ -7,7 +7,7 @@ the *other* GPUs.
 
 The engine overhead is fitted to half of the vLLM runs (Qwen3-32B, H100, TP 2, 4, 8; steady, with long outputs) as
 measured time per output token less the kernel sums, and tested on the other half. On the RTX PRO 6000, whose kernels
-no request summed, it is fitted together with the kernels' factors to the first half of each run, and tested on the
+nothing summed, it is fitted together with the kernels' factors to the first half of each run, and tested on the
 second (`_measured_fit`).
 """
 

@@ -17,13 +17,13 @@ import time
 from collections.abc import Sequence
 
 from kvhorizon.errors import InputError
+from kvhorizon.wire.backoff import Backoff
 from kvhorizon.wire.channel import unix_path
 from kvhorizon.wire.child import MODULE, end
 
 logger = logging.getLogger(__name__)
 SESSIONS_EACH = 8
 _POLL_S = 0.2
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
 _STEADY_S = 60.0  # a worker that ran so long is started again at once
 _END_S = 10.0
 
@@ -33,7 +33,7 @@ class Worker:
 
     def __init__(self, arguments: Sequence[str]) -> None:
         self._command = [sys.executable, "-P", "-m", MODULE, *arguments, "--exit-on-stdin-eof", "--share-port"]
-        self._pause_s = _FIRST_PAUSE_S
+        self._backoff = Backoff()
         self._start_at_s = 0.0
         self._started_s = 0.0
         self.process: subprocess.Popen[bytes] | None = None
@@ -57,10 +57,11 @@ class Worker:
         if self.process.poll() is None:
             return
         if self._start_at_s == 0.0:
-            steady = now_s - self._started_s > _STEADY_S
-            self._pause_s = _FIRST_PAUSE_S if steady else min(2.0 * self._pause_s, _LONGEST_PAUSE_S)
-            self._start_at_s = now_s + self._pause_s
-            logger.warning("worker %d ended; again in %.1f s", self.process.pid, self._pause_s)
+            if now_s - self._started_s > _STEADY_S:
+                self._backoff.succeeded()
+            pause_s = self._backoff.failed()
+            self._start_at_s = now_s + pause_s
+            logger.warning("worker %d ended; again in %.1f s", self.process.pid, pause_s)
         elif now_s >= self._start_at_s:
             self._start_at_s = 0.0
             self.start()

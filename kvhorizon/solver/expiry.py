@@ -1,4 +1,4 @@
-"""When a plan is too old to be followed: one rule for the simulated and the live engine.
+"""When a plan is asked for anew, and when it is too old to be followed: one rule for the simulated and the live engine.
 
 A plan is as old as the state of the engine that it was made from. Solving, transport and waiting to be taken up all
 count, whatever they take.
@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from kvhorizon.state import Plan
 
+IDLE_TICK_S = 1.0  # a plan is asked for again after so long even if nothing happened: forecasts move on
 PLAN_MAX_AGE_S = 2.0  # twice the longest pause between two plans while there is something to plan
 
 

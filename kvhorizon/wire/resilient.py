@@ -8,14 +8,12 @@ from types import TracebackType
 
 from kvhorizon.errors import InputError
 from kvhorizon.state import Plan, Snapshot
+from kvhorizon.wire.backoff import Backoff
 from kvhorizon.wire.child import SolverChild
 from kvhorizon.wire.client import Client
 from kvhorizon.wire.failures import GarbagePlan, SolverError, SolverLate, SolverRefused
 from kvhorizon.wire.session import Session
 from kvhorizon.wire.validate import check_plan_for
-
-_FIRST_PAUSE_S = 0.5
-_LONGEST_PAUSE_S = 30.0
 
 
 class ResilientSolver:
@@ -38,7 +36,7 @@ class ResilientSolver:
         self._make_child = make_child
         self._deadline_s = deadline_s
         self._sleep = sleep
-        self._pause_s = _FIRST_PAUSE_S
+        self._backoff = Backoff()
         self._client: Client | None = None
         self._session: Session | None = None
         self._last_revision = -1
@@ -64,7 +62,7 @@ class ResilientSolver:
             self._note(error, child)
             return None
         self.counts["planned"] += 1
-        self._pause_s = _FIRST_PAUSE_S
+        self._backoff.succeeded()
         return plan
 
     def stop(self) -> None:
@@ -110,8 +108,7 @@ class ResilientSolver:
         broken.kill()
         self._disconnect()
         while not self._stopped:
-            self._sleep(self._pause_s)
-            self._pause_s = min(2.0 * self._pause_s, _LONGEST_PAUSE_S)
+            self._sleep(self._backoff.failed())
             child = self._make_child()
             try:
                 child.start()

@@ -154,7 +154,7 @@ def test_a_tenant_of_no_use_is_none() -> None:
 
 
 def huge(nodes: int) -> Trees:
-    """A tree of one leaf, and others that no request reaches."""
+    """A tree of one leaf, and others that nothing reaches."""
     root, none = np.zeros(1, np.int64), np.full(nodes, -1)
     return Trees(root, root, none, np.zeros(nodes), none, none)
 

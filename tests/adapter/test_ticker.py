@@ -13,7 +13,8 @@ from kvhorizon.adapter.engine.running_batch import Batch
 from kvhorizon.adapter.engine.view import Engine
 from kvhorizon.adapter.engine_facts import UNKNOWN_COST
 from kvhorizon.adapter.forecasting.forecaster import Forecaster
-from kvhorizon.adapter.planning.ticker import IDLE_TICK_S, PATIENCE_S, TICK_S, Ticker
+from kvhorizon.adapter.planning.ticker import PATIENCE_S, TICK_S, Ticker
+from kvhorizon.solver.expiry import IDLE_TICK_S
 from kvhorizon.state import EngineFacts, ForecastKind
 
 FACTS = EngineFacts(400, 16, 8, 256, 4096, UNKNOWN_COST)

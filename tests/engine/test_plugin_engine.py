@@ -52,7 +52,7 @@ if __name__ == "__main__":
     child = plugin.session.solver.child
     found["child"] = None if child is None else child.pid
     print("FOUND " + json.dumps(found), flush=True)
-    os._exit(0)  # as if the engine crashed: no request stops the child
+    os._exit(0)  # as if the engine crashed: nothing stops the child
 """
 
 

@@ -234,7 +234,7 @@ def test_broken_telemetry_changes_nothing(hook: str, monkeypatch: pytest.MonkeyP
 
 
 def test_requests_are_explained(capsys: pytest.CaptureFixture[str]) -> None:
-    """One that waits, one that runs, one that was evicted, one that no request knows."""
+    """One that waits, one that runs, one that was evicted, one that nothing knows."""
     port = free_port()
     made = engine(mode="control", http_port=port)
     address = f"http://127.0.0.1:{port}"

@@ -87,16 +87,16 @@ def test_what_is_compiled_here_is_kept_so_and_nothing_else() -> None:
     assert mine is not None
     assert mine.get_disambiguator() == f"7.{made_of(PACKAGE / 'solver' / 'heuristic' / 'admission.py')}"
     assert Locator.from_function(function, json.__file__) is None
-    assert made_of(PACKAGE / "solver" / "ranking.py") in best_place._cache._cache_file._index_name
+    assert made_of(PACKAGE / "solver" / "heuristic" / "order.py") in best_place._cache._cache_file._index_name
 
 
 def test_what_has_long_been_made_of_other_sources_goes(tmp_path: Path) -> None:
     function = SimpleNamespace(__qualname__="f", __code__=SimpleNamespace(co_firstlineno=7))
     locator = Locator(Places((tmp_path,), tmp_path), function, PACKAGE / "solver" / "heuristic" / "admission.py")
-    old, new = tmp_path / "select.f-7.aaaa.py311.nbi", tmp_path / "select.f-7.bbbb.py311.1.nbc"
+    old, new = tmp_path / "admission.f-7.aaaa.py311.nbi", tmp_path / "admission.f-7.bbbb.py311.1.nbc"
     mine, other = (
-        tmp_path / f"select.f-7.{locator.get_source_stamp()}.py311.nbi",
-        tmp_path / "select.g-7.cccc.py311.nbi",
+        tmp_path / f"admission.f-7.{locator.get_source_stamp()}.py311.nbi",
+        tmp_path / "admission.g-7.cccc.py311.nbi",
     )
     for file in (old, new, mine, other):
         file.touch()

@@ -1,4 +1,4 @@
-"""A service that stops finishes what is under way, and waits for no request who has stopped reading."""
+"""A service that stops finishes what is under way, and waits for no client that has stopped reading."""
 
 import signal
 import subprocess

@@ -68,7 +68,7 @@ def foreign(bench: Bench) -> Lift:
 
 
 def unlinked(bench: Bench) -> Lift:
-    """The child's socket is deleted, and then the child is lost: no request could reach it."""
+    """The child's socket is deleted, and then the child is lost: nothing could reach it."""
     child = bench.child.child if bench.child is not None else None
     assert child is not None
     Path(child.address.removeprefix("unix:")).unlink()

@@ -182,7 +182,7 @@ class LiveServer:
 
 
 def free_port() -> int:
-    """A TCP port that no request listens on at the moment."""
+    """A TCP port that nothing listens on at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

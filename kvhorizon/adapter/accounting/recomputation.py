@@ -125,7 +125,7 @@ class Accounting:
         self._uncounted.append(request)
         if self.on_finished is not None:
             self.on_finished(request, tally)
-        if len(self._uncounted) > MOST_UNCOUNTED:  # no request asks
+        if len(self._uncounted) > MOST_UNCOUNTED:  # nothing asks
             _ = self.useful_flops
 
     def _chunk(self, known: _Evicted, start: int, tokens: int) -> None:

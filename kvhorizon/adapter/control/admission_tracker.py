@@ -34,7 +34,7 @@ class Admitted:
             self._compare(set(taken), set(control.choice.slots))
         if not taken:
             return taken
-        control.joined()
+        control.joined(taken, mode is Mode.CONTROL)
         choice = control.choice
         overtakes = dict(zip(choice.slots, choice.overtakes, strict=True)) if mode is Mode.CONTROL else {}
         control.rule.left(min(rows.tokens(slot) for slot in taken))

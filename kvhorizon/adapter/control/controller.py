@@ -26,6 +26,7 @@ from kvhorizon.adapter.kinds.unmanaged import beside_passing
 from kvhorizon.adapter.prefix_cache.prefixes import FAST_PATH_MOST, Prefixes
 from kvhorizon.adapter.prefix_cache.sessions import Sessions
 from kvhorizon.solver.evictions import Asked, Gates, Pool, carried_out
+from kvhorizon.solver.heuristic.out_of_order import CARE
 
 
 class Control:
@@ -51,9 +52,12 @@ class Control:
         self._calm_until = 0  # step before which the running requests cannot lack blocks
         self._evictions_done = 0  # serial of the plan whose evictions are done
 
-    def joined(self) -> None:
-        """The engine has admitted a request."""
+    def joined(self, slots: Collection[int], chosen_by_us: bool) -> None:
+        """The engine has admitted requests; if it was shown our choice, what that costs the quota is due now."""
         self._calm_until = 0
+        ledger = self.choice.ledger
+        if chosen_by_us and ledger is not None and not set(self.choice.slots).isdisjoint(slots):
+            self.rows.scratch.owed[: len(ledger)] = ledger
 
     def note_prefills(self, num_tokens: Mapping[str, int], joined: Collection[int]) -> None:
         """A step was scheduled: full blocks of those that joined (slots) and of other prefills are cached now."""
@@ -144,6 +148,7 @@ class Control:
         if not self.prefixes.confirm(choice.slots):
             self.rows.scratch.owed[:] = before  # as if nothing had been chosen yet
             choice = self._by_class(candidates, demand, now_s)
+        self.rows.scratch.owed[:CARE] = before[:CARE]  # `admitted` brings it up to date once the engine took them
         self.prefixes.cache.expect(0)
         if choice is NO_REQUEST:
             self.reasons.held(self.step, candidates, now_s, self.rule.returning_tokens)

@@ -37,10 +37,11 @@ NO_LIMIT = 1 << 62  # where prompts come in chunks, how many begin in a step is 
 
 
 class Choice(NamedTuple):
-    """Slots to admit in order, and which of them go before an older request."""
+    """Slots to admit in order, which of them go before an older request, and what the quota's account is then."""
 
     slots: list[int]
     overtakes: list[bool]
+    ledger: Reals | None = None  # (2,) as the first places of `Scratch.owed`; None: as before
 
 
 NO_REQUEST = Choice([], [])
@@ -159,7 +160,8 @@ class Rule:
             self._stands_until_s, self._stands_at_free = now_s + STANDS_S, free
             self._newest_tokens = NO_TOKENS
             return NO_REQUEST
-        return Choice(scratch.chosen[:chosen].tolist(), scratch.overtakes[:chosen].astype(bool).tolist())
+        overtakes = scratch.overtakes[:chosen].astype(bool).tolist()
+        return Choice(scratch.chosen[:chosen].tolist(), overtakes, scratch.owed[:CARE].copy())
 
     def victims(self, rows: Rows, demand: Demand, now_s: float) -> Iterator[int]:
         """Places in the running list, the best victim first, as many as are asked for."""

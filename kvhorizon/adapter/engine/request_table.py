@@ -157,7 +157,7 @@ class Rows:
         self.fresh.append(slot)
         if self.looked_up:
             self.boundaries.stale[slot] = None
-        if len(self.fresh) > len(self.request):  # no request has predicted for long
+        if len(self.fresh) > len(self.request):  # not predicted for long
             self.fresh = self.waiting().tolist()
 
     def take(self, slot: int, now_s: float) -> None:

@@ -196,7 +196,7 @@ class Batch:
         self._due = np.bincount(-(computed[steady] + self._sizes.lookahead) % size, minlength=size).tolist()
 
     def _placeholders(self, running: list[Any]) -> IntArray | int:
-        """Output in flight, whose tokens no request knows yet."""
+        """Output in flight, whose tokens nothing knows yet."""
         if not self.engine.asynchronous:
             return 0
         return np.array([request.num_output_placeholders for request in running], dtype=np.int64)

@@ -42,7 +42,7 @@ HISTORY_ROWS, RATIO_ROWS = 48, 16
 GROUP_ROWS = 80  # of the history where a trained model has groups
 RESERVE_Z = 2.0  # that the rules are made for; corrected by what batches did
 HINT_SCALE = UNIT_TOKENS / RATIO_UNIT
-_MOST_NOTES = 10_000  # kept for learning, should no request learn
+_MOST_NOTES = 10_000  # kept for learning, should nothing learn
 
 
 class Tables(NamedTuple):
@@ -89,7 +89,7 @@ class Forecaster:
         self._arrived.append((handle, leaf, hint_leaf, hint_tokens, limit))
 
     def over(self, told: Told, request: Any) -> None:
-        """Note a request that is over, which no request changes any more."""
+        """Note a request that is over, which nothing changes any more."""
         self._ended.append((told, request))
 
     def finished(self, ended: Ended) -> None:

@@ -16,11 +16,9 @@ from typing import Protocol
 
 from kvhorizon.solver.expiry import DatedPlan
 from kvhorizon.state import Plan, Snapshot
+from kvhorizon.wire.backoff import Backoff
 
 logger = logging.getLogger(__name__)
-
-_FIRST_PAUSE_S = 1.0
-_LONGEST_PAUSE_S = 60.0
 
 
 class SolverLike(Protocol):
@@ -111,7 +109,7 @@ class PlanSession:
 
     def _start_solver(self) -> bool:
         """Until it serves, or the session stops; a longer pause after each failure."""
-        pause_s = _FIRST_PAUSE_S
+        backoff = Backoff(1.0, 60.0)
         while self.solver is not None and not self._stopping.is_set():
             try:
                 self.solver.start()
@@ -120,6 +118,5 @@ class PlanSession:
                 self.failed_starts += 1
                 if self.failed_starts == 1:
                     logger.warning("kvhorizon has no solver yet: %s", error)
-            self._stopping.wait(pause_s)
-            pause_s = min(2.0 * pause_s, _LONGEST_PAUSE_S)
+            self._stopping.wait(backoff.failed())
         return False

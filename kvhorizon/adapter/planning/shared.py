@@ -7,14 +7,12 @@ from collections import Counter
 from collections.abc import Callable
 
 from kvhorizon.state import Plan, Snapshot
+from kvhorizon.wire.backoff import Backoff
 from kvhorizon.wire.client import Client
 from kvhorizon.wire.failures import SolverRefused
 from kvhorizon.wire.session import Session
 from kvhorizon.wire.tls import Tls
 from kvhorizon.wire.validate import check_plan_for
-
-_FIRST_PAUSE_S = 0.5
-_LONGEST_PAUSE_S = 30.0
 
 
 class SharedSolver:
@@ -34,7 +32,7 @@ class SharedSolver:
         self._clock = clock
         self._client: Client | None = Client(address, deadline_s, tls)
         self._session: Session | None = None
-        self._pause_s = _FIRST_PAUSE_S
+        self._backoff = Backoff()
         self._retry_at_s = 0.0
 
     def start(self) -> None:
@@ -52,7 +50,7 @@ class SharedSolver:
             self._fail(error)
             return None
         self.counts["planned"] += 1
-        self._pause_s = _FIRST_PAUSE_S
+        self._backoff.succeeded()
         return plan
 
     def stop(self) -> None:
@@ -79,5 +77,6 @@ class SharedSolver:
         refused = isinstance(error, SolverRefused)
         self.counts["refused" if refused else "failed"] += 1
         self.stop()
-        self._retry_at_s = self._clock() + self._pause_s
-        self._pause_s = _FIRST_PAUSE_S if refused else min(2.0 * self._pause_s, _LONGEST_PAUSE_S)
+        self._retry_at_s = self._clock() + self._backoff.failed()
+        if refused:
+            self._backoff.succeeded()

@@ -8,10 +8,10 @@ from kvhorizon.adapter.control.weights import Weights
 from kvhorizon.adapter.engine.running_batch import Batch
 from kvhorizon.adapter.engine.snapshot import snapshot_of, take_moment
 from kvhorizon.adapter.planning.session import PlanSession
+from kvhorizon.solver.expiry import IDLE_TICK_S
 from kvhorizon.state import EngineFacts, Habits
 
 TICK_S = 0.1
-IDLE_TICK_S = 1.0  # even if nothing happened: forecasts move on
 PATIENCE_S = 0.05  # how long a tick may wait for a step with little to do
 PLANNING_SHARE = 0.02  # of the machine's cores, that plans may take (decision 015)
 

@@ -23,9 +23,7 @@ if TYPE_CHECKING:
     from kvhorizon.adapter.plugin import Plugin
 
 QUEUE_LIMIT = 65_536  # requests not yet taken by the thread, should it hang
-Over = tuple[
-    Any, Tally, float | None, float, Mode
-]  # a request that no request changes any more; its first token, its end
+Over = tuple[Any, Tally, float | None, float, Mode]  # a request that nothing changes any more; its first token, its end
 LONGEST_STEP_S = 10.0  # a longer gap between steps is idleness
 _REASONS = {"FINISHED_STOPPED": "stop", "FINISHED_LENGTH_CAPPED": "length", "FINISHED_ABORTED": "abort"}
 

@@ -37,7 +37,7 @@ def resolve_curves(snapshot: Snapshot) -> Curves:
     curve[spread] = len(used) + np.searchsorted(widths, steps[spread])
     tables = [(snapshot.curves[row], _residual(snapshot.curves[row].tobytes())) for row in used]
     tables += [_lognormal(int(width)) for width in widths]
-    tables = tables or [_lognormal(1)]  # compiled code wants a row, even if no request reads it
+    tables = tables or [_lognormal(1)]  # compiled code wants a row, even if nothing reads it
     scale = np.where(unknown, UNKNOWN_MEDIAN_TOKENS, requests.forecast_scale)
     return Curves(
         survival=np.stack([survival for survival, _ in tables]),

@@ -12,13 +12,12 @@ from kvhorizon.sim.engine.step import preempt
 from kvhorizon.sim.setup import Setup, Solver
 from kvhorizon.sim.snapshot import take_snapshot
 from kvhorizon.solver.evictions import Asked, Gates, Pool, carried_out
-from kvhorizon.solver.expiry import DatedPlan
+from kvhorizon.solver.expiry import IDLE_TICK_S, DatedPlan
 from kvhorizon.solver.heuristic.params import Greedy
 from kvhorizon.solver.heuristic.scratch import Scratch
 from kvhorizon.state import Habits, Plan, Source
 
 IntArray = NDArray[np.int64]
-IDLE_TICK_S = 1.0  # ask again after so long even if nothing happened: forecasts move on
 
 
 class PlanFollower:

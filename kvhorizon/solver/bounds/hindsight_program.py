@@ -23,13 +23,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kvhorizon.solver.bounds.fluid import fluid_bound
 from kvhorizon.solver.bounds.hindsight import Instance, Schedule, latency, shortest_first
+from kvhorizon.solver.highs import new_solver
 
 IntArray = NDArray[np.int64]
 
@@ -175,11 +176,7 @@ def _solve(instance: Instance, network: Network, seconds: float) -> tuple[NDArra
     """(values of the arcs or None, lower bound, whether it is proven) by HiGHS on one thread."""
     import highspy
 
-    make: Any = getattr(highspy, "_Highs", highspy.Highs)  # the wrapped class prints a banner to stdout
-    solver = make()
-    options = {"output_flag": False, "threads": 1, "random_seed": 0, "time_limit": float(seconds)}
-    for name, value in {**options, "mip_rel_gap": 0.0, "mip_abs_gap": PROOF_GAP}.items():
-        solver.setOptionValue(name, value)
+    solver = new_solver(random_seed=0, time_limit=float(seconds), mip_rel_gap=0.0, mip_abs_gap=PROOF_GAP)
     rows = [(terms, balance_of(instance, node), balance_of(instance, node)) for node, terms in network.balance.items()]
     rows += [(terms, -highspy.kHighsInf, float(instance.pool_blocks)) for terms in network.memory.values()]
     starts = np.cumsum([0] + [len(terms) for terms, _, _ in rows]).astype(np.int32)

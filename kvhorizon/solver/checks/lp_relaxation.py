@@ -7,11 +7,12 @@ new prices join until the two meet (column generation: Desrosiers & Lübbecke, A
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kvhorizon.solver.highs import new_solver
 from kvhorizon.solver.program.model import Tables
 
 FloatArray = NDArray[np.float64]
@@ -99,9 +100,7 @@ def _solve(
     """
     import highspy
 
-    solver: Any = getattr(highspy, "_Highs", highspy.Highs)()
-    for name, option in {"output_flag": False, "threads": 1, "presolve": "off"}.items():
-        solver.setOptionValue(name, option)
+    solver = new_solver(presolve="off")
     groups, columns = int(group.max(initial=-1)) + 1, len(cost)
     scale = np.maximum(np.abs(uses).max(axis=0, initial=0.0), 1.0)  # rows in like units
     matrix = np.zeros((columns + len(limit), groups + len(limit)))

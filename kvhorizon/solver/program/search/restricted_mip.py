@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from kvhorizon.solver.highs import new_solver
 from kvhorizon.solver.program.model import NEVER, Problem
 from kvhorizon.solver.program.search.dual import Bound
 
@@ -163,11 +164,7 @@ def _run(program: Program, nodes: int, seconds: float | None) -> FloatArray | No
     """Values of the columns, or None where HiGHS found nothing feasible within the limits."""
     import highspy
 
-    make: Any = getattr(highspy, "_Highs", highspy.Highs)  # the wrapped class prints a banner to stdout
-    solver = make()
     options: dict[str, Any] = {
-        "output_flag": False,
-        "threads": 1,
         "parallel": "off",
         "random_seed": 0,
         "mip_rel_gap": 1e-4,
@@ -181,8 +178,7 @@ def _run(program: Program, nodes: int, seconds: float | None) -> FloatArray | No
     }
     if seconds is not None:
         options["time_limit"] = seconds
-    for name, value in options.items():
-        solver.setOptionValue(name, value)
+    solver = new_solver(**options)
     rows, columns = program.matrix.shape
     at_column, at_row = np.nonzero(program.matrix.T)
     starts = np.searchsorted(at_column, np.arange(columns + 1)).astype(np.int32)
