@@ -1,5 +1,6 @@
 """All experiments in turn: each is in the list and in the table, what lacks something is skipped, failures show."""
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -21,6 +22,16 @@ def runnable() -> set[str]:
 
 def test_every_experiment_is_run_once() -> None:
     assert sorted([*NAMES, *APART]) == sorted(runnable())
+
+
+@pytest.mark.parametrize("name", sorted(runnable()))
+def test_an_experiment_is_found_by_its_own_name(name: str) -> None:
+    """In whichever folder it is; that of its file is told apart from all others."""
+    spec = importlib.util.find_spec(f"experiments.{name}")
+    assert spec is not None
+    assert spec.origin is not None
+    assert Path(spec.origin) in set(FOLDER.rglob(f"{name}.py"))
+    assert len(list(FOLDER.rglob(f"{name}.py"))) == 1
 
 
 def test_every_experiment_is_in_the_table() -> None:
