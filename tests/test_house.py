@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from experiments.house import COUNTERS, largest, median, places
 
 from experiments._house import blocks, documents, imports, shape, tuples, words
 from experiments._house.tree import Finding, Tree
-from experiments.house import COUNTERS, largest, median, places
 from kvhorizon.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -14,12 +14,12 @@ import numpy as np
 
 from kvhorizon.sim.policies.control import Plugin
 from kvhorizon.sim.policies.registry import Policy
-from kvhorizon.solver.heuristic.params import GREEDY, Greedy, Knob
+from kvhorizon.solver.heuristic.params import GREEDY, Greedy, Knob, parameters, varied
 
 SEED = 100
 PER_RULE = 117  # settings drawn per rule, each with and without reload: 468 besides the shipped ones
 N_GRID = {
-    "reserve_cap_share": (0.02, 0.03, 0.05, 0.07, 0.10),
+    "cap_share": (0.02, 0.03, 0.05, 0.07, 0.10),
     "size_scaled": (False, True),
     "z": (1.0, 2.0, 3.0),
     "aging_s": (0.5, 2.0, 8.0, 30.0),
@@ -27,8 +27,8 @@ N_GRID = {
     "tries": (4, 16),
 }
 B_GRID = {
-    "reserve_cap_share": (0.03, 0.05, 0.07),
-    "reserve_oldest_share": (0.02, 0.035, 0.05),
+    "cap_share": (0.03, 0.05, 0.07),
+    "oldest_share": (0.02, 0.035, 0.05),
     "z": (1.0, 2.0),
     "tries": (4, 8),
     "overtake_share": (0.05, 0.1, 0.2, 0.4, 0.7),
@@ -51,7 +51,8 @@ def kind_of(rule: Greedy) -> str:
 
 def changed(rule: Greedy, base: Greedy) -> dict[str, float | bool]:
     """What differs from `base`."""
-    return {key: value for key, value in rule._asdict().items() if value != getattr(base, key)}
+    given = parameters(base)
+    return {key: value for key, value in parameters(rule).items() if value != given[key]}
 
 
 def drawn(grid: Mapping[str, Sequence[float]], most: int) -> list[dict[str, float]]:
@@ -91,7 +92,7 @@ class Setting(NamedTuple):
 def settings() -> list[Setting]:
     """All settings, the shipped ones first."""
     grids = {"N": N_GRID, "B": B_GRID}
-    tried = [SHIPPED[kind]._replace(**values) for kind, grid in grids.items() for values in drawn(grid, PER_RULE)]
+    tried = [varied(SHIPPED[kind], **values) for kind, grid in grids.items() for values in drawn(grid, PER_RULE)]
     rules = [*GREEDY.values(), *tried]
     return [Setting(rule, reload) for rule in dict.fromkeys(rules) for reload in (False, True)]
 

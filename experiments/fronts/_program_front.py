@@ -13,7 +13,7 @@ from typing import NamedTuple
 from experiments.fronts._front import changed, drawn
 from kvhorizon.sim.policies.control import Plugin
 from kvhorizon.sim.policies.registry import Policy
-from kvhorizon.solver.heuristic.params import PLANNED, Greedy, Knob
+from kvhorizon.solver.heuristic.params import PLANNED, Greedy, Knob, varied
 from kvhorizon.solver.program.settings import Settings, settings_of
 
 PER_FAMILY = 36
@@ -21,7 +21,7 @@ ALL_REQUESTS = 1e9  # mean outputs: whatever is planned is sure of its place
 N_GRID = {
     "size_power": (0.5, 0.75, 1.0),
     "aging_s": (1.0, 4.0),
-    "reserve_cap_share": (0.05, 0.10, 0.15),
+    "cap_share": (0.05, 0.10, 0.15),
     "sure_outputs": (0.5, 1.0, ALL_REQUESTS),
     "z": (1.0, 2.0, 3.0),
 }
@@ -29,16 +29,16 @@ B_GRID = {
     "size_power": (0.25, 0.5, 1.0),
     "overtake_share": (0.1, 0.2, 0.4),
     "backfill_share": (0.2, 0.4, 0.6),
-    "reserve_min_share": (0.02, 0.04),
-    "reserve_cap_share": (0.05, 0.07, 0.10),
-    "reserve_oldest_share": (0.02, 0.035, 0.05),
+    "min_share": (0.02, 0.04),
+    "cap_share": (0.05, 0.07, 0.10),
+    "oldest_share": (0.02, 0.035, 0.05),
     "sure_outputs": (0.25, 0.5, 1.0),
     "z": (1.0, 2.0, 3.0),
 }
 BY_HAND: tuple[dict[str, float], ...] = (  # of B: decisions 008 and, `strict` as it was, 014; judged in any case
-    {"size_power": 0.25, "sure_outputs": 0.5, "reserve_oldest_share": 0.05},
-    {"size_power": 0.25, "sure_outputs": 0.5, "reserve_oldest_share": 0.05, "backfill_share": 0.5},
-    {"reserve_oldest_share": 0.02, "backfill_share": 0.4},
+    {"size_power": 0.25, "sure_outputs": 0.5, "oldest_share": 0.05},
+    {"size_power": 0.25, "sure_outputs": 0.5, "oldest_share": 0.05, "backfill_share": 0.5},
+    {"oldest_share": 0.02, "backfill_share": 0.4},
 )
 MODEL_GRID = {"price_factor": (1.0, 2.0), "reserve_share": (0.02, 0.04)}
 
@@ -91,9 +91,9 @@ class ProgramSetting(NamedTuple):
 
 def _varied(family: Family, values: Mapping[str, float], shipped: str = "") -> ProgramSetting:
     """The base with these parameters of the rule, or of the model, changed."""
-    rule = family.base._replace(**{k: v for k, v in values.items() if k not in MODEL_GRID})  # type: ignore[arg-type]
+    rule = varied(family.base, **{k: v for k, v in values.items() if k not in MODEL_GRID})
     model: dict[str, float] = {k: v for k, v in values.items() if k in MODEL_GRID}
-    model |= {"size_power": rule.size_power, "order_age_s": rule.aging_s}
+    model |= {"size_power": rule.order.size_power, "order_age_s": rule.order.aging_s}
     return ProgramSetting(
         family.name,
         rule,

@@ -6,6 +6,7 @@ from typing import Any
 
 from kvhorizon.adapter import compat
 from kvhorizon.adapter.control.step_policy import NO_REQUEST, Choice
+from kvhorizon.solver.heuristic.params import varied
 
 TOGETHER = 2  # requests that run at a time
 RESERVE = 0.6  # of the pool, that admissions leave free
@@ -28,9 +29,9 @@ def few_at_a_time(plugin: Any) -> None:
 def large_reserve(plugin: Any) -> None:
     """Most of the pool stays empty."""
     rule = plugin.rule
-    shares = {"reserve_min_share": RESERVE, "reserve_cap_share": RESERVE}
-    rule._at_one_token = rule._at_one_token._replace(**shares)
-    rule.greedy = rule.greedy._replace(**shares)
+    shares = {"min_share": RESERVE, "cap_share": RESERVE}
+    rule._at_one_token = varied(rule._at_one_token, **shares)
+    rule.greedy = varied(rule.greedy, **shares)
 
 
 def needless_evictions(plugin: Any) -> None:

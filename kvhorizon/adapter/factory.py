@@ -90,7 +90,7 @@ def build(
     greedy = settings.knob.rule if settings.local_only else settings.knob.beside
     warm_up_forecasts()
     groups = groups_of(settings.model, engine.prefix_tokens)
-    forecaster = Forecaster(greedy.z, engine.block_size, engine.window_tokens or math.inf, groups)
+    forecaster = Forecaster(greedy.reserve.z, engine.block_size, engine.window_tokens or math.inf, groups)
     state = state_folder(settings.state, config, groups.name if groups is not None else "")
     rows = Rows(engine.max_active, forecaster.tables)
     rule = Rule(with_prefix_cache(greedy) if engine.prefix_tokens else greedy, cost)

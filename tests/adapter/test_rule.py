@@ -20,7 +20,7 @@ from kvhorizon.adapter.engine.running_batch import Batch
 from kvhorizon.adapter.engine.view import Engine
 from kvhorizon.adapter.engine_facts import UNKNOWN_COST
 from kvhorizon.adapter.forecasting.forecaster import Forecaster
-from kvhorizon.solver.heuristic.params import GREEDY, KNOBS, Knob, with_prefix_cache
+from kvhorizon.solver.heuristic.params import GREEDY, KNOBS, Knob, varied, with_prefix_cache
 
 TABLES = Forecaster().tables
 
@@ -53,7 +53,7 @@ def test_demand_by_hand() -> None:
 def test_drafts_make_the_running_grow_faster(tokens_per_step: float, admitted: int) -> None:
     """Eleven of them take 132 tokens in twelve steps, or 320, a twentieth of the pool; 224 would be left."""
     engine, rows = build([(100, 1, 101)] * 10, [192], free=26)
-    rule = Rule(GREEDY[Knob.MEANS]._replace(growth_spread=1e9), UNKNOWN_COST)
+    rule = Rule(varied(GREEDY[Knob.MEANS], growth_spread=1e9), UNKNOWN_COST)
     rule.use(0.0, tokens_per_step)
     choice = rule.choose(rows, engine, Batch(engine, rows).demand(), rows.waiting(), 200.0)
     assert len(choice.slots) == admitted

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from kvhorizon.errors import InputError
-from kvhorizon.solver.heuristic.params import GREEDY, KNOBS, PLANNED, Knob
+from kvhorizon.solver.heuristic.params import GREEDY, KNOBS, PLANNED, Knob, varied
 
 
 @pytest.mark.parametrize("knob", KNOBS)
@@ -19,7 +19,7 @@ def test_a_bound_in_seconds_is_a_late_lane_in_order_of_arrival() -> None:
     knob = Knob("max-wait:30")
     assert knob.max_wait_s == 30.0
     for rule, base in ((knob.rule, GREEDY[Knob.MEANS]), (knob.beside, PLANNED[Knob.MEANS])):
-        assert rule == base._replace(late_after_s=30.0)
+        assert rule == varied(base, late_after_s=30.0)
 
 
 @pytest.mark.parametrize("text", ["", "fair", "max-wait", "max-wait:", "max-wait:-1", "max-wait:inf", "max-wait:soon"])

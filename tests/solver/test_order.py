@@ -10,7 +10,7 @@ from kvhorizon.models.forecast.resolve import resolve_curves
 from kvhorizon.models.forecast.survival import EXACT, Curves
 from kvhorizon.solver.heuristic.admission import choose_admissions
 from kvhorizon.solver.heuristic.columns import Columns, Room
-from kvhorizon.solver.heuristic.params import GREEDY, PLANNED, Knob
+from kvhorizon.solver.heuristic.params import GREEDY, PLANNED, Knob, varied
 from kvhorizon.solver.heuristic.scratch import new_scratch
 from kvhorizon.solver.program.costs import predictions_of
 from kvhorizon.solver.program.settings import Settings, settings_of
@@ -29,7 +29,7 @@ def even(snapshot: Snapshot) -> Snapshot:
 def test_beside_a_plan_the_budget_of_reordering_stays(knob: Knob) -> None:
     beside, alone = PLANNED[knob], GREEDY[knob]
     assert beside.budgeted
-    assert (beside.overtake_share, beside.backfill_share) == (alone.overtake_share, alone.backfill_share)
+    assert beside.quota == alone.quota
 
 
 def test_without_regard_to_size_it_is_arrival_order() -> None:
@@ -84,8 +84,6 @@ def test_a_short_planned_request_may_fill_what_a_long_one_may_not(planned: bool,
     scratch.waiting[:2] = [runs, runs + 1]
     scratch.rank[runs:] = [2, 1] if planned else [0, 0]
     room = Room(7, 0, 100, BLOCK, 4, 1000, 100.0, np.inf, 93, 0.02, 0.0)
-    rule = PLANNED[Knob.MEANS]._replace(
-        reserve_cap_share=0.07, size_scaled=False, z=2.0, sure_outputs=1.0, growth_steps=0.0
-    )
+    rule = varied(PLANNED[Knob.MEANS], cap_share=0.07, size_scaled=False, z=2.0, sure_outputs=1.0, growth_steps=0.0)
     count = choose_admissions(columns, curves, rule, np.arange(runs, dtype=np.int32), runs, room, scratch, 2)
     assert scratch.chosen[:count].tolist() == [runs] * admitted

@@ -10,7 +10,7 @@ from kvhorizon.sim.replay import replay
 from kvhorizon.sim.setup import Setup
 from kvhorizon.sim.workload.trace import make_trace
 from kvhorizon.solver.heuristic.out_of_order import MOST_SAVED, owed_after
-from kvhorizon.solver.heuristic.params import GREEDY, Greedy, Knob
+from kvhorizon.solver.heuristic.params import GREEDY, Greedy, Knob, varied
 from kvhorizon.state import EngineFacts, StepCost
 
 RULE = GREEDY[Knob.BALANCED]
@@ -24,7 +24,7 @@ def test_the_share_is_kept_over_any_row_of_admissions() -> None:
         owed = owed_after(RULE, context, overtakes, owed)
         by[overtakes] += context
         assert -MOST_SAVED <= owed <= 2000.0
-    assert by[1] / sum(by) == pytest.approx(RULE.overtake_flow, abs=0.01)
+    assert by[1] / sum(by) == pytest.approx(RULE.quota.overtake_flow, abs=0.01)
 
 
 @pytest.mark.parametrize("knob", [Knob.BALANCED, Knob.STRICT])
@@ -44,5 +44,5 @@ def test_old_prompts_are_served_although_short_requests_come_for_ever(knob: Knob
         return float(replay(setup, Policy("one", plugin=plugin), None).finish_s[:old].max())
 
     rule, fcfs_s = GREEDY[knob], last_s(None)
-    assert last_s(rule) < fcfs_s / (1.0 - rule.overtake_flow)
-    assert last_s(rule._replace(slack_share=2.0)) > 4.0 * fcfs_s  # without an account
+    assert last_s(rule) < fcfs_s / (1.0 - rule.quota.overtake_flow)
+    assert last_s(varied(rule, slack_share=2.0)) > 4.0 * fcfs_s  # without an account

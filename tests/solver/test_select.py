@@ -32,6 +32,7 @@ from kvhorizon.solver.heuristic.params import (
     aging,
     kv_time,
     reserve_cap,
+    varied,
     with_prefix_cache,
 )
 from kvhorizon.solver.heuristic.scratch import new_scratch
@@ -139,7 +140,7 @@ class Plainly:
             not self.mostly_cached(n)
             and self.columns.preemptions[n] == 0
             and used + self.room.returning_tokens + self.context(n) > 0.9 * self.pool
-            and waited < self.rule.hold_overdue * queued
+            and waited < self.rule.holding.overdue * queued
         )
 
     def work(self, n: int) -> float:
@@ -173,7 +174,7 @@ class Plainly:
         for h, s in enumerate(survival(self.columns, self.curves, n)):
             own = self.context(n) + HORIZONS[h] + self.half
             spread = math.sqrt(variance[h] + s * (1.0 - s) * own * own)
-            over = mean[h] + s * own + self.rule.z * spread - occupied - self.context(n)
+            over = mean[h] + s * own + self.rule.reserve.z * spread - occupied - self.context(n)
             worst = max(worst, over if h == 0 else s * over)
             if s <= 0.01:
                 break
@@ -214,8 +215,8 @@ class Plainly:
         chosen: list[tuple[int, bool]] = []
         overdue = held = False
         holds = self.may_hold(waiting)
-        failures, oldest_waits, give = 0, False, rule.overtake_flow / (1.0 - rule.overtake_flow)
-        while budget > 0 and len(chosen) < room.seats and failures <= rule.tries:
+        failures, oldest_waits, give = 0, False, rule.quota.overtake_flow / (1.0 - rule.quota.overtake_flow)
+        while budget > 0 and len(chosen) < room.seats and failures <= rule.order.tries:
             taken = {n for n, _ in chosen}
             pick = min(keys, key=lambda n: (keys[n], waiting.index(n)), default=None)
             oldest, overtakes, memory_slack = None, False, False
@@ -224,12 +225,16 @@ class Plainly:
                 left = [n for n in waiting if n not in taken]
                 if left and not oldest_waits:
                     oldest = min(left, key=lambda n: (columns.arrival_s[n], waiting.index(n)))
-                share = max(rule.overtake_share, rule.backfill_share) if oldest_waits else rule.overtake_share
+                share = (
+                    max(rule.quota.overtake_share, rule.quota.backfill_share)
+                    if oldest_waits
+                    else rule.quota.overtake_share
+                )
                 if oldest is not None:
-                    memory_slack = used + self.context(oldest) + rule.slack_share * self.pool <= self.pool
-                late = rule.overdue_share * max(queued - 2.0 * room.used_blocks * room.block_size, 0.0)
+                    memory_slack = used + self.context(oldest) + rule.quota.slack_share * self.pool <= self.pool
+                late = rule.quota.overdue_share * max(queued - 2.0 * room.used_blocks * room.block_size, 0.0)
                 if pick is not None and self.warm(pick):
-                    late = rule.overdue_warm * queued
+                    late = rule.quota.overdue_warm * queued
                 overdue = oldest is not None and max(admitted - turn[oldest], 0.0) >= late
                 if pick is not None and pick != oldest and not overdue and not (memory_slack and owed > 0.0):
                     overtakes = granted + self.context(pick) <= share * used
@@ -272,13 +277,15 @@ class Plainly:
         occupied = float((self.room.total_blocks - free) * self.room.block_size)
         spare = self.pool - occupied - self.context(n)
         care = self.care_now
-        if spare < care * self.rule.reserve_min_share * self.pool:
+        if spare < care * self.rule.reserve.min_share * self.pool:
             return False
         remaining, others = float(self.columns.remaining[n]), self.running + [one for one, _ in chosen]
-        growth = care * min(self.rule.growth_steps * (len(others) + 1), self.rule.growth_share * self.pool)
-        if spare < growth and spare < self.rule.growth_spread * math.sqrt(self.profile(others)[1][0]):
+        growth = care * min(
+            self.rule.reserve.growth_steps * (len(others) + 1), self.rule.reserve.growth_share * self.pool
+        )
+        if spare < growth and spare < self.rule.reserve.growth_spread * math.sqrt(self.profile(others)[1][0]):
             return False
-        sure = rank[n] > 0 and remaining <= self.rule.sure_outputs * average
+        sure = rank[n] > 0 and remaining <= self.rule.order.sure_outputs * average
         if sure or spare >= care * reserve_cap(self.rule, oldest, remaining, average) * self.pool:
             return True
         return spare >= self.excess(n, others, occupied)
@@ -354,8 +361,6 @@ def test_half_a_block_is_kept_per_request() -> None:
         blocks = -(-tokens // block_size)
         own = -(-int(columns.prompt[RUNNING] + columns.generated[RUNNING]) // block_size)
         room = Room(own + 40, 0, blocks + own + 40, block_size, 1, 4000, 110.0, np.inf, blocks, 0.02, 0.0)
-        rule = GREEDY[Knob.MEANS]._replace(
-            reserve_min_share=0.0, growth_steps=0.0, reserve_cap_share=1.0, size_scaled=False, z=0.0
-        )
+        rule = varied(GREEDY[Knob.MEANS], min_share=0.0, growth_steps=0.0, cap_share=1.0, size_scaled=False, z=0.0)
         choose_admissions(columns, sure, rule, batch, RUNNING, room, scratch, 1)
         assert scratch.mean[0] == pytest.approx(tokens + RUNNING * (HORIZONS[0] + block_size / 2))

@@ -9,7 +9,7 @@ from test_select import RULES, RUNNING, TOTAL, state
 from kvhorizon.models.forecast.survival import Curves, mean_remaining
 from kvhorizon.solver.heuristic.admission import choose_admissions
 from kvhorizon.solver.heuristic.columns import Columns, Room
-from kvhorizon.solver.heuristic.params import GREEDY, KNOBS, PLANNED, Greedy, Knob, Victim, victim_score
+from kvhorizon.solver.heuristic.params import GREEDY, KNOBS, PLANNED, Greedy, Knob, Victim, varied, victim_score
 from kvhorizon.solver.heuristic.scratch import new_scratch
 from kvhorizon.state import StepCost
 
@@ -55,7 +55,7 @@ def test_the_heavier_is_never_admitted_later(rule: Greedy, seed: int, free: int,
     assert place(chosen(columns, curves, rule, free, 40), FIRST + which) <= plain
 
 
-SMALLER = GREEDY[Knob.BALANCED]._replace(reserve_oldest_share=0.02, backfill_share=0.4)
+SMALLER = varied(GREEDY[Knob.BALANCED], oldest_share=0.02, backfill_share=0.4)
 BUDGETS = {"balanced": (GREEDY[Knob.BALANCED], 50), "smaller quota": (SMALLER, 50), "strict": (GREEDY[Knob.STRICT], 2)}
 
 

@@ -25,7 +25,7 @@ from kvhorizon.solver.heuristic.columns import Int32Array, Room
 from kvhorizon.solver.heuristic.footprint import blocks_to_take, own_tokens
 from kvhorizon.solver.heuristic.order import oldest_place
 from kvhorizon.solver.heuristic.out_of_order import CARE
-from kvhorizon.solver.heuristic.params import Greedy, at_pace, growth_reserve, reserve_cap
+from kvhorizon.solver.heuristic.params import Greedy, at_pace, growth_reserve, reserve_cap, varied
 from kvhorizon.state import StepCost
 
 STANDS_S = 0.1  # how long a decision of "no request" may stand while forecasts move on
@@ -65,7 +65,7 @@ class Rule:
 
     def use(self, z: float, tokens_per_step: float) -> None:
         """Deviations of a batch's peak to keep in reserve, and how many tokens a decode gains per step."""
-        self.greedy = at_pace(self._at_one_token, tokens_per_step)._replace(z=z)
+        self.greedy = varied(at_pace(self._at_one_token, tokens_per_step), z=z)
 
     def changed(self) -> None:
         """A request was planned, or the forecasts moved."""
@@ -106,7 +106,7 @@ class Rule:
         if self.rests(engine, free, now_s):
             return True
         size = engine.block_size
-        spare = free * size - self._care * self.greedy.reserve_min_share * engine.total_blocks * size
+        spare = free * size - self._care * self.greedy.reserve.min_share * engine.total_blocks * size
         if now_s < self._stands_until_s and free <= self._stands_at_free and spare < self._newest_tokens:
             return True
         return self._smallest_tokens is not None and spare < self._smallest_tokens
@@ -140,7 +140,7 @@ class Rule:
             min(engine.seats, len(scratch.chosen)),
             NO_LIMIT if engine.long_prefill > 0 and tokens > 0 else tokens,
             now_s,
-            self.greedy.late_after_s,
+            self.greedy.order.late_after_s,
             engine.total_blocks - free + demand.total_blocks,
             self.step_s,
             self.prefill_s_per_token,
@@ -198,7 +198,7 @@ def sure_to_fit(columns, rule, scratch, n, ahead, room):  # type: ignore[no-unty
     of it: the greatest reserve that `leaves_reserve` asks of it, and its own blocks."""
     pool = float(room.total_blocks * room.block_size)
     cap = reserve_cap(rule, rule.budgeted, columns.remaining[n], columns.remaining[n])
-    reserve = scratch.owed[CARE] * max(cap * pool, rule.reserve_min_share * pool, growth_reserve(rule, ahead + 1, pool))
+    reserve = scratch.owed[CARE] * max(cap * pool, rule.reserve.min_share * pool, growth_reserve(rule, ahead + 1, pool))
     return max(own_tokens(columns, n) + reserve, float(blocks_to_take(columns, n, room.block_size) * room.block_size))
 
 

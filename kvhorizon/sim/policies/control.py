@@ -120,7 +120,7 @@ def admit_by_ours(engine, curves, rule, losing, scratch, budget):  # type: ignor
         seats,
         budget,
         engine.clock[NOW],
-        rule.late_after_s,
+        rule.order.late_after_s,
         limits.total_blocks - engine.counters[FREE],
         engine.clock[STEP],
         prefill_s,

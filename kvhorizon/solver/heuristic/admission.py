@@ -95,7 +95,7 @@ def leaves_reserve(columns, curves, rule, scratch, trial, batch, room):  # type:
     n, care = trial.n, batch.care
     own = own_tokens(columns, n)
     spare = pool - trial.occupied - own
-    if spare < care * rule.reserve_min_share * pool:
+    if spare < care * rule.reserve.min_share * pool:
         return False, batch.ready
     growth = care * growth_reserve(rule, batch.num_running + batch.chosen + 1, pool)
     cap = 0.0
@@ -105,13 +105,13 @@ def leaves_reserve(columns, curves, rule, scratch, trial, batch, room):  # type:
         return True, batch.ready
     if not batch.ready:
         build_profile(columns, curves, batch, half_block, scratch)
-    if spare < growth and spare < rule.growth_spread * math.sqrt(scratch.variance[0]):
+    if spare < growth and spare < rule.reserve.growth_spread * math.sqrt(scratch.variance[0]):
         return False, True
     if spare >= cap:
         return True, True
     survive_each(curves, n, columns.generated[n], HORIZONS, columns.limit[n], scratch.survival)
     excess = own_horizon_excess(
-        scratch.survival, scratch.mean, scratch.variance, rule.z, own, half_block, trial.occupied
+        scratch.survival, scratch.mean, scratch.variance, rule.reserve.z, own, half_block, trial.occupied
     )
     return spare >= excess, True
 
@@ -150,7 +150,7 @@ def next_candidate(columns, rule, scratch, front, memory, queue, held, num_waiti
     if not rule.budgeted:
         return best_cached(columns, scratch, num_waiting) if held else best, False, False, False
     warm = best >= 0 and rule.cached and is_warm(columns, scratch.waiting[best])
-    share = rule.overdue_warm if warm else rule.overdue_share
+    share = rule.quota.overdue_warm if warm else rule.quota.overdue_share
     queued = queue.wanted if warm else queue.deep
     overdue = oldest >= 0 and is_overdue(columns, scratch, scratch.waiting[oldest], share, queued)
     if held:
@@ -186,7 +186,7 @@ def choose_admissions(columns, curves, rule, running, num_running, room, scratch
     # Memory is being kept for the oldest; the profile is built; one is held back, and only those never held are tried.
     oldest_waits, ready, held = False, False, False
     best, first = best_place(scratch, num_waiting), oldest_place(columns, scratch, num_waiting) if rule.budgeted else -1
-    while budget > 0 and chosen < room.seats and failures <= rule.tries:
+    while budget > 0 and chosen < room.seats and failures <= rule.order.tries:
         best, first = renewed(columns, scratch, best, first, num_waiting)
         front = Front(best, -1 if oldest_waits else first, oldest_waits)
         memory = Memory(granted, float((room.total_blocks - free) * size), float(room.total_blocks * size))
@@ -201,7 +201,7 @@ def choose_admissions(columns, curves, rule, running, num_running, room, scratch
         wanted = blocks_to_take(columns, n, size)
         fits = wanted <= free
         if fits and num_running + chosen > 0:
-            sure = late or (scratch.rank[n] > 0 and columns.remaining[n] <= rule.sure_outputs * queue.average)
+            sure = late or (scratch.rank[n] > 0 and columns.remaining[n] <= rule.order.sure_outputs * queue.average)
             batch = Batch(running, num_running, chosen, shared, scratch.owed[CARE], ready)
             trial = Trial(n, sure, place == front.oldest, memory.used, queue.average)
             fits, ready = leaves_reserve(columns, curves, rule, scratch, trial, batch, room)

@@ -26,8 +26,8 @@ def may_hold(columns, rule, running, num_running, waiting, num_waiting, room):  
     for i in range(num_waiting):
         if is_mostly_cached(columns, waiting[i]):
             busy += 1
-    capacity = rule.hold_pool_share * room.total_blocks * room.block_size
-    return busy * own >= rule.hold_busy_share * capacity * num_running
+    capacity = rule.holding.pool_share * room.total_blocks * room.block_size
+    return busy * own >= rule.holding.busy_share * capacity * num_running
 
 
 @compiled
@@ -36,10 +36,10 @@ def is_held(columns, rule, scratch, n, occupied, queued, room):  # type: ignore[
     and all that wait want `queued`."""
     if is_mostly_cached(columns, n) or columns.preemptions[n] > 0:
         return False
-    capacity = rule.hold_pool_share * room.total_blocks * room.block_size
+    capacity = rule.holding.pool_share * room.total_blocks * room.block_size
     if occupied + room.returning_tokens + own_tokens(columns, n) <= capacity:
         return False
-    return not is_overdue(columns, scratch, n, rule.hold_overdue, queued)
+    return not is_overdue(columns, scratch, n, rule.holding.overdue, queued)
 
 
 @compiled

@@ -51,7 +51,7 @@ def room_of(snapshot: Snapshot, rule: Greedy) -> Room:
         seats=facts.max_num_seqs - snapshot.num_running,
         token_budget=facts.max_num_batched_tokens - (int(step_tokens[-1]) if snapshot.num_running else 0),
         now_s=snapshot.now_s,
-        late_after_s=rule.late_after_s,
+        late_after_s=rule.order.late_after_s,
         used_blocks=facts.total_blocks - snapshot.free_blocks,
         step_s=snapshot.step_s,
         prefill_s_per_token=facts.cost.linear_s_per_token,

@@ -49,7 +49,7 @@ def overtaking_tokens(columns, running, num_running, block_size):  # type: ignor
 @compiled
 def has_memory_slack(columns, rule, oldest, used, pool):  # type: ignore[no-untyped-def]
     """Whether request `oldest` does not wait for memory: it would leave much of the pool unused [tokens]."""
-    return used + own_tokens(columns, oldest) + rule.slack_share * pool <= pool
+    return used + own_tokens(columns, oldest) + rule.quota.slack_share * pool <= pool
 
 
 @compiled
@@ -93,7 +93,9 @@ def whose_turn(columns, rule, scratch, front, overdue, memory):  # type: ignore[
     if overdue:
         return oldest, False, False
     memory_slack = oldest >= 0 and has_memory_slack(columns, rule, scratch.waiting[oldest], memory.used, memory.pool)
-    share = max(rule.overtake_share, rule.backfill_share) if front.oldest_waits else rule.overtake_share
+    share = (
+        max(rule.quota.overtake_share, rule.quota.backfill_share) if front.oldest_waits else rule.quota.overtake_share
+    )
     other = best >= 0 and best != oldest
     owed = scratch.owed[OWED]
     if other and may_overtake(
@@ -109,4 +111,4 @@ def owed_after(rule, context, overtakes, owed):  # type: ignore[no-untyped-def]
     share's worth."""
     if overtakes:
         return owed + context
-    return max(owed - rule.overtake_flow / (1.0 - rule.overtake_flow) * context, -MOST_SAVED)
+    return max(owed - rule.quota.overtake_flow / (1.0 - rule.quota.overtake_flow) * context, -MOST_SAVED)

@@ -29,7 +29,7 @@ forecast's.
 from __future__ import annotations
 
 import math
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from kvhorizon.compiled.compiler import compiled
 from kvhorizon.errors import InputError
@@ -78,82 +78,124 @@ MAX_WAIT = "max-wait:"
 Knob.MEANS, Knob.BALANCED, Knob.STRICT = KNOBS = tuple(map(Knob, NAMED))
 
 
-class Greedy(NamedTuple):
-    """Every parameter of the greedy. Shares are of the pool, those of requests out of order of what is in use of it."""
+class Reserve(NamedTuple):
+    """What an admission leaves free. Shares are of the pool."""
 
-    budgeted: bool
-    reserve_min_share: float = 0.02
+    min_share: float = 0.02
+    cap_share: float = 0.07
+    oldest_share: float = 0.02  # cap for the oldest request, if budgeted
+    size_scaled: bool = False  # cap grows with R relative to the queue's mean
     growth_steps: float = 12.0  # what the batch grows by in so many steps is kept, too,
     growth_share: float = 0.05  # up to this, and
     growth_spread: float = 2.0  # up to so many deviations of what is known of it
-    reserve_cap_share: float = 0.07
-    reserve_oldest_share: float = 0.02  # cap for the oldest request, if budgeted
-    size_scaled: bool = False  # cap grows with R relative to the queue's mean
     z: float = 2.0
+
+
+class Order(NamedTuple):
+    """In which order requests are tried."""
+
     aging_s: float = 2.0
     aging_share: float = 0.2  # seconds per token of predicted output
+    size_power: float = 1.0  # p of a plan's order
+    sure_outputs: float = 1.0  # planned requests with at most so many mean R need no more than the least reserve
     tries: int = 16  # candidates that may fail to fit before admission stops
+    late_after_s: float = math.inf  # unbudgeted: a request that has waited so long is late
+
+
+class Quota(NamedTuple):
+    """How much may go out of order, if budgeted (`out_of_order`). Shares are of the memory in use."""
+
     overtake_share: float = 0.2
     backfill_share: float = 0.6  # while the oldest request does not fit
     overtake_flow: float = 0.4  # of the tokens let in while memory has slack, which is
-    slack_share: float = 0.15  # left beside the oldest request
+    slack_share: float = 0.15  # of the pool, left beside the oldest request
+    overdue_share: float = math.inf  # of a wait in order of arrival, by which the oldest may be late
+    overdue_warm: float = math.inf  # likewise, where a request goes before it whose prompt is cached
+
+
+class Victims(NamedTuple):
+    """Which running requests are protected, if budgeted."""
+
     out_of_order_factor: float = 2.0  # requests out of order are the better victims
     protect_s: float = 5.0
     protect_share: float = 0.5  # of the age of the oldest waiting request
-    size_power: float = 1.0  # p of a plan's order
-    sure_outputs: float = 1.0  # planned requests with at most so many mean R need no more than the least reserve
-    late_after_s: float = math.inf  # unbudgeted: a request that has waited so long is late
-    overdue_share: float = math.inf  # budgeted: of a wait in order of arrival, by which the oldest may be late
-    overdue_warm: float = math.inf  # likewise, where a request goes before it whose prompt is cached
-    hold_pool_share: float = (
-        0.9  # filled by KV in use and KV of sessions about to return, before requests are held back
-    )
-    hold_busy_share: float = 0.35  # of the requests that so much of the pool holds: with fewer none is held back
-    hold_overdue: float = 1.0  # of what is queued, admitted since it would have been a held request's turn
+
+
+class Holding(NamedTuple):
+    """When requests are held back for sessions about to return (`holding`)."""
+
+    pool_share: float = 0.9  # filled by KV in use and KV of sessions about to return, before requests are held back
+    busy_share: float = 0.35  # of the requests that so much of the pool holds: with fewer none is held back
+    overdue: float = 1.0  # of what is queued, admitted since it would have been a held request's turn
+
+
+class Greedy(NamedTuple):
+    """Every parameter of the greedy, in records whose fields have different names."""
+
+    budgeted: bool  # there is a quota of out-of-order admission
+    reserve: Reserve = Reserve()
+    order: Order = Order()
+    quota: Quota = Quota()
+    victims: Victims = Victims()
+    holding: Holding = Holding()
     cached: bool = False  # the engine has a prefix cache: prefills are priced, reserves by what an eviction costs
 
 
+RECORDS = ("reserve", "order", "quota", "victims", "holding")
+
+
+def parameters(rule: Greedy) -> dict[str, float | bool]:
+    """All of them by name, whichever record they are in."""
+    found: dict[str, float | bool] = {"budgeted": rule.budgeted, "cached": rule.cached}
+    for record in RECORDS:
+        found |= getattr(rule, record)._asdict()
+    return found
+
+
+def varied(rule: Greedy, **values: float | bool) -> Greedy:
+    """The rule with other values of these parameters. Raises ValueError for a name that is none."""
+    changed: dict[str, Any] = {}
+    for record in RECORDS:
+        before = getattr(rule, record)
+        changed[record] = before._replace(**{name: values.pop(name) for name in before._fields if name in values})
+    return rule._replace(**changed, **values)  # type: ignore[arg-type]
+
+
 GREEDY: dict[Knob, Greedy] = {
-    Knob.MEANS: Greedy(budgeted=False, reserve_cap_share=0.07, size_scaled=True),
+    Knob.MEANS: Greedy(budgeted=False, reserve=Reserve(cap_share=0.07, size_scaled=True)),
     Knob.BALANCED: Greedy(
         budgeted=True,
-        reserve_cap_share=0.05,
-        reserve_oldest_share=0.035,
-        tries=8,
-        overtake_share=0.2,
-        backfill_share=0.6,
-        hold_overdue=0.25,
+        reserve=Reserve(cap_share=0.05, oldest_share=0.035),
+        order=Order(tries=8),
+        quota=Quota(overtake_share=0.2, backfill_share=0.6),
+        holding=Holding(overdue=0.25),
     ),
     Knob.STRICT: Greedy(
         budgeted=True,
-        reserve_cap_share=0.05,
-        reserve_oldest_share=0.03,
-        tries=8,
-        overtake_share=0.1,
-        backfill_share=0.3,
-        overtake_flow=0.1,
-        slack_share=0.0,
-        hold_overdue=0.1,
+        reserve=Reserve(cap_share=0.05, oldest_share=0.03),
+        order=Order(tries=8),
+        quota=Quota(overtake_share=0.1, backfill_share=0.3, overtake_flow=0.1, slack_share=0.0),
+        holding=Holding(overdue=0.1),
     ),
 }
 
 # What a plan names goes first; `balanced` and `strict` keep their budget of reordering, which bounds the tail.
 PLANNED: dict[Knob, Greedy] = {
-    Knob.MEANS: GREEDY[Knob.MEANS]._replace(reserve_cap_share=0.1, z=3.0, sure_outputs=math.inf),
-    Knob.BALANCED: GREEDY[Knob.BALANCED]._replace(aging_s=1.0, size_power=0.5),
-    Knob.STRICT: GREEDY[Knob.STRICT]._replace(aging_s=1.0, size_power=0.25, sure_outputs=0.5),
+    Knob.MEANS: varied(GREEDY[Knob.MEANS], cap_share=0.1, z=3.0, sure_outputs=math.inf),
+    Knob.BALANCED: varied(GREEDY[Knob.BALANCED], aging_s=1.0, size_power=0.5),
+    Knob.STRICT: varied(GREEDY[Knob.STRICT], aging_s=1.0, size_power=0.25, sure_outputs=0.5),
 }
 
 
 def waiting_at_most(rule: Greedy, seconds: float) -> Greedy:
     """The rule with a late lane in order of arrival after so many seconds."""
-    return rule._replace(late_after_s=seconds)
+    return varied(rule, late_after_s=seconds)
 
 
 def with_prefix_cache(rule: Greedy) -> Greedy:
     """The rule of an engine that has a prefix cache: order of arrival, but for requests that would lose what is cached,
-    and while the queue is deep (`reordering`, decision 019). An unbudgeted rule keeps its own order."""
-    return rule._replace(cached=True, overdue_share=0.25, overdue_warm=0.5)
+    and while the queue is deep (`out_of_order`, decision 019). An unbudgeted rule keeps its own order."""
+    return varied(rule, cached=True, overdue_share=0.25, overdue_warm=0.5)
 
 
 @compiled
@@ -165,7 +207,7 @@ def kv_time(context, remaining):  # type: ignore[no-untyped-def]
 @compiled
 def aging(age_s, predicted_output, rule):  # type: ignore[no-untyped-def]
     """Weight of a request's delay [-]: 1 + age / (a + b·predicted output)."""
-    return 1.0 + age_s / (rule.aging_s + rule.aging_share * predicted_output)
+    return 1.0 + age_s / (rule.order.aging_s + rule.order.aging_share * predicted_output)
 
 
 class Victim(NamedTuple):
@@ -188,30 +230,30 @@ def victim_score(cost, rule, one, oldest_age_s):  # type: ignore[no-untyped-def]
     if not rule.budgeted:
         return score / aging(one.age_s, one.remaining + one.generated, rule)
     if one.out_of_order:
-        score *= rule.out_of_order_factor
-    return score / (1.0 + one.age_s / (rule.protect_s + rule.protect_share * oldest_age_s)) ** 2
+        score *= rule.victims.out_of_order_factor
+    return score / (1.0 + one.age_s / (rule.victims.protect_s + rule.victims.protect_share * oldest_age_s)) ** 2
 
 
 @compiled
 def reserve_cap(rule, oldest, remaining, mean_remaining):  # type: ignore[no-untyped-def]
     """Largest share of the pool that a candidate must leave free [-]."""
     if oldest:
-        return rule.reserve_oldest_share
-    if rule.size_scaled:
+        return rule.reserve.oldest_share
+    if rule.reserve.size_scaled:
         scale = min(1.0, remaining / max(mean_remaining, 1.0))
-        return rule.reserve_min_share + (rule.reserve_cap_share - rule.reserve_min_share) * scale
-    return rule.reserve_cap_share
+        return rule.reserve.min_share + (rule.reserve.cap_share - rule.reserve.min_share) * scale
+    return rule.reserve.cap_share
 
 
 def at_pace(rule: Greedy, tokens_per_step: float) -> Greedy:
     """The rule where a step brings each running request so many tokens, as it does with drafts."""
-    return rule._replace(growth_steps=rule.growth_steps * tokens_per_step)
+    return varied(rule, growth_steps=rule.reserve.growth_steps * tokens_per_step)
 
 
 @compiled
 def growth_reserve(rule, requests, pool):  # type: ignore[no-untyped-def]
     """What so many running requests may take before some of them end, whatever is known of them [tokens]."""
-    return min(rule.growth_steps * requests, rule.growth_share * pool)
+    return min(rule.reserve.growth_steps * requests, rule.reserve.growth_share * pool)
 
 
 @compiled

@@ -63,4 +63,4 @@ class Settings:
 def settings_of(knob: Knob) -> Settings:
     """The model beside the step's rule of `knob`: both put waiting requests into the same order."""
     rule = knob.beside
-    return Settings(size_power=rule.size_power, order_age_s=rule.aging_s)
+    return Settings(size_power=rule.order.size_power, order_age_s=rule.order.aging_s)

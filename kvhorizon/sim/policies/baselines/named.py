@@ -15,7 +15,7 @@ from typing import NamedTuple
 from kvhorizon.errors import InputError
 from kvhorizon.sim.policies.baselines import codes
 from kvhorizon.sim.policies.baselines.rules import Rules
-from kvhorizon.solver.heuristic.params import GREEDY, Knob
+from kvhorizon.solver.heuristic.params import GREEDY, Knob, varied
 
 
 class Baseline(NamedTuple):
@@ -37,7 +37,7 @@ VICTIMS = {
     "thrifty": codes.THRIFTY,
 }
 ABLATION_WATERMARK = 0.02
-RESERVE_ALONE = GREEDY[Knob.MEANS]._replace(size_scaled=False)  # cap 7 %, z 2: from seeds 100 and 101
+RESERVE_ALONE = varied(GREEDY[Knob.MEANS], size_scaled=False)  # cap 7 %, z 2: from seeds 100 and 101
 
 
 def _plain(policy: str, option: str) -> None:
