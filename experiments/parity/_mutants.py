@@ -16,7 +16,7 @@ from typing import Any
 from experiments.parity._our_side import Rules
 
 # The modules that schedule, each built before those that import it.
-MODULES = ("cache", "blocks", "queue", "ahead", "step", "execute")
+MODULES = ("cache", "blocks", "queue", "async_scheduling", "step", "execute")
 COMPILER = "kvhorizon.compiled.compiler"
 ORIGIN = "<mutant>"  # file name of their code, so that an exception says where it arose
 
@@ -121,17 +121,21 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "    cache.twin[block] = cache.first[at]\n    cache.first[at] = block\n",
     ),
     "a step is decided that the limit makes useless": (
-        "ahead",
+        "async_scheduling",
         "engine.columns.generated[n] + 1 >= engine.columns.limit[n]",
         "False",
     ),
     "the token of the preempted is lost": (
-        "ahead",
+        "async_scheduling",
         "        engine.live.under_way[n] = -engine.live.under_way[n]\n",
         "        engine.live.under_way[n] = 0\n        drop(engine, n)\n",
     ),
-    "who ends in the queue stays there": ("ahead", "        remove(engine, n)\n", "        pass\n"),
-    "a stop is seen too soon": ("ahead", ">= live.output[n]:", ">= live.output[n] - (live.under_way[n] > 0):"),
+    "who ends in the queue stays there": ("async_scheduling", "        remove(engine, n)\n", "        pass\n"),
+    "a stop is seen too soon": (
+        "async_scheduling",
+        ">= live.output[n]:",
+        ">= live.output[n] - (live.under_way[n] > 0):",
+    ),
     "a block is found before its content is known": (
         "step",
         "min(columns.computed[n] + tokens, known_tokens(engine, n))",
@@ -177,7 +181,7 @@ def source_of(module: str) -> str:
 
 def changed(name: str | None, module: str, source: str) -> str:
     """The source with the fault `name` in it, if it belongs to this module."""
-    if name is None or f"kvhorizon.sim.{MUTANTS[name][0]}" != module:
+    if name is None or f"kvhorizon.sim.engine.{MUTANTS[name][0]}" != module:
         return source
     _, before, after = MUTANTS[name]
     if before not in source:
@@ -189,9 +193,9 @@ def mutant(name: str | None) -> Rules:
     """The modules with one fault in them, or uncompiled with none; each file's name is `ORIGIN`."""
     built = {COMPILER: uncompiled()}
     for module in MODULES:
-        full = f"kvhorizon.sim.{module}"
+        full = f"kvhorizon.sim.engine.{module}"
         source = changed(name, full, source_of(full))
         built[full] = ModuleType(full)
         with replaced(built):
             exec(compile(source, ORIGIN, "exec"), built[full].__dict__)
-    return Rules(*(built[f"kvhorizon.sim.{name}"] for name in Rules._fields))
+    return Rules(*(built[f"kvhorizon.sim.engine.{name}"] for name in Rules._fields))

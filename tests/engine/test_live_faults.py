@@ -19,7 +19,8 @@ CHOSEN = (
 )
 RUN = f"""
 import json, sys
-from experiments import faults_live, _live_core
+from experiments.live import faults_live
+from experiments.live.faults import _live_core
 from experiments.common._harness import Options
 
 if __name__ == "__main__":
