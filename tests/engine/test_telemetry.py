@@ -253,7 +253,7 @@ def test_requests_are_explained(capsys: pytest.CaptureFixture[str]) -> None:
     assert any(
         f"step {evicted.step}: evicted by the rule beside the engine" in one and evicted.why in one for one in said
     )
-    with pytest.raises(InputError, match="request='no request', must be live"):
+    with pytest.raises(InputError, match="request='no_request', must be live"):
         find("no_request", [address])
     plugin.stop()
     with pytest.raises(InputError, match="must answer"):

@@ -107,6 +107,8 @@ class Prefixes:
             return False
         own = rows.tokens(slot)
         cells.shared[slot], cells.idle[slot] = held * size, (found - held) * size
+        if self.cache.expecting:  # what is expected to be overwritten is there still, should it not be
+            self.boundaries.stale[slot] = None
         if held < before.held:
             self._rule.left(own)
         self._rule.arrived(rows.tokens(slot))

@@ -72,6 +72,11 @@ class PrefixCache:
             self._taken.add(block.block_id)
             block, blocks = block.next_free_block, blocks - 1
 
+    @property
+    def expecting(self) -> bool:
+        """Whether blocks are expected to be taken that still hold what is cached in them."""
+        return bool(self._taken)
+
     def holds(self, request: Any) -> bool:
         """Whether a request has blocks at the moment."""
         return bool((self._tables or {}).get(request.request_id))
