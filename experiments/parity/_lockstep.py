@@ -57,7 +57,7 @@ class Clients:
         return int(steps[self._arrived]) if self._arrived < len(steps) else None
 
     def come(self, clock: int) -> tuple[int, ...]:
-        """Everyone who arrives by step `clock`."""
+        """All requests that arrive by step `clock`."""
         first = self._arrived
         while self.next_arrival is not None and self.next_arrival <= clock:
             self._theirs.add(self._arrived)
@@ -65,7 +65,7 @@ class Clients:
         return tuple(range(first, self._arrived))
 
     def go(self, clock: int, half: int) -> tuple[int, ...]:
-        """Everyone who goes by step `clock`, of those who are there, and go before it (`half` 0) or in its midst."""
+        """All requests that go by step `clock`, of those that are there, and go before it (`half` 0) or in its midst."""
         gone, going = [], self._going[half]
         while going and self._scenario.abort_step[going[0]] <= clock:
             n = going.pop(0)

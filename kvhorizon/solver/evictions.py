@@ -14,7 +14,7 @@ IntArray = NDArray[np.int64]
 
 
 class Gates(NamedTuple):
-    """What must hold for anybody to be evicted ahead of need."""
+    """What must hold for any request to be evicted ahead of need."""
 
     occupancy: float = EVICT_OCCUPANCY  # of the pool
     residency_s: float = EVICT_RESIDENCY_S  # of who goes, since it was let in

@@ -103,7 +103,7 @@ class Accounting:
     ) -> None:
         """The step computes `num_tokens` of each request; call it before the engine moves the requests on.
 
-        `joined`: those of the waiting who may be among them; None: anybody.
+        `joined`: those of the waiting that may be among them; None: any.
         """
         behind = self.behind
         names = behind if joined is None else {**self.back, **{one: behind[one] for one in joined if one in behind}}

@@ -45,7 +45,7 @@ class Control:
         self.stage: Stage = HeapStage() if engine.by_priority else ListStage()
         self.choice = NO_REQUEST
         self.busy = False  # this step called for a full look
-        self.shown: list[Any] | None = None  # those that the engine can admit in this step; None: anybody
+        self.shown: list[Any] | None = None  # those that the engine can admit in this step; None: any
         self.evicted = 0  # ahead of need
         self.gates = Gates()  # of evictions ahead of need
         self.step = 0
@@ -69,7 +69,7 @@ class Control:
                 self.prefixes.scheduled(slot, request, tokens, slot in joined)
 
     def fast_path(self, now_s: float, may_evict: bool) -> bool:
-        """Whether it is known without a look at anybody that none can join in this step and none lacks a block."""
+        """Whether it is known without a full look that none can join in this step and none lacks a block."""
         engine, rows, plans = self.engine, self.rows, self.plans
         if plans.serial != self._evictions_done and may_evict and plans.evicts:
             return False

@@ -133,7 +133,7 @@ class Batch:
         return 0
 
     def _close_gaps(self) -> None:
-        """Take those out who are gone: before anybody joins, since a slot may be used again."""
+        """Take those out that are gone: before any joins, since a slot may be used again."""
         if self._gone:
             count = self._count + len(self._gone)
             for slot in self._gone:

@@ -37,7 +37,7 @@ def explain(plugin: Plugin, request_id: str, wall_s: float, engine_id: str) -> d
 
 
 def newest(plugin: Plugin, wall_s: float) -> dict[str, Any]:
-    """The last decisions about anybody."""
+    """The last decisions about any request."""
     offset_s = wall_s - plugin.now()
     return {"decisions": [one._asdict() | {"at_s": one.at_s + offset_s} for one in plugin.control.log.newest(NEWEST)]}
 

@@ -58,7 +58,7 @@ class Lists(NamedTuple):
     finished: Int32Array  # (N,) in order of finish
     timeline: FloatArray  # (TIMELINE_ROWS, 4) time, blocks in use, running, waiting
     preempted_at: FloatArray  # (PREEMPTION_ROWS, 2) time, request
-    under_way: Int32Array  # (max_num_seqs,) which requests the step under way gives a token; see `ahead`
+    under_way: Int32Array  # (max_num_seqs,) which requests the step under way gives a token; see `async_scheduling`
     sent: Int32Array  # (max_num_seqs,) the same of the step that follows it
 
 

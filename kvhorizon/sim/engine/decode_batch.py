@@ -33,7 +33,7 @@ def catch_up(engine, ahead):  # type: ignore[no-untyped-def]
 
 @inside
 def gather(engine):  # type: ignore[no-untyped-def]
-    """Running requests that follow the decode batch and only decode join it; returns whether all now are, and anybody
+    """Running requests that follow the decode batch and only decode join it; returns whether all now are, and any
     is."""
     columns, lists, together = engine.columns, engine.lists, engine.decode_batch.tally
     opens, ends, size = engine.decode_batch.opens, engine.decode_batch.ends, engine.limits.block_size

@@ -28,7 +28,7 @@ class Plugin(NamedTuple):
 
     steers: bool  # False: the engine is left alone
     rule: Greedy = GREEDY[Knob.BALANCED]
-    baseline: Rules | None = None  # someone else's rules; None: ours
+    baseline: Rules | None = None  # a baseline's rules; None: ours
     losing: StepCost | None = None  # what undoing an eviction costs; given when at work
 
     def at_work(self, requests: int, seats: int, cost: StepCost, cached: bool = False) -> "Plugin":

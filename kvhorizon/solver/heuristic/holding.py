@@ -3,7 +3,7 @@
 Where more sessions are active than the pool has room for, each turn in order of arrival overwrites the history of
 another, and all of them are computed again. So a request most of whose context would have to be computed waits while
 the KV in use and the KV expected to be used again (`idle_sessions`) fill the pool; turns whose history is still cached
-go ahead of it. It waits no longer once the engine would run too few requests, or once it is overdue (`reordering`).
+go ahead of it. It waits no longer once the engine would run too few requests, or once it is overdue (`out_of_order`).
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ Notation: c context [tokens], R predicted output to come [tokens], age time sinc
   lost work, so a request near its end (R small) is the last to go.
 * Reordering budget (`budgeted`): requests admitted before an older one may hold at most a share of the memory in use;
   the oldest request otherwise goes first, and memory that it waits for is only partly granted. Where memory has slack
-  they get a share of the tokens let in (`reordering`).
+  they get a share of the tokens let in (`out_of_order`).
 
 * Late lane: a request that has waited longer than a bound goes before all that have not and keeps only the least
   reserve (`max-wait:SECONDS`). The late go in order of arrival, and where the first of them does not fit, none enters:

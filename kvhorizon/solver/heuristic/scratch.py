@@ -19,7 +19,7 @@ class Scratch(NamedTuple):
     variance: NDArray[np.float64]  # (H,)
     survival: NDArray[np.float64]  # (H,)
     rank: NDArray[np.int32]  # (N,) place in the present plan from 1; 0 if it names the request not
-    owed: NDArray[np.float64]  # (3,) see `reordering`: kept from step to step
+    owed: NDArray[np.float64]  # (3,) see `out_of_order`: kept from step to step
 
 
 def new_scratch(requests: int, seats: int) -> Scratch:

@@ -1,6 +1,6 @@
 """How time is cut for one engine's programs, and V0 of the chance constraint's tangent: both kept while they fit.
 
-Any buckets and any V0 > 0 make a valid program, so rows of waiting requests (`arena`) stay right from plan to plan.
+Any buckets and any V0 > 0 make a valid program, so rows of waiting requests (`row_cache`) stay right from plan to plan.
 When the horizon has drifted, rows for the next grid are written between plans, some at a time, and taken over when all
 are there; a new V0 only prices the rows anew.
 """

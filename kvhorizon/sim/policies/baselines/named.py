@@ -56,7 +56,7 @@ def _number(policy: str, option: str, default: float, low: float, high: float) -
 
 
 def _reserve_max(policy: str, option: str, knob: Knob) -> Baseline:
-    """TensorRT-LLM, GUARANTEED_NO_EVICT: prompt and largest output of everyone fit; no request is ever preempted."""
+    """TensorRT-LLM, GUARANTEED_NO_EVICT: prompt and largest output of all fit; no request is ever preempted."""
     _plain(policy, option)
     return Baseline(VLLM._replace(admission=codes.RESERVE_MAX))
 
