@@ -65,7 +65,8 @@ class Clients:
         return tuple(range(first, self._arrived))
 
     def go(self, clock: int, half: int) -> tuple[int, ...]:
-        """All requests that go by step `clock`, of those that are there, and go before it (`half` 0) or in its midst."""
+        """All requests that go by step `clock`, of those that are there, and go before it (`half` 0) or in its
+        midst."""
         gone, going = [], self._going[half]
         while going and self._scenario.abort_step[going[0]] <= clock:
             n = going.pop(0)

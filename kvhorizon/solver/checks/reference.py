@@ -1,8 +1,8 @@
 """The rolling-horizon program written to be read: in PuLP, one function per family of constraints, and again in CP-SAT.
 
-Neither is fast enough to plan with; both say what the planner approximates. They share the arrays of `program.model` with it
-and nothing else. x[n, a] = 1 where request n holds its memory from admission point a on; v[k] is the overflow of
-bucket k in blocks. Needs the extra `reference`.
+Neither is fast enough to plan with; both say what the planner approximates. They share the arrays of `program.model`
+with it and nothing else. x[n, a] = 1 where request n holds its memory from admission point a on; v[k] is the overflow
+of bucket k in blocks. Needs the extra `reference`.
 """
 
 from __future__ import annotations

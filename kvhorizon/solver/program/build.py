@@ -1,8 +1,8 @@
 """From a snapshot to the program's arrays, in time that hardly depends on how many requests wait.
 
-Expected blocks are those of `occupancy`. The chance constraint mean + z·√V ≤ pool is replaced by its tangent at V0, which
-lies above it: P = mean + z·Var/(2√V0), M = pool − z·√V0/2. Buckets, V0 and the rows of waiting requests are kept from
-plan to plan (`time_grid`).
+Expected blocks are those of `occupancy`. The chance constraint mean + z·√V ≤ pool is replaced by its tangent at V0,
+which lies above it: P = mean + z·Var/(2√V0), M = pool − z·√V0/2. Buckets, V0 and the rows of waiting requests are kept
+from plan to plan (`time_grid`).
 """
 
 from __future__ import annotations
