@@ -155,7 +155,7 @@ def test_out_of_order_of_several_classes_are_counted_once() -> None:
         waiting = [request(n, size, priority=p) for (n, size), p in zip(sizes.items(), priorities, strict=True)]
         control = build(90, waiting, Knob.BALANCED, policy=SimpleNamespace(value="priority"))
         control.advise(10.0)
-        assert not control.rows.scratch.owed[:2].any()  # advice costs the quota nothing
+        assert not control.rows.scratch.ledger[:2].any()  # advice costs the quota nothing
         assert control.choice.ledger is not None
         return len(control.choice.slots), float(control.choice.ledger[0])
 

@@ -57,7 +57,7 @@ def three_wait(idle_of_the_last: int) -> list[int]:
     scratch = new_scratch(160, 8)
     scratch.waiting[:3] = first, first + 1, first + 2
     count = choose_admissions(columns, curves, CACHED, BATCH[:1], 1, room(300), scratch, 3)
-    return [int(n) - first for n in scratch.chosen[:count]]
+    return [int(n) - first for n in scratch.result.chosen[:count]]
 
 
 def test_requests_keep_their_order_of_arrival() -> None:
@@ -80,7 +80,7 @@ def test_the_oldest_is_passed_only_for_half_of_its_wait() -> None:
         scratch.waiting[: len(waits)] = waits
         one = room(300)._replace(seats=1)
         assert choose_admissions(columns, curves, CACHED, BATCH[:1], 1, one, scratch, len(waits)) == 1
-        chosen = int(scratch.chosen[0])
+        chosen = int(scratch.result.chosen[0])
         waits.remove(chosen)
         if chosen == RUNNING:
             break

@@ -38,13 +38,13 @@ def admitted(
     columns.idle[first + 1] = cached
     columns.turn[first] = 0.0
     scratch = new_scratch(160, 8)
-    scratch.owed[ADMITTED] = ahead
+    scratch.ledger[ADMITTED] = ahead
     scratch.waiting[:2] = first, first + 1
     free = TOTAL // 2
     room = Room(free, 0, TOTAL, BLOCK, 8, 8000, 200.0, np.inf, TOTAL - free, 0.02, 1e-4, returning)
     rule: Greedy = with_prefix_cache(GREEDY[Knob(knob)])
     count = choose_admissions(columns, curves, rule, BATCH[:running], running, room, scratch, 2)
-    return [int(n) - first for n in scratch.chosen[:count]]
+    return [int(n) - first for n in scratch.result.chosen[:count]]
 
 
 POOL = float(TOTAL * BLOCK)

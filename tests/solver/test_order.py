@@ -86,4 +86,4 @@ def test_a_short_planned_request_may_fill_what_a_long_one_may_not(planned: bool,
     room = Room(7, 0, 100, BLOCK, 4, 1000, 100.0, np.inf, 93, 0.02, 0.0)
     rule = varied(PLANNED[Knob.MEANS], cap_share=0.07, size_scaled=False, z=2.0, sure_outputs=1.0, growth_steps=0.0)
     count = choose_admissions(columns, curves, rule, np.arange(runs, dtype=np.int32), runs, room, scratch, 2)
-    assert scratch.chosen[:count].tolist() == [runs] * admitted
+    assert scratch.result.chosen[:count].tolist() == [runs] * admitted

@@ -327,14 +327,16 @@ def test_the_choice_is_the_rule_read_plainly(
     room = Room(free, 3, TOTAL, block_size, seats, tokens, 110.0, np.inf, TOTAL - free, 0.02, 1e-5, returning)
     waiting = (RUNNING + rng.permutation(100)[: rng.integers(1, 100)]).astype(np.int32)
     scratch = new_scratch(160, 32)
-    scratch.owed[0] = owed
+    scratch.ledger[0] = owed
     scratch.rank[waiting[:planned]] = np.arange(1, 1 + len(waiting[:planned]))
     scratch.waiting[: len(waiting)] = waiting
     batch = np.arange(running, dtype=np.int32)
     count = choose_admissions(columns, curves, rule, batch, running, room, scratch, len(waiting))
-    found = list(zip(scratch.chosen[:count].tolist(), scratch.overtakes[:count].astype(bool).tolist(), strict=True))
+    found = list(
+        zip(scratch.result.chosen[:count].tolist(), scratch.result.overtakes[:count].astype(bool).tolist(), strict=True)
+    )
     plainly = Plainly(columns, curves, rule, batch.tolist(), room)
-    assert (found, scratch.owed[0]) == plainly.choose(waiting.tolist(), scratch.rank, owed)
+    assert (found, scratch.ledger[0]) == plainly.choose(waiting.tolist(), scratch.rank, owed)
 
 
 @settings(deadline=None, max_examples=100)
@@ -363,4 +365,4 @@ def test_half_a_block_is_kept_per_request() -> None:
         room = Room(own + 40, 0, blocks + own + 40, block_size, 1, 4000, 110.0, np.inf, blocks, 0.02, 0.0)
         rule = varied(GREEDY[Knob.MEANS], min_share=0.0, growth_steps=0.0, cap_share=1.0, size_scaled=False, z=0.0)
         choose_admissions(columns, sure, rule, batch, RUNNING, room, scratch, 1)
-        assert scratch.mean[0] == pytest.approx(tokens + RUNNING * (HORIZONS[0] + block_size / 2))
+        assert scratch.profile.mean[0] == pytest.approx(tokens + RUNNING * (HORIZONS[0] + block_size / 2))

@@ -25,7 +25,7 @@ def chosen(columns: Columns, curves: Curves, rule: Greedy, free: int, waiting: i
     count = choose_admissions(
         columns, curves, rule, np.arange(RUNNING, dtype=np.int32), RUNNING, room, scratch, waiting
     )
-    return list(zip(scratch.chosen[:count].tolist(), scratch.overtakes[:count].tolist(), strict=True))
+    return list(zip(scratch.result.chosen[:count].tolist(), scratch.result.overtakes[:count].tolist(), strict=True))
 
 
 def place(found: list[tuple[int, int]], n: int) -> int:
@@ -106,4 +106,4 @@ def test_the_weight_decides_between_twins() -> None:
         scratch = new_scratch(160, 32)
         scratch.waiting[:2] = one, other
         count = choose_admissions(columns, curves, GREEDY[Knob.MEANS], np.zeros(0, np.int32), 0, room, scratch, 2)
-        assert scratch.chosen[:count].tolist() == [first]
+        assert scratch.result.chosen[:count].tolist() == [first]

@@ -57,7 +57,7 @@ class Control:
         self._calm_until = 0
         ledger = self.choice.ledger
         if chosen_by_us and ledger is not None and not set(self.choice.slots).isdisjoint(slots):
-            self.rows.scratch.owed[: len(ledger)] = ledger
+            self.rows.scratch.ledger[: len(ledger)] = ledger
 
     def note_prefills(self, num_tokens: Mapping[str, int], joined: Collection[int]) -> None:
         """A step was scheduled: full blocks of those that joined (slots) and of other prefills are cached now."""
@@ -143,12 +143,12 @@ class Control:
             return NO_REQUEST
         self.prefixes.check_some(demand.total_blocks)
         self.rule.returning_tokens = self.sessions.returning_tokens(now_s, self.rule.prefill_s_per_token)
-        before = self.rows.scratch.owed.copy()
+        before = self.rows.scratch.ledger.copy()
         choice = self._by_class(candidates, demand, now_s)
         if not self.prefixes.confirm(choice.slots):
-            self.rows.scratch.owed[:] = before  # as if nothing had been chosen yet
+            self.rows.scratch.ledger[:] = before  # as if nothing had been chosen yet
             choice = self._by_class(candidates, demand, now_s)
-        self.rows.scratch.owed[:CARE] = before[:CARE]  # `admitted` brings it up to date once the engine took them
+        self.rows.scratch.ledger[:CARE] = before[:CARE]  # `admitted` brings it up to date once the engine took them
         self.prefixes.cache.expect(0)
         if choice is NO_REQUEST:
             self.reasons.held(self.step, candidates, now_s, self.rule.returning_tokens)
@@ -175,7 +175,7 @@ class Control:
         if not engine.by_priority:
             return rule.choose(rows, engine, demand, candidates, now_s)
         priority, choice, before = rows.extra.priority[candidates], NO_REQUEST, 0
-        account = rows.scratch.owed
+        account = rows.scratch.ledger
         owed = owed_then = account.copy()
         for level in np.unique(priority).tolist():
             urgent = candidates[priority <= level]

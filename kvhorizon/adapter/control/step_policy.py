@@ -41,7 +41,7 @@ class Choice(NamedTuple):
 
     slots: list[int]
     overtakes: list[bool]
-    ledger: Reals | None = None  # (2,) as the first places of `Scratch.owed`; None: as before
+    ledger: Reals | None = None  # (2,) as the first places of `Scratch.ledger`; None: as before
 
 
 NO_REQUEST = Choice([], [])
@@ -137,7 +137,7 @@ class Rule:
             demand.owed_blocks,
             engine.total_blocks,
             engine.block_size,
-            min(engine.seats, len(scratch.chosen)),
+            min(engine.seats, len(scratch.result.chosen)),
             NO_LIMIT if engine.long_prefill > 0 and tokens > 0 else tokens,
             now_s,
             self.greedy.order.late_after_s,
@@ -149,7 +149,7 @@ class Rule:
         chosen, first_tokens = decide(
             rows.pool, tables.survival, tables.residual, self.greedy, demand.slots, len(candidates), fresh, room
         )
-        self._care = float(scratch.owed[CARE])
+        self._care = float(scratch.ledger[CARE])
         if len(candidates) - chosen >= MANY:
             self._rests_until_s = now_s + min(REST_S, REST_STEPS * self.step_s)
             taken_blocks = demand.total_blocks + (engine.watermark_blocks if count else 0)  # as in this step
@@ -160,8 +160,8 @@ class Rule:
             self._stands_until_s, self._stands_at_free = now_s + STANDS_S, free
             self._newest_tokens = NO_TOKENS
             return NO_REQUEST
-        overtakes = scratch.overtakes[:chosen].astype(bool).tolist()
-        return Choice(scratch.chosen[:chosen].tolist(), overtakes, scratch.owed[:CARE].copy())
+        overtakes = scratch.result.overtakes[:chosen].astype(bool).tolist()
+        return Choice(scratch.result.chosen[:chosen].tolist(), overtakes, scratch.ledger[:CARE].copy())
 
     def victims(self, rows: Rows, demand: Demand, now_s: float) -> Iterator[int]:
         """Places in the running list, the best victim first, as many as are asked for."""
@@ -198,7 +198,9 @@ def sure_to_fit(columns, rule, scratch, n, ahead, room):  # type: ignore[no-unty
     of it: the greatest reserve that `leaves_reserve` asks of it, and its own blocks."""
     pool = float(room.total_blocks * room.block_size)
     cap = reserve_cap(rule, rule.budgeted, columns.remaining[n], columns.remaining[n])
-    reserve = scratch.owed[CARE] * max(cap * pool, rule.reserve.min_share * pool, growth_reserve(rule, ahead + 1, pool))
+    reserve = scratch.ledger[CARE] * max(
+        cap * pool, rule.reserve.min_share * pool, growth_reserve(rule, ahead + 1, pool)
+    )
     return max(own_tokens(columns, n) + reserve, float(blocks_to_take(columns, n, room.block_size) * room.block_size))
 
 

@@ -14,7 +14,7 @@ from kvhorizon.compiled.compiler import inside
 from kvhorizon.models.forecast.survival import Curves
 from kvhorizon.solver.heuristic.columns import Columns
 from kvhorizon.solver.heuristic.params import HORIZONS
-from kvhorizon.solver.heuristic.scratch import Scratch
+from kvhorizon.solver.heuristic.scratch import Profile, Result, Scratch
 
 Reals = NDArray[np.float64]
 Wholes = NDArray[np.int32]
@@ -28,7 +28,7 @@ class Pool(NamedTuple):
     real: Reals  # (REALS, N) arrival_s, remaining, scale of the curve, keys, weight, turn
     whole: Wholes  # (WHOLES, N) prompt … preemptions as in `Columns`, curve, waiting, rank, shared, idle
     marks: Marks  # (N,) request out of order
-    sums: Reals  # (4, H) mean, variance, survival; the last begins with `owed`
+    sums: Reals  # (4, H) mean, variance, survival; the last begins with the ledger
     chosen: Wholes  # (S,)
     overtakes: Marks  # (S,)
 
@@ -67,7 +67,8 @@ def curves_of(real: Reals, whole: Wholes, survival: Reals, residual: Reals) -> C
 
 def scratch_of(real: Reals, whole: Wholes, sums: Reals, chosen: Wholes, overtakes: Marks) -> Scratch:
     """Views."""
-    return Scratch(whole[7], real[3], chosen, overtakes, sums[0], sums[1], sums[2], whole[8], sums[3])
+    profile = Profile(sums[0], sums[1], sums[2])
+    return Scratch(whole[7], whole[8], real[3], profile, Result(chosen, overtakes), sums[3])
 
 
 columns_in = inside(columns_of)

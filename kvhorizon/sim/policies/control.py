@@ -129,11 +129,11 @@ def admit_by_ours(engine, curves, rule, losing, scratch, budget):  # type: ignor
     running, num_running = engine.lists.running, engine.counters[RUNNING]
     chosen = choose_admissions(engine.columns, curves, rule, running, num_running, room, scratch, num_waiting)
     for i in range(chosen):
-        n = scratch.chosen[i]
+        n = scratch.result.chosen[i]
         if not fits_now(engine, n, budget):
             return i
         budget = admit(engine, n, budget)
-        engine.columns.out_of_order[n] = scratch.overtakes[i]
+        engine.columns.out_of_order[n] = scratch.result.overtakes[i]
         scratch.rank[n] = 0
     return chosen
 

@@ -39,15 +39,15 @@ from kvhorizon.solver.heuristic.params import (
 @compiled
 def add_to_profile(columns, curves, n, half_block, scratch):  # type: ignore[no-untyped-def]
     """Count request n into the batch's expected tokens and their variance."""
-    survive_each(curves, n, columns.generated[n], HORIZONS, columns.limit[n], scratch.survival)
+    survive_each(curves, n, columns.generated[n], HORIZONS, columns.limit[n], scratch.profile.survival)
     own = own_tokens(columns, n)
     for h in range(len(HORIZONS)):
-        s = scratch.survival[h]
+        s = scratch.profile.survival[h]
         if s <= 0.0:
             break
         size = own + HORIZONS[h] + half_block
-        scratch.mean[h] += s * size
-        scratch.variance[h] += s * (1.0 - s) * size * size
+        scratch.profile.mean[h] += s * size
+        scratch.profile.variance[h] += s * (1.0 - s) * size * size
 
 
 @compiled
@@ -56,12 +56,12 @@ def build_profile(columns, curves, batch, half_block, scratch):  # type: ignore[
 
     The tokens that they hold together are there once, and taken to stay.
     """
-    scratch.mean[:] = batch.shared
-    scratch.variance[:] = 0.0
+    scratch.profile.mean[:] = batch.shared
+    scratch.profile.variance[:] = 0.0
     for i in range(batch.num_running):
         add_to_profile(columns, curves, batch.running[i], half_block, scratch)
     for i in range(batch.chosen):
-        add_to_profile(columns, curves, scratch.chosen[i], half_block, scratch)
+        add_to_profile(columns, curves, scratch.result.chosen[i], half_block, scratch)
 
 
 class Batch(NamedTuple):
@@ -69,7 +69,7 @@ class Batch(NamedTuple):
 
     running: Int32Array
     num_running: int
-    chosen: int  # so far; `scratch.chosen` says which
+    chosen: int  # so far; `scratch.result.chosen` says which
     shared: float  # tokens that they hold together
     care: float  # share of all reserves that is kept (`caution`)
     ready: bool  # the profile is built
@@ -105,13 +105,19 @@ def leaves_reserve(columns, curves, rule, scratch, trial, batch, room):  # type:
         return True, batch.ready
     if not batch.ready:
         build_profile(columns, curves, batch, half_block, scratch)
-    if spare < growth and spare < rule.reserve.growth_spread * math.sqrt(scratch.variance[0]):
+    if spare < growth and spare < rule.reserve.growth_spread * math.sqrt(scratch.profile.variance[0]):
         return False, True
     if spare >= cap:
         return True, True
-    survive_each(curves, n, columns.generated[n], HORIZONS, columns.limit[n], scratch.survival)
+    survive_each(curves, n, columns.generated[n], HORIZONS, columns.limit[n], scratch.profile.survival)
     excess = own_horizon_excess(
-        scratch.survival, scratch.mean, scratch.variance, rule.reserve.z, own, half_block, trial.occupied
+        scratch.profile.survival,
+        scratch.profile.mean,
+        scratch.profile.variance,
+        rule.reserve.z,
+        own,
+        half_block,
+        trial.occupied,
     )
     return spare >= excess, True
 
@@ -164,21 +170,21 @@ def take(columns, rule, scratch, place, chosen, overtakes, memory_slack):  # typ
     """The request at a place of the queue is the next one chosen."""
     n = scratch.waiting[place]
     scratch.waiting[place] = -1
-    scratch.chosen[chosen] = n
-    scratch.overtakes[chosen] = 1 if overtakes else 0
-    scratch.owed[ADMITTED] += own_tokens(columns, n)
+    scratch.result.chosen[chosen] = n
+    scratch.result.overtakes[chosen] = 1 if overtakes else 0
+    scratch.ledger[ADMITTED] += own_tokens(columns, n)
     if memory_slack:
-        scratch.owed[OWED] = owed_after(rule, prefill_tokens(columns, n), overtakes, scratch.owed[OWED])
+        scratch.ledger[OWED] = owed_after(rule, prefill_tokens(columns, n), overtakes, scratch.ledger[OWED])
 
 
 @compiled
 def choose_admissions(columns, curves, rule, running, num_running, room, scratch, num_waiting):  # type: ignore[no-untyped-def]
-    """Fill `scratch.chosen` and `scratch.overtakes`; returns how many were chosen.
+    """Fill `scratch.result.chosen` and `scratch.result.overtakes`; returns how many were chosen.
 
     Never leaves an idle engine idle: with nothing running, the first candidate that fits is taken.
     """
     size, queue = room.block_size, survey(columns, rule, room, scratch, num_waiting)
-    scratch.owed[CARE] = caution(columns, rule, room, running, num_running, num_waiting)
+    scratch.ledger[CARE] = caution(columns, rule, room, running, num_running, num_waiting)
     free, budget, chosen, failures = room.free_blocks - room.owed_blocks, room.token_budget, 0, 0
     shared = shared_in_use(columns, running, num_running, float(room.used_blocks * size), size)
     granted = float(overtaking_tokens(columns, running, num_running, size)) if rule.budgeted else 0.0
@@ -202,7 +208,7 @@ def choose_admissions(columns, curves, rule, running, num_running, room, scratch
         fits = wanted <= free
         if fits and num_running + chosen > 0:
             sure = late or (scratch.rank[n] > 0 and columns.remaining[n] <= rule.order.sure_outputs * queue.average)
-            batch = Batch(running, num_running, chosen, shared, scratch.owed[CARE], ready)
+            batch = Batch(running, num_running, chosen, shared, scratch.ledger[CARE], ready)
             trial = Trial(n, sure, place == front.oldest, memory.used, queue.average)
             fits, ready = leaves_reserve(columns, curves, rule, scratch, trial, batch, room)
         scratch.keys[place] = TRIED

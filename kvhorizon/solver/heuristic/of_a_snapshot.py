@@ -72,4 +72,4 @@ def admissions(snapshot: Snapshot, rule: Greedy, curves: Curves) -> IntArray:
     running = np.arange(snapshot.num_running, dtype=np.int32)
     rule = at_pace(rule, snapshot.habits.tokens_per_step)
     chosen = choose_admissions(columns, curves, rule, running, snapshot.num_running, room, scratch, num_waiting)
-    return scratch.chosen[:chosen].astype(np.int64)
+    return scratch.result.chosen[:chosen].astype(np.int64)

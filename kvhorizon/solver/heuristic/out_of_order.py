@@ -13,7 +13,7 @@ from typing import NamedTuple
 from kvhorizon.compiled.compiler import compiled
 from kvhorizon.solver.heuristic.footprint import own_tokens
 
-# Places in `Scratch.owed`: tokens admitted before older requests beyond their share; all tokens admitted; `caution`.
+# Places in `Scratch.ledger`: tokens admitted before older requests beyond their share; all tokens admitted; `caution`.
 OWED, ADMITTED, CARE = range(3)
 DEEP = 2.0  # times the memory in use that a queue must want before order within it is worth a request's wait
 MOST_SAVED = 2048.0  # tokens that requests out of order may be ahead: a step's prompts
@@ -67,7 +67,7 @@ def note_places(columns, scratch, num_waiting):  # type: ignore[no-untyped-def]
     for i in range(num_waiting):
         n = scratch.waiting[i]
         if columns.turn[n] < 0.0:
-            columns.turn[n] = scratch.owed[ADMITTED] + queued
+            columns.turn[n] = scratch.ledger[ADMITTED] + queued
         queued += own_tokens(columns, n)
     return queued
 
@@ -79,7 +79,7 @@ def is_overdue(columns, scratch, n, share, queued):  # type: ignore[no-untyped-d
     Order of arrival would make a newcomer wait while `queued` tokens are admitted: so in that share of such a wait.
     Where nothing is `queued` beyond what is not counted (`DEEP`) it is order of arrival.
     """
-    return max(scratch.owed[ADMITTED] - columns.turn[n], 0.0) >= share * queued
+    return max(scratch.ledger[ADMITTED] - columns.turn[n], 0.0) >= share * queued
 
 
 @compiled
@@ -97,7 +97,7 @@ def whose_turn(columns, rule, scratch, front, overdue, memory):  # type: ignore[
         max(rule.quota.overtake_share, rule.quota.backfill_share) if front.oldest_waits else rule.quota.overtake_share
     )
     other = best >= 0 and best != oldest
-    owed = scratch.owed[OWED]
+    owed = scratch.ledger[OWED]
     if other and may_overtake(
         columns, rule, scratch.waiting[best], memory.granted, share, memory.used, owed, memory_slack
     ):

@@ -1,4 +1,4 @@
-"""Scratch and result of a choice of admissions, kept from step to step."""
+"""What a choice of admissions reads, works with and writes; kept from step to step."""
 
 from typing import NamedTuple
 
@@ -8,18 +8,30 @@ from numpy.typing import NDArray
 from kvhorizon.solver.heuristic.params import HORIZONS
 
 
-class Scratch(NamedTuple):
-    """Scratch and result of `choose_admissions`; `waiting[:W]` is the input."""
+class Profile(NamedTuple):
+    """Work arrays of the forecast, (H,) each."""
 
-    waiting: NDArray[np.int32]  # (N,) in: request indices
+    mean: NDArray[np.float64]  # expected tokens of the batch at each horizon
+    variance: NDArray[np.float64]
+    survival: NDArray[np.float64]  # of the request that is looked at
+
+
+class Result(NamedTuple):
+    """What was chosen, (max_num_seqs,) each."""
+
+    chosen: NDArray[np.int32]  # in order of admission
+    overtakes: NDArray[np.uint8]  # 1 where it goes before an older request
+
+
+class Scratch(NamedTuple):
+    """Of `choose_admissions`: input, work arrays, result, and what lasts from step to step."""
+
+    waiting: NDArray[np.int32]  # (N,) in: request indices, the first W of them
+    rank: NDArray[np.int32]  # (N,) in: place in the present plan from 1; 0 if it names the request not
     keys: NDArray[np.float64]  # (N,) order keys, TRIED once tried
-    chosen: NDArray[np.int32]  # (max_num_seqs,) out: in order of admission
-    overtakes: NDArray[np.uint8]  # (max_num_seqs,) out: 1 where it goes before an older request
-    mean: NDArray[np.float64]  # (H,) expected tokens of the batch at each horizon
-    variance: NDArray[np.float64]  # (H,)
-    survival: NDArray[np.float64]  # (H,)
-    rank: NDArray[np.int32]  # (N,) place in the present plan from 1; 0 if it names the request not
-    owed: NDArray[np.float64]  # (3,) see `out_of_order`: kept from step to step
+    profile: Profile
+    result: Result
+    ledger: NDArray[np.float64]  # (3,) see `out_of_order`: kept from step to step
 
 
 def new_scratch(requests: int, seats: int) -> Scratch:
@@ -27,12 +39,9 @@ def new_scratch(requests: int, seats: int) -> Scratch:
     horizons = len(HORIZONS)
     return Scratch(
         waiting=np.zeros(requests, np.int32),
-        keys=np.zeros(requests),
-        chosen=np.zeros(seats, np.int32),
-        overtakes=np.zeros(seats, np.uint8),
-        mean=np.zeros(horizons),
-        variance=np.zeros(horizons),
-        survival=np.zeros(horizons),
         rank=np.zeros(requests, np.int32),
-        owed=np.zeros(3),
+        keys=np.zeros(requests),
+        profile=Profile(np.zeros(horizons), np.zeros(horizons), np.zeros(horizons)),
+        result=Result(np.zeros(seats, np.int32), np.zeros(seats, np.uint8)),
+        ledger=np.zeros(3),
     )
